@@ -1,0 +1,96 @@
+"""Every limit of the system, and the relations between them that the design relies on.
+
+A queue, buffer, retry, page or deadline that is not bounded by a constant of this file is a bug. Units come last in
+the name. Where an operator may choose, the configuration's default is the constant and its range lies beside it.
+"""
+
+from typing import Final
+
+# --- What one request may ask ---
+PROMPT_BYTES_MAX: Final = 1 << 20
+MESSAGES_MAX: Final = 1_024
+MAX_TOKENS_DEFAULT: Final = 256
+MAX_TOKENS_LIMIT: Final = 32_768
+STOP_COUNT_MAX: Final = 16
+STOP_BYTES_MAX: Final = 256
+LABEL_COUNT_MAX: Final = 32
+LABEL_BYTES_MAX: Final = 128
+ID_BYTES_MAX: Final = 128
+SEED_MAX: Final = 2**32 - 1
+TEMPERATURE_MAX: Final = 2.0
+TOP_K_MAX: Final = 1_000
+COST_UNITS_MAX: Final = 100
+DEADLINE_MS_MAX: Final = 24 * 3_600_000
+ATTEMPTS_DEFAULT: Final = 3
+ATTEMPTS_MAX: Final = 10
+LIST_PAGE_DEFAULT: Final = 50
+LIST_PAGE_MAX: Final = 1_000
+TEMPERATURE_DEFAULT: Final = 0.8
+TOP_P_DEFAULT: Final = 0.95
+TOP_K_DEFAULT: Final = 40
+
+# --- Messages ---
+MESSAGE_BYTES_MAX: Final = 4 << 20
+# A prompt travels as one message, with room for everything around it.
+assert MESSAGE_BYTES_MAX >= 2 * PROMPT_BYTES_MAX
+METADATA_BYTES_MAX: Final = 16 << 10
+FRAME_TOKENS_MAX: Final = 64
+
+# --- Links ---
+HEARTBEAT_INTERVAL_MS: Final = 1_000
+LEASE_TTL_MS: Final = 10_000
+# A worker may miss two heartbeats in a row without losing its leases.
+assert LEASE_TTL_MS >= 3 * HEARTBEAT_INTERVAL_MS
+TICK_INTERVAL_MS: Final = 250
+assert TICK_INTERVAL_MS < HEARTBEAT_INTERVAL_MS
+REPORT_INTERVAL_MS: Final = 1_000
+# A pool whose last report is older than this is stale, and nothing new is placed on it.
+REPORT_STALE_MS: Final = 5_000
+assert REPORT_STALE_MS >= 3 * REPORT_INTERVAL_MS
+KEEPALIVE_TIME_MS: Final = 5_000
+KEEPALIVE_TIMEOUT_MS: Final = 3_000
+# A half-open link is noticed before the leases on it expire.
+assert KEEPALIVE_TIME_MS + KEEPALIVE_TIMEOUT_MS < LEASE_TTL_MS
+RPC_DEADLINE_MS: Final = 10_000
+RECONNECT_MIN_MS: Final = 100
+RECONNECT_MAX_MS: Final = 2_000
+# A worker that lost its stream is back before its leases expire, even if the first tries fail.
+assert 2 * RECONNECT_MAX_MS < LEASE_TTL_MS
+CONCURRENT_STREAMS_MAX: Final = 10_000
+CONCURRENT_RPCS_MAX: Final = 20_000
+
+# --- The queen ---
+QUEUE_DEPTH_MAX: Final = 100_000
+ENDED_JOBS_KEPT_MAX: Final = 10_000
+INBOX_EVENTS_MAX: Final = 65_536
+BATCH_EVENTS_MAX: Final = 64
+BATCH_WINDOW_MS: Final = 2
+RETRY_DELAY_MS: Final = 500
+PLACEMENTS_PER_STEP_MAX: Final = 1_024
+WORKERS_MAX: Final = 10_000
+POOLS_MAX: Final = 5_000
+CANDIDATES_KEPT_MAX: Final = 32
+# Output is written to the store at least this often while a long job runs; what is not written yet, the worker keeps.
+CHECKPOINT_INTERVAL_MS: Final = 1_000
+CHECKPOINT_TOKENS: Final = 256
+
+# --- The worker ---
+SLOTS_MAX: Final = 256
+UNACKNOWLEDGED_TOKENS_MAX: Final = 4_096
+assert UNACKNOWLEDGED_TOKENS_MAX >= 2 * CHECKPOINT_TOKENS
+FLUSH_GAP_MS_MAX: Final = 5
+
+# --- The pool manager ---
+WORKER_START_TIMEOUT_MS: Final = 60_000
+WORKER_STOP_GRACE_MS: Final = 30_000
+SUPERVISOR_GRACE_MS: Final = 60_000
+SUPERVISOR_INTERVAL_MS: Final = 5_000
+# A successor has several chances to adopt before a worker gives up on being adopted.
+assert SUPERVISOR_GRACE_MS >= 5 * SUPERVISOR_INTERVAL_MS
+LOG_TAIL_LINES: Final = 20
+LOG_TAIL_BYTES: Final = 4_096
+RESTART_BACKOFF_MIN_MS: Final = 1_000
+RESTART_BACKOFF_MAX_MS: Final = 60_000
+
+# --- Shutdown ---
+DRAIN_GRACE_MS: Final = 10_000
