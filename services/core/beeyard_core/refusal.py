@@ -6,8 +6,8 @@ everywhere. The reasons and their codes are part of the external contract; `beey
 table that maps them to gRPC.
 """
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum, unique
 
 
@@ -94,7 +94,7 @@ _TRANSIENT = frozenset({
 })
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
     """One refusal with everything the caller needs to act on it.
 
@@ -110,4 +110,4 @@ class Refused:
     message: str
     field: str = ""
     retry_after_ms: int | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
