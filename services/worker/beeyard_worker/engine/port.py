@@ -6,10 +6,10 @@ what an engine cannot do it says in its `EngineFacts` instead of pretending.
 
 Theory of operation
     `generate` is an async generator. Each item is what one step of the engine produced for this
-    answer; the last item is one `Finish`. There is no cancel method: closing the generator
-    (`aclose()`, or cancelling the task that iterates it) is the cancel, and when it returns the slot
-    is free or being freed. A generation that breaks raises `EngineFault` with a reason of the closed
-    list, so nobody upstream reads messages.
+    answer; the last item is one `Finish`. There is no cancel method: closing the generator, by
+    `aclose()` or by cancelling the task that iterates it, is the cancel, and when it returns the
+    slot is free. A generation that breaks raises `EngineFault` with a reason of the closed list, so
+    nobody upstream reads messages.
 
     Rule 1: a token's text is whole UTF-8. Bytes of a character that is not complete yet come with
     the token that completes it, so a text may be empty.
@@ -27,20 +27,23 @@ from beeyard_core.refusal import Refusal
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """One answer to generate; every choice is made already, nothing is optional but the resumed part.
+    """One answer to generate; every choice is made already.
 
     Attributes:
         prompt: The text to continue; empty when `messages` is set.
-        messages: (role, content) turns to answer with the model's chat template; empty when `prompt` is set.
+        messages: (role, content) turns to answer with the model's chat template; empty when
+            `prompt` is set.
         max_tokens: Most tokens of the whole answer, the resumed part included; 1 or more.
         temperature: 0 (always the likeliest token) to 2.
         top_p: Only the likeliest tokens that together have this probability; above 0 to 1.
         top_k: Only this many likeliest tokens; 0 for all.
         seed: Seed of the sampler, 0 to 2**32 - 1.
         stop: Strings that end the answer and are not part of it.
-        resume_ids: Ids of the tokens that an earlier attempt delivered; empty if the engine reveals none.
+        resume_ids: Ids of the tokens that an earlier attempt delivered; empty if the engine reveals
+            none.
         resume_text: The text of those tokens.
-        resume_count: How many were delivered; equals `len(resume_ids)` unless the engine reveals none.
+        resume_count: How many were delivered; equals `len(resume_ids)` unless the engine reveals
+            none.
     """
 
     prompt: str
@@ -152,7 +155,7 @@ class Engine(Protocol):
     def generate(self, generation: Generation) -> AsyncGenerator[Sequence[Token] | Finish, None]:
         """Yield what each engine step produced, then one `Finish`; closing it cancels promptly.
 
-        The result is an async generator: use `contextlib.aclosing` so that a break frees the slot at once.
+        Use `contextlib.aclosing`, so that leaving the loop frees the slot at once.
 
         Raises:
             EngineFault: The generation broke or cannot be done.
@@ -170,5 +173,5 @@ class Engine(Protocol):
         ...
 
     async def close(self) -> None:
-        """Cancel what runs and free the model. Idempotent; also allowed before and during `load`."""
+        """Cancel what runs and free the model. Idempotent; also allowed before `load`."""
         ...
