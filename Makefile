@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 GEN := clients/python/gen
 
-.PHONY: install generate
+.PHONY: install generate check-generated
 
 install: $(VENV)/.installed
 
@@ -15,10 +15,10 @@ $(VENV)/.installed: requirements/dev.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
+# Wire types of every language; one whose tools are missing is skipped, and that is said.
 generate: install
-	rm -rf $(GEN)/beeyard
-	mkdir -p $(GEN)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(GEN) \
-	  --grpc_python_out=$(GEN) --mypy_out=$(GEN) --mypy_grpc_out=$(GEN) $$(find protos -name '*.proto' | sort)
-	find $(GEN)/beeyard -type d -exec touch {}/__init__.py \;
-	touch $(GEN)/beeyard/py.typed
+	BIN=$(BIN) scripts/generate.sh
+
+# Fails with one line a language when generated code is not what protos/ gives.
+check-generated: install
+	BIN=$(BIN) scripts/check_generated.sh
