@@ -1,0 +1,1 @@
+"""The queen: admits, queues, schedules and leases. One writer, one durable store, many streams."""

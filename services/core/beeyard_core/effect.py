@@ -1,0 +1,178 @@
+"""Everything that `step` can ask of the shell, as values. Effects are imperatives.
+
+The contract with the shell: it commits every `SaveJob` of a batch in one transaction, and only then
+performs the other effects of that batch, in order. An effect that is lost with the process is repeated after the
+restart by the same rules that produced it.
+"""
+
+from dataclasses import dataclass
+
+from beeyard_core.fleet import DesiredWorker
+from beeyard_core.ids import Epoch, JobId, LeaseId, PoolId, WorkerId
+from beeyard_core.refusal import Refused
+
+
+@dataclass(frozen=True, slots=True)
+class SaveJob:
+    """Make the job's present state durable before anything else of this batch happens."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class SaveJobSoon:
+    """Make the job's present state durable with the next commit; nothing waits for it."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Tell the submitter that its job is accepted."""
+
+    job_id: JobId
+    position: int
+    predicted_start_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptAgain:
+    """Tell the submitter of `asked_id` that its request already is the job `job_id`."""
+
+    asked_id: JobId
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Tell the submitter why not. Nothing was queued."""
+
+    job_id: JobId
+    refused: Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Send a lease to its worker."""
+
+    worker_id: WorkerId
+    lease_id: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """Tell a worker to stop a lease, if it is attached."""
+
+    worker_id: WorkerId
+    lease_id: LeaseId
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class AcknowledgeResult:
+    """Tell a worker that a lease is over and may be forgotten."""
+
+    worker_id: WorkerId
+    lease_id: LeaseId
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Answer a worker's hello: it goes on with these leases and drops all others."""
+
+    worker_id: WorkerId
+    session: int
+    adopted: tuple[tuple[LeaseId, Epoch], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseWorker:
+    """Close a worker's stream with a refusal."""
+
+    worker_id: WorkerId
+    session: int
+    refused: Refused
+
+
+@dataclass(frozen=True, slots=True)
+class DrainWorker:
+    """Tell a worker to take no new work."""
+
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceStarted:
+    """Tell followers of the job that an attempt began."""
+
+    job_id: JobId
+    lease_id: LeaseId
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceRequeued:
+    """Tell followers that the job waits for another attempt."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceEnded:
+    """Tell followers how the job ended; nothing follows."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetJob:
+    """The core no longer keeps this ended job in memory; the store still has it."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class SendDesired:
+    """Tell a pool manager which workers should run on its host."""
+
+    pool_id: PoolId
+    workers: tuple[DesiredWorker, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCall:
+    """Answer an operator's request: the worker it concerns, or why not."""
+
+    call_id: int
+    worker_id: WorkerId | None
+    pool_id: PoolId | None
+    refused: Refused | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CountStaleEpoch:
+    """A worker spoke for a lease that it no longer holds."""
+
+    lease_id: LeaseId
+
+
+Effect = (
+    SaveJob
+    | SaveJobSoon
+    | Accept
+    | AcceptAgain
+    | Refuse
+    | Offer
+    | Revoke
+    | AcknowledgeResult
+    | Welcome
+    | RefuseWorker
+    | DrainWorker
+    | AnnounceStarted
+    | AnnounceRequeued
+    | AnnounceEnded
+    | ForgetJob
+    | SendDesired
+    | AnswerCall
+    | CountStaleEpoch
+)

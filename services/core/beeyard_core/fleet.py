@@ -1,0 +1,242 @@
+"""What the queen knows of hosts and workers: their reports, and the indexes that make a decision cheap.
+
+Reports say what *is* and replace each other; nothing here depends on a message that must arrive exactly once. Every
+derived figure (leases held, KV tokens promised, which workers are open) is kept up to date at each change, so that a
+decision costs no walk over the fleet.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum, unique
+
+from beeyard_core import limits
+from beeyard_core.ids import LeaseId, ModelName, PoolId, WorkerId
+
+
+@unique
+class WorkerState(Enum):
+    """Where in its life a worker process is."""
+
+    STARTING = "starting"
+    READY = "ready"
+    BUSY = "busy"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReport:
+    """What a worker says of itself.
+
+    Attributes:
+        slots_total: Answers that it generates at once.
+        kv_tokens_total: KV memory that its slots share, in tokens.
+        context_tokens: Longest prompt plus answer of one job, in tokens.
+        load_progress: How much of the model is loaded, 0 to 1.
+        tokens_per_s: Measured decode speed of one slot; 0: nothing measured yet.
+    """
+
+    worker_id: WorkerId
+    pool_id: PoolId
+    model: ModelName
+    engine: str
+    state: WorkerState
+    slots_total: int
+    kv_tokens_total: int
+    context_tokens: int
+    address: str = ""
+    device: str = ""
+    engine_version: str = ""
+    quantization: str = ""
+    deterministic: bool = False
+    token_ids: bool = False
+    load_progress: float = 0.0
+    tokens_per_s: float = 0.0
+    uptime_s: float = 0.0
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One device that can hold a model; memory in bytes, `vram_free_bytes` as measured by the host."""
+
+    uuid: str
+    kind: str
+    name: str
+    vram_total_bytes: int
+    vram_free_bytes: int
+    compute_capability: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedModel:
+    """A model that a host can load. `required_bytes` is what a worker of it would need; 0: unknown."""
+
+    model: ModelName
+    engine: str
+    required_bytes: int = 0
+    quantization: str = ""
+    context_tokens: int = 0
+    size_bytes: int = 0
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessReport:
+    """A worker process as its host sees it."""
+
+    worker_id: WorkerId
+    model: ModelName
+    state: WorkerState
+    load_progress: float = 0.0
+    reserved_bytes: int = 0
+    device: str = ""
+    exited: bool = False
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolReport:
+    """One host's snapshot, as far as decisions need it."""
+
+    pool_id: PoolId
+    incarnation: str = ""
+    devices: tuple[Device, ...] = ()
+    models: tuple[CachedModel, ...] = ()
+    processes: tuple[ProcessReport, ...] = ()
+    inventory_fault: str = ""
+
+
+@unique
+class DesiredState(Enum):
+    """What a worker should be doing."""
+
+    RUNNING = "running"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredWorker:
+    """One worker that should be."""
+
+    worker_id: WorkerId
+    model: ModelName
+    state: DesiredState
+    device: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Worker:
+    """One worker and what the queen has promised it.
+
+    Attributes:
+        session: The stream that it is attached by; 0 while it is detached.
+        heard_at_ms: Monotonic time of the last sign of life.
+        leases: Leases that occupy its slots, revoked ones included.
+        kv_tokens_used: KV tokens promised to those leases.
+        is_saturated: It refused an offer although it looked free; cleared by its next heartbeat.
+        is_drained: The queen wants no new work on it.
+    """
+
+    report: WorkerReport
+    session: int
+    heard_at_ms: int
+    incarnation: str = ""
+    leases: set[LeaseId] = field(default_factory=set)
+    kv_tokens_used: int = 0
+    is_saturated: bool = False
+    is_drained: bool = False
+
+    @property
+    def slots_free(self) -> int:
+        """Slots not promised to anybody; never negative, even if the worker came back smaller."""
+        return max(self.report.slots_total - len(self.leases), 0)
+
+    @property
+    def kv_tokens_free(self) -> int:
+        """KV tokens not promised to anybody."""
+        return max(self.report.kv_tokens_total - self.kv_tokens_used, 0)
+
+    @property
+    def load(self) -> float:
+        """Share of its slots that are taken, 0 to 1."""
+        return len(self.leases) / self.report.slots_total if self.report.slots_total > 0 else 1.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it could take some job now, as far as slots and its own state go."""
+        return (
+            self.session != 0
+            and self.slots_free > 0
+            and not self.is_saturated
+            and not self.is_drained
+            and self.report.state in (WorkerState.READY, WorkerState.BUSY)
+        )
+
+
+@dataclass(slots=True)
+class Pool:
+    """One host: its last report and when it came."""
+
+    report: PoolReport
+    reported_at_ms: int
+
+    def is_fresh(self, now_ms: int) -> bool:
+        """Whether the report is young and complete enough to place something new on it."""
+        young = now_ms - self.reported_at_ms <= limits.REPORT_STALE_MS
+        return young and not self.report.inventory_fault
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Every pool and worker, with the index of open workers by model."""
+
+    pools: dict[PoolId, Pool] = field(default_factory=dict)
+    workers: dict[WorkerId, Worker] = field(default_factory=dict)
+    #: Workers that could take a job now, by model. Derived; `reindex` keeps it.
+    open_workers: dict[ModelName, set[WorkerId]] = field(default_factory=dict)
+    #: Models that were ever offered: jobs for them wait instead of being refused.
+    known_models: set[ModelName] = field(default_factory=set)
+    #: Counts up with every change that a watcher would want to see.
+    version: int = 0
+
+    def reindex(self, worker: Worker) -> None:
+        """Bring the index of open workers up to date after any change of `worker`."""
+        self.version += 1
+        model = worker.report.model
+        if worker.is_open:
+            self.open_workers.setdefault(model, set()).add(worker.report.worker_id)
+        else:
+            self.close(worker)
+
+    def close(self, worker: Worker) -> None:
+        """Take the worker out of the index of open workers."""
+        open_ids = self.open_workers.get(worker.report.model)
+        if open_ids is not None:
+            open_ids.discard(worker.report.worker_id)
+            if not open_ids:
+                del self.open_workers[worker.report.model]
+
+    def remove(self, worker: Worker) -> None:
+        """Forget a worker."""
+        self.version += 1
+        self.close(worker)
+        del self.workers[worker.report.worker_id]
+
+    def device_of(self, worker: Worker) -> Device | None:
+        """The device that a worker runs on, if its host reported it."""
+        pool = self.pools.get(worker.report.pool_id)
+        if pool is None:
+            return None
+        return next((d for d in pool.report.devices if d.uuid == worker.report.device), None)
+
+    def is_fresh(self, worker: Worker, now_ms: int) -> bool:
+        """Whether what is known of the worker is young enough to place something new on it.
+
+        The worker's own heartbeats count, and its host's reports if the host has a pool manager: stale telemetry places
+        nothing new, it is never guessed.
+        """
+        if now_ms - worker.heard_at_ms > 3 * limits.HEARTBEAT_INTERVAL_MS:
+            return False
+        pool = self.pools.get(worker.report.pool_id)
+        return pool is None or pool.is_fresh(now_ms)

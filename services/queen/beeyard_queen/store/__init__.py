@@ -1,0 +1,1 @@
+"""What the queen remembers: the port, and the adapters that pass its conformance suite."""

@@ -1,0 +1,178 @@
+"""What the queen needs remembered, and looked up again.
+
+Two ports, because they have two callers. The single writer loop uses `JobWriter`: it opens the store, commits whole
+batches and closes it. Ingress uses `JobReader` for what the loop no longer keeps in memory. A batch is all or nothing:
+`commit` returns only when it is on disk (`synchronous=FULL`, or a database's own commit), and an accepted job is
+acknowledged only after that.
+
+The rows are plain values cut from the core's `Job` on the event loop (see `rows.py`), so that a writer thread never
+sees an object that the loop is changing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class StoreUnavailable(Exception):
+    """The store cannot take or give anything now (full disk, I/O error). The message is for an operator's log.
+
+    Nothing of the batch was kept. The same batch may be committed again later.
+    """
+
+
+class StoreRefused(Exception):
+    """The store's file cannot be used at all: not ours, damaged, from a newer version, or not writable.
+
+    The message is one sentence that says what to do; the queen prints it and exits.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRow:
+    """One job as it is remembered. Wall times in milliseconds since the epoch; 0 where not yet.
+
+    Attributes:
+        spec: The `JobSpec` as JSON, without the prompt.
+        result: Finish, failure and decision as JSON; empty object while there is none.
+        next_index: Tokens delivered at the time of the row; exact once the job has ended.
+        expires_ms: When the job expires; 0: never.
+        trace_id: 32 hexadecimal digits; empty: not traced.
+        is_ended: Whether the state is final; the writer erases the prompt of an ended job in the same commit.
+    """
+
+    job_id: str
+    sequence: int
+    tenant_id: str
+    session_id: str
+    request_id: str
+    digest: bytes
+    model: str
+    priority: int
+    state: str
+    spec: str
+    created_ms: int
+    expires_ms: int
+    attempt: int
+    epoch: int
+    worker_id: str
+    next_index: int
+    leased_ms: int
+    first_token_ms: int
+    ended_ms: int
+    result: str
+    trace_id: str
+    is_ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TokensRow:
+    """A run of delivered tokens of one job.
+
+    `ids` and `text_lengths` are packed little-endian unsigned 32-bit integers; `ids` is empty when the engine reveals
+    none. `count` is the number of tokens. Rows of a job are contiguous and start at index 0.
+    """
+
+    job_id: str
+    first_index: int
+    count: int
+    ids: bytes
+    text: str
+    text_lengths: bytes
+
+
+@dataclass(slots=True)
+class Batch:
+    """Everything that one commit makes durable.
+
+    Attributes:
+        jobs: Rows to insert or replace, by job id.
+        prompts: Serialized requests of newly accepted jobs, by job id; erased when the job ends.
+        tokens: Output to append.
+        epoch: The highest lease epoch given out so far; 0: unchanged.
+        models: Models seen for the first time.
+    """
+
+    jobs: dict[str, JobRow] = field(default_factory=dict)
+    prompts: dict[str, bytes] = field(default_factory=dict)
+    tokens: list[TokensRow] = field(default_factory=list)
+    epoch: int = 0
+    models: list[str] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to make durable."""
+        return not (self.jobs or self.prompts or self.tokens or self.epoch or self.models)
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a starting queen finds: jobs that have not ended (by sequence), the last epoch, the models ever seen."""
+
+    jobs: tuple[JobRow, ...]
+    epoch: int
+    sequence: int
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs to list: all given conditions hold. Newest first, strictly before `before_sequence` unless 0."""
+
+    states: tuple[str, ...] = ()
+    tenant_id: str = ""
+    model: str = ""
+    before_sequence: int = 0
+    limit: int = 50
+
+
+class JobWriter(Protocol):
+    """The writer loop's port. One caller at a time."""
+
+    async def open(self) -> Restored:
+        """Open or create the store and return what is unfinished.
+
+        Raises:
+            StoreRefused: The store cannot be used; the message says what to do.
+        """
+        ...
+
+    async def commit(self, batch: Batch) -> None:
+        """Make the whole batch durable, or nothing of it.
+
+        Raises:
+            StoreUnavailable: Nothing was kept; the same batch may be tried again.
+        """
+        ...
+
+    async def forget(self, *, ended_before_ms: int) -> int:
+        """Delete jobs with their output that ended before that wall time; return how many. Bounded work per call."""
+        ...
+
+    async def close(self) -> None:
+        """Close the store; idempotent."""
+        ...
+
+
+class JobReader(Protocol):
+    """Ingress's port: looks up what is durable. May be called concurrently, also while a commit runs."""
+
+    async def job(self, job_id: str) -> JobRow | None:
+        """Return one job, or None."""
+        ...
+
+    async def job_by_request(self, tenant_id: str, request_id: str) -> JobRow | None:
+        """Return the job of an idempotency key, or None."""
+        ...
+
+    async def jobs(self, job_filter: JobFilter) -> Sequence[JobRow]:
+        """Return at most `limit` jobs that match, newest first."""
+        ...
+
+    async def tokens(self, job_id: str) -> Sequence[TokensRow]:
+        """Return the output of one job in order."""
+        ...
+
+    async def prompts(self, job_ids: Sequence[str]) -> dict[str, bytes]:
+        """Return the serialized requests of those jobs that still have one."""
+        ...
