@@ -1,24 +1,79 @@
-# Every command of the project. Needs python3, git and make; everything else is installed into .venv by the first call.
+# Every command of the project. Needs python3 (3.11 or later), git and make; everything else is installed into .venv by
+# the first call. `make help` lists the commands.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-GEN := clients/python/gen
+# Two test processes: the machines that this project is built on have two cores, and more would only disturb the tests
+# that watch deadlines.
+TEST_PROCESSES ?= 2
 
-.PHONY: install generate check-generated
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test check lint bench generate check-generated check-contract contract-image lock clean
 
-install: $(VENV)/.installed
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
-$(VENV)/.installed: requirements/dev.lock pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
-	touch $@
+# --- Try it ---
+demo: $(VENV)/.installed-demo ## install, run the whole stack once with a real model, show one job, stop
+	$(BIN)/python scripts/demo.py
 
+up: $(VENV)/.installed-demo ## the same stack, kept running until Ctrl-C
+	$(BIN)/beeyard up
+
+# --- Work on it ---
+install: $(VENV)/.installed ## everything that a contributor needs, into .venv
+
+test: lint ## everything that a contributor must pass
+	$(BIN)/pytest tests/core tests/scenarios --quiet --cov=beeyard_core --cov-report=term
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
+
+check: lint ## the static checks and the style tests
+	$(BIN)/pytest tests/style --quiet
+
+lint: install check-generated check-contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+	$(BIN)/hadolint deploy/docker/*.Dockerfile
+
+bench: install ## the figures, each beside its control; writes benchmarks/out/latest.json
+	$(BIN)/python -m benchmarks
+
+# --- The contract ---
 # Wire types of every language; one whose tools are missing is skipped, and that is said.
-generate: install
+generate: install ## protos -> Python, Go and TypeScript types
 	BIN=$(BIN) scripts/generate.sh
 
 # Fails with one line a language when generated code is not what protos/ gives.
 check-generated: install
 	BIN=$(BIN) scripts/check_generated.sh
+
+# Against the image of the last release and not against a branch: a fresh or a shallow clone has no branch to compare
+# with, and what peers in the field speak is what was released.
+check-contract: install
+	$(BIN)/buf breaking --against protos/released/v1.binpb
+
+contract-image: install ## at a release: the contract that later changes must not break
+	mkdir -p protos/released
+	$(BIN)/buf build --exclude-source-info -o protos/released/v1.binpb
+
+# --- Housekeeping ---
+lock: install ## pin the newest versions that pyproject.toml allows, with their hashes
+	BIN=$(BIN) scripts/lock.sh
+
+clean: ## remove what the other commands made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage benchmarks/out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: requirements/dev.lock requirements/bootstrap.lock pyproject.toml scripts/install.sh
+	@PYTHON=$(PYTHON) VENV=$(VENV) scripts/install.sh requirements/dev.lock
+	@touch $@
+
+# What the demo needs and no development tool; a venv that has those already keeps them.
+$(VENV)/.installed-demo: requirements/demo.lock requirements/bootstrap.lock pyproject.toml scripts/install.sh
+	@PYTHON=$(PYTHON) VENV=$(VENV) scripts/install.sh requirements/demo.lock
+	@touch $@
