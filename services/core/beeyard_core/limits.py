@@ -34,6 +34,16 @@ MESSAGE_BYTES_MAX: Final = 4 << 20
 # A prompt travels as one message, with room for everything around it.
 assert MESSAGE_BYTES_MAX >= 2 * PROMPT_BYTES_MAX
 METADATA_BYTES_MAX: Final = 16 << 10
+ERROR_MESSAGE_BYTES_MAX: Final = 1_024
+ERROR_METADATA_ENTRIES_MAX: Final = 16
+ERROR_METADATA_BYTES_MAX: Final = 256
+# A refusal fits the trailing metadata even at its largest: the message goes percent-encoded (three bytes each) and
+# again up to three times in the details, which go as base64 (four bytes for three) with their keys.
+assert METADATA_BYTES_MAX >= 3 * ERROR_MESSAGE_BYTES_MAX + 4 * (
+    3 * ERROR_MESSAGE_BYTES_MAX + ERROR_METADATA_ENTRIES_MAX * (ERROR_METADATA_BYTES_MAX + ID_BYTES_MAX)
+) // 3
+# How far a sender may run ahead of a reader that stopped, on one connection.
+STREAM_WINDOW_BYTES: Final = 64 << 10
 FRAME_TOKENS_MAX: Final = 64
 
 # --- Links ---
@@ -56,6 +66,8 @@ RECONNECT_MIN_MS: Final = 100
 RECONNECT_MAX_MS: Final = 2_000
 # A worker that lost its stream is back before its leases expire, even if the first tries fail.
 assert 2 * RECONNECT_MAX_MS < LEASE_TTL_MS
+# A server allows pings at twice the rate that our clients send them at; a faster one is cut off.
+KEEPALIVE_PING_GAP_MS: Final = KEEPALIVE_TIME_MS // 2
 CONCURRENT_STREAMS_MAX: Final = 10_000
 CONCURRENT_RPCS_MAX: Final = 20_000
 
@@ -66,6 +78,8 @@ INBOX_EVENTS_MAX: Final = 65_536
 BATCH_EVENTS_MAX: Final = 64
 BATCH_WINDOW_MS: Final = 2
 RETRY_DELAY_MS: Final = 500
+LOAD_FAILURES_MAX: Final = 3
+OPERATOR_REQUESTS_KEPT_MAX: Final = 1_000
 PLACEMENTS_PER_STEP_MAX: Final = 1_024
 WORKERS_MAX: Final = 10_000
 POOLS_MAX: Final = 5_000
@@ -91,6 +105,40 @@ LOG_TAIL_LINES: Final = 20
 LOG_TAIL_BYTES: Final = 4_096
 RESTART_BACKOFF_MIN_MS: Final = 1_000
 RESTART_BACKOFF_MAX_MS: Final = 60_000
+RECONCILE_INTERVAL_MS: Final = 250
+WORKERS_PER_POOL_MAX: Final = 256
+EXITED_WORKERS_KEPT_MAX: Final = 64
+REPORT_INTERVAL_MS_MIN: Final = 100
+REPORT_INTERVAL_MS_MAX: Final = 60_000
+STOP_GRACE_MS_MAX: Final = 3_600_000
+# The operating system tells a parent of its child's end at once; the end of an adopted process must be looked for.
+PROCESS_POLL_MS: Final = 250
+READY_POLL_MS: Final = 20
+STATUS_DEADLINE_MS: Final = 2_000
+LOADING_POLL_MS: Final = 200
+WORKER_LOAD_TIMEOUT_MS: Final = 30 * 60_000
+# A process that runs but answers no status for so long is hung, and is ended. Loading may hold the interpreter for long.
+WORKER_SILENCE_MAX_MS: Final = 60_000
+assert WORKER_SILENCE_MAX_MS >= 5 * (SUPERVISOR_INTERVAL_MS + STATUS_DEADLINE_MS)
+ADOPTION_TIMEOUT_MS: Final = 10_000
+# Adopting takes less than the grace that orphaned workers have.
+assert ADOPTION_TIMEOUT_MS < SUPERVISOR_GRACE_MS
+WORKER_LOG_BYTES_MAX: Final = 8 << 20
+assert WORKER_LOG_BYTES_MAX >= 2 * LOG_TAIL_BYTES
+# A hung driver makes the inventory faulty before the pool counts as stale.
+INVENTORY_TIMEOUT_MS: Final = 3_000
+assert INVENTORY_TIMEOUT_MS + REPORT_INTERVAL_MS < REPORT_STALE_MS
+CATALOGUE_INTERVAL_MS: Final = 5_000
+CATALOGUE_MODELS_MAX: Final = 1_024
+# What an engine needs beside weights and KV memory: compute buffers, the runtime's own context.
+VRAM_MARGIN_BYTES: Final = 256 << 20
+
+# --- Telemetry ---
+TELEMETRY_SPANS_MAX: Final = 8_192
+TELEMETRY_BATCH_SPANS: Final = 512
+assert TELEMETRY_BATCH_SPANS <= TELEMETRY_SPANS_MAX
+TELEMETRY_INTERVAL_MS: Final = 1_000
+TELEMETRY_FLUSH_MS: Final = 2_000
 
 # --- Shutdown ---
 DRAIN_GRACE_MS: Final = 10_000

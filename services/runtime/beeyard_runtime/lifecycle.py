@@ -1,0 +1,114 @@
+"""How a service process begins and ends: signals, exit codes, and the one line that tells a parent it is ready.
+
+The first SIGTERM or SIGINT asks for a drain, the second ends the process at once with 130. An expected fault is one
+line on stderr; anything else is a bug and shows its traceback.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+from beeyard_runtime.faults import ConfigInvalid, ListenFailed, StartFailed
+from beeyard_runtime.log import get_log
+
+__all__ = ["ConfigInvalid", "ListenFailed", "StartFailed", "Stop", "announce", "report_fault", "run_service"]
+
+EXIT_HARD = 130
+
+
+class Stop:
+    """The wish that this process ends, to be waited for by `main` and set by a signal or by the service itself."""
+
+    def __init__(self) -> None:
+        """Begin unset."""
+        self._event = asyncio.Event()
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the process has been asked to end."""
+        return self._event.is_set()
+
+    def set(self) -> None:
+        """Ask the process to end. Idempotent."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Return once the process has been asked to end."""
+        await self._event.wait()
+
+
+def run_service(main: Callable[[Stop], Awaitable[None]], name: str) -> int:
+    """Run `main` on its own event loop until it returns.
+
+    Args:
+        main: The service. Drains and returns soon after its `Stop` is set.
+        name: The role, for messages.
+
+    Returns:
+        The exit code: 0 after a drain, 1 after a fault, 2 for a wrong configuration.
+    """
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_supervise(main))
+    except StartFailed as fault:
+        return report_fault(name, fault)
+    except Exception:
+        get_log("lifecycle").exception("service_crashed", role=name)
+        return 1
+    return 0
+
+
+def report_fault(name: str, fault: StartFailed) -> int:
+    """Print the fault as one line on stderr and return the exit code that goes with it."""
+    message = " ".join(str(fault).split())
+    print(f"beeyard {name}: {message}", file=sys.stderr, flush=True)
+    return fault.exit_code
+
+
+def announce(name: str, address: str, **fields: str | int | None) -> None:
+    """Tell the parent process, on stdout as one JSON line, that this service is ready and where.
+
+    Args:
+        name: The role, such as `queen`.
+        address: The bound `host:port`.
+        fields: Further facts, such as `admin_address`; a None is left out.
+    """
+    line = {"ready": name, "address": address, **{k: v for k, v in fields.items() if v is not None}}
+    print(json.dumps(line), flush=True)
+
+
+async def _supervise(main: Callable[[Stop], Awaitable[None]]) -> None:
+    stop = Stop()
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def on_signal() -> None:
+        if stop.is_set:
+            _exit_hard()
+        stop.set()
+
+    for number in signals:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        await main(stop)
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+def _exit_hard() -> NoReturn:
+    # No cleanup: whoever signals twice has waited long enough, and everything that matters is already committed.
+    os._exit(EXIT_HARD)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        # uvloop has no Windows build; there the standard loop serves.
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,83 @@
+"""Structured logs on stderr: one event name a line, ids as fields, never prompt or output text.
+
+stdout belongs to `lifecycle.announce`. Records of other libraries (grpc, asyncio, opentelemetry) go through the same
+renderer, so a JSON log stays JSON when something unexpected speaks up.
+"""
+
+import logging
+import sys
+from typing import Literal, cast
+
+import structlog
+from structlog.typing import FilteringBoundLogger, Processor
+
+LogFormat = Literal["json", "console"]
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+LEVELS = tuple(_LEVELS)
+
+
+def setup_log(service: str, *, fmt: LogFormat = "console", level: str = "info") -> None:
+    """Send every log line of this process to stderr in one format.
+
+    Args:
+        service: The role, such as `queen`; a field of every line.
+        fmt: `json` for machines, `console` for people.
+        level: `debug`, `info`, `warning` or `error`.
+
+    Raises:
+        ValueError: The level is none of these.
+    """
+    if level.lower() not in _LEVELS:
+        raise ValueError(f"log level {level!r} is none of {', '.join(LEVELS)}")
+    threshold = _LEVELS[level.lower()]
+    shared = _shared_processors(service)
+    render = _renderer(fmt)
+    structlog.configure(
+        processors=[*shared, *render],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    _capture_foreign(shared, render, threshold)
+
+
+def get_log(name: str) -> FilteringBoundLogger:
+    """Return the logger of one room; `name` becomes the field `room`."""
+    return cast("FilteringBoundLogger", structlog.get_logger(room=name))
+
+
+def _shared_processors(service: str) -> list[Processor]:
+    def add_service(
+        _logger: object, _method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        event.setdefault("service", service)
+        return event
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        add_service,
+    ]
+
+
+def _renderer(fmt: LogFormat) -> list[Processor]:
+    if fmt == "json":
+        # Tracebacks as text: the structured form would carry the local variables, and with them prompts.
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    plain = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+
+
+def _capture_foreign(shared: list[Processor], render: list[Processor], threshold: int) -> None:
+    sink = logging.StreamHandler(sys.stderr)
+    sink.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [sink]
+    # Other libraries' debug lines may quote what they carry, so they are never asked for them.
+    root.setLevel(max(threshold, logging.INFO))

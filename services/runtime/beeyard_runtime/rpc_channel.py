@@ -1,0 +1,118 @@
+"""Channels to other services, all with the same limits, keepalive and trace propagation.
+
+A `traceparent` is added by wrapping each method once, not by grpc.aio's interceptors: those put a queue and a task
+between the caller and every message of a stream.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol, TypeVar, cast
+
+import grpc
+from beeyard_core import limits
+
+from beeyard_runtime import semconv
+from beeyard_runtime.telemetry import Telemetry
+
+_OPTIONS = (
+    ("grpc.keepalive_time_ms", limits.KEEPALIVE_TIME_MS),
+    ("grpc.keepalive_timeout_ms", limits.KEEPALIVE_TIMEOUT_MS),
+    # An idle worker's link must be known to be alive too, and its pings must not run out.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", limits.MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", limits.MESSAGE_BYTES_MAX),
+    ("grpc.max_metadata_size", limits.METADATA_BYTES_MAX),
+    ("grpc.absolute_max_metadata_size", limits.METADATA_BYTES_MAX),
+    # Without these a stalled reader lets its peer run megabytes ahead.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", limits.STREAM_WINDOW_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", limits.RECONNECT_MIN_MS),
+    ("grpc.min_reconnect_backoff_ms", limits.RECONNECT_MAX_MS),
+    ("grpc.max_reconnect_backoff_ms", limits.RECONNECT_MAX_MS),
+    # Retries are ours to decide: the transport does not know what is idempotent.
+    ("grpc.enable_retries", 0),
+    ("grpc.service_config_disable_resolution", 1),
+    # A control plane inside one site must not be sent through a proxy that the environment names for the web.
+    ("grpc.enable_http_proxy", 0),
+    # A channel of its own connection: one stalled channel must not hold up another to the same address.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+class _Cancellable(Protocol):
+    def cancel(self) -> bool: ...
+
+
+CallT = TypeVar("CallT", bound=_Cancellable)
+_Method = Callable[..., object]
+
+
+def open_channel(address: str, *, telemetry: Telemetry | None = None) -> grpc.aio.Channel:
+    """Open a channel; it connects by itself when first used, and again when it breaks.
+
+    Args:
+        address: `host:port`.
+        telemetry: Where the current trace is read from, so that it goes on at the other side; None: no trace travels.
+
+    Returns:
+        A channel for the generated stubs. Close it with `await channel.close()`.
+    """
+    channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+    if telemetry is None:
+        return channel
+    return cast("grpc.aio.Channel", _TracedChannel(channel, telemetry))
+
+
+@asynccontextmanager
+async def stream(call: CallT) -> AsyncIterator[CallT]:
+    """Hold a streaming call and cancel it on the way out, whatever happens.
+
+    grpc.aio does not cancel a call that nobody reads any more, so its servicer would run on for ever.
+    """
+    try:
+        yield call
+    finally:
+        call.cancel()
+
+
+class _TracedChannel:
+    """A channel whose calls carry the caller's trace."""
+
+    def __init__(self, channel: grpc.aio.Channel, telemetry: Telemetry) -> None:
+        self._channel = channel
+        self._telemetry = telemetry
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._channel, name)
+
+    async def __aenter__(self) -> "_TracedChannel":
+        await self._channel.__aenter__()
+        return self
+
+    async def __aexit__(self, *fault: object) -> None:
+        await self._channel.close(None)
+
+    def unary_unary(self, *args: object, **kwargs: object) -> _Method:
+        return self._carry(cast("Callable[..., _Method]", self._channel.unary_unary)(*args, **kwargs))
+
+    def unary_stream(self, *args: object, **kwargs: object) -> _Method:
+        return self._carry(cast("Callable[..., _Method]", self._channel.unary_stream)(*args, **kwargs))
+
+    def stream_unary(self, *args: object, **kwargs: object) -> _Method:
+        return self._carry(cast("Callable[..., _Method]", self._channel.stream_unary)(*args, **kwargs))
+
+    def stream_stream(self, *args: object, **kwargs: object) -> _Method:
+        return self._carry(cast("Callable[..., _Method]", self._channel.stream_stream)(*args, **kwargs))
+
+    def _carry(self, method: _Method) -> _Method:
+        telemetry = self._telemetry
+
+        def call(*args: object, metadata: object = None, **kwargs: object) -> object:
+            traceparent = telemetry.traceparent()
+            if traceparent:
+                given = cast("tuple[tuple[str, str], ...]", tuple(metadata or ()))  # type: ignore[call-overload]
+                metadata = (*given, (semconv.TRACEPARENT, traceparent))
+            return method(*args, metadata=metadata, **kwargs)
+
+        return call

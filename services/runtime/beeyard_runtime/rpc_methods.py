@@ -1,0 +1,228 @@
+"""What happens round every method: decoding, the server span, errors turned into statuses, one access line.
+
+A method is wrapped once, when its service is registered. The wrapper runs once a call; messages of a stream pass
+through no Python of ours except where they are decoded.
+
+Order: the span begins, the request is decoded, the servicer runs, what it raised is turned into a status. A unary
+request is decoded here and not by grpc, whose answer to malformed bytes is UNKNOWN with the name of a Python class.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Final, NoReturn, cast
+
+import grpc
+from beeyard_core.refusal import Refusal, Refused
+from google.protobuf.message import DecodeError
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind, StatusCode
+
+from beeyard_runtime import semconv
+from beeyard_runtime.log import get_log
+from beeyard_runtime.rpc_errors import STATUS_DETAILS_KEY, RpcRefusal, refuse, to_status
+from beeyard_runtime.telemetry import Telemetry
+
+Context = grpc.aio.ServicerContext[object, object]
+Behaviour = Callable[[object, Context], object]
+Answer = Callable[[object, Context], Awaitable[object]]
+Decode = Callable[[bytes], object]
+
+_INTERNAL: Final = Refused(reason=Refusal.INTERNAL, message="internal error")
+# Codes that are the server's fault; only these mark a server span as failed.
+_FAULTS = frozenset({
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DATA_LOSS,
+})
+_log = get_log("rpc")
+
+
+def wrap_method(path: str, method: grpc.RpcMethodHandler, telemetry: Telemetry) -> grpc.RpcMethodHandler:
+    """Return `method` with everything round it that every method has.
+
+    Args:
+        path: `/package.Service/Method`.
+        method: As generated code made it.
+        telemetry: Where its spans go.
+    """
+    name = path.lstrip("/")
+    decode = cast("Decode", method.request_deserializer)
+    behaviour = cast(
+        "Behaviour", method.unary_unary or method.unary_stream or method.stream_unary or method.stream_stream
+    )
+    if method.request_streaming:
+        decode_each, decode_once = _refusing(decode), None
+    else:
+        decode_each, decode_once = None, _refusing(decode)
+    answer = _answer_stream(behaviour) if method.response_streaming else _answer_one(behaviour)
+    make = _MAKERS[method.request_streaming, method.response_streaming]
+    return make(
+        _guarded(name, answer, decode_once, telemetry),
+        request_deserializer=decode_each,
+        response_serializer=method.response_serializer,
+    )
+
+
+_MAKERS: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
+def _refusing(decode: Decode) -> Decode:
+    def decode_or_refuse(raw: bytes) -> object:
+        try:
+            return decode(raw)
+        except DecodeError:
+            raise refuse(Refusal.INVALID_REQUEST, "the request is not a valid message of its type") from None
+
+    return decode_or_refuse
+
+
+def _answer_one(behaviour: Behaviour) -> Answer:
+    async def answer(request: object, context: Context) -> object:
+        return await cast("Awaitable[object]", behaviour(request, context))
+
+    return answer
+
+
+def _answer_stream(behaviour: Behaviour) -> Answer:
+    async def answer(request: object, context: Context) -> None:
+        result = behaviour(request, context)
+        if not hasattr(result, "__aiter__"):
+            await cast("Awaitable[None]", result)
+            return
+        # Iterated here and not by grpc, so that what it raises is seen; closed, so that its `finally` runs now.
+        async with aclosing(cast("_AsyncGenerator", result)) as messages:
+            async for message in messages:
+                await context.write(message)
+
+    return answer
+
+
+class _AsyncGenerator(AsyncIterator[object]):
+    async def aclose(self) -> None:
+        raise NotImplementedError
+
+
+def _guarded(name: str, answer: Answer, decode: Decode | None, telemetry: Telemetry) -> Answer:
+    async def guarded(raw: object, context: Context) -> object:
+        call = _Call(name, context, telemetry)
+        try:
+            request = decode(cast("bytes", raw)) if decode else raw
+            return await answer(request, context)
+        except BaseException as fault:
+            await call.fail(fault)
+        finally:
+            call.end()
+
+    return guarded
+
+
+class _Call:
+    """One call from its first byte to its status."""
+
+    __slots__ = ("_context", "_began", "_code", "_name", "_span", "_token")
+
+    def __init__(self, name: str, context: Context, telemetry: Telemetry) -> None:
+        self._name = name
+        self._context = context
+        self._code = grpc.StatusCode.OK
+        self._began = time.perf_counter()
+        self._span: Span | None = None
+        self._token = self._enter(telemetry)
+
+    def _enter(self, telemetry: Telemetry) -> object:
+        traceparent = _traceparent_of(self._context)
+        if not telemetry.enabled:
+            # Nothing of our own to tell, but a trace that passes through must come out at the other side.
+            return otel_context.attach(telemetry.context_from(traceparent)) if traceparent else None
+        parent = telemetry.context_from(traceparent)
+        attributes = {semconv.RPC_SYSTEM: semconv.RPC_SYSTEM_GRPC, semconv.RPC_METHOD: self._name}
+        self._span = telemetry.tracer.start_span(
+            self._name, context=parent, kind=SpanKind.SERVER, attributes=attributes
+        )
+        return otel_context.attach(trace.set_span_in_context(self._span, parent))
+
+    async def fail(self, fault: BaseException) -> NoReturn:
+        """Answer what the method raised. Never returns: grpc ends a call by an exception."""
+        match _refusal_in(fault):
+            case None:
+                pass
+            case refusal:
+                await self._refuse(refusal.refused)
+        if isinstance(fault, asyncio.CancelledError):
+            self._code = _cancelled_code(self._context)
+            raise fault
+        if isinstance(fault, grpc.aio.AbortError):
+            self._code = _code_of(self._context)
+            raise fault
+        if isinstance(fault, NotImplementedError) and _code_of(self._context) is grpc.StatusCode.UNIMPLEMENTED:
+            self._code = grpc.StatusCode.UNIMPLEMENTED
+            await self._context.abort(self._code, "this method is not implemented")
+        if not isinstance(fault, Exception):
+            raise fault
+        _log.error("rpc_failed", method=self._name, exc_info=fault)
+        await self._refuse(_INTERNAL)
+
+    async def _refuse(self, refused: Refused) -> NoReturn:
+        status = to_status(refused)
+        self._code = _CODES_BY_NUMBER[status.code]
+        if self._span:
+            self._span.set_attribute(semconv.REFUSAL_REASON, refused.reason.value)
+        details = (STATUS_DETAILS_KEY, status.SerializeToString())
+        await self._context.abort(self._code, status.message, (details,))
+
+    def end(self) -> None:
+        """Finish the span and write the access line."""
+        if self._span:
+            self._span.set_attribute(semconv.RPC_STATUS, self._code.name)
+            if self._code in _FAULTS:
+                self._span.set_attribute(semconv.ERROR_TYPE, self._code.name)
+                self._span.set_status(StatusCode.ERROR)
+            self._span.end()
+        if self._token is not None:
+            otel_context.detach(cast("otel_context.Token[otel_context.Context]", self._token))
+        took_ms = round((time.perf_counter() - self._began) * 1_000, 3)
+        _log.debug("rpc_done", method=self._name, code=self._code.name, took_ms=took_ms)
+
+
+_CODES_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _refusal_in(fault: BaseException) -> RpcRefusal | None:
+    """Return the refusal that `fault` is, or that is all a task group inside the method has to say."""
+    while isinstance(fault, BaseExceptionGroup):
+        refusals, others = fault.split(RpcRefusal)
+        if refusals is None or others is not None:
+            return None
+        fault = refusals.exceptions[0]
+    return fault if isinstance(fault, RpcRefusal) else None
+
+
+def _cancelled_code(context: Context) -> grpc.StatusCode:
+    remaining_s = context.time_remaining()
+    late = remaining_s is not None and remaining_s <= 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+
+
+def _code_of(context: Context) -> grpc.StatusCode:
+    code: object = context.code()
+    if isinstance(code, grpc.StatusCode):
+        return code
+    return _CODES_BY_NUMBER.get(cast("int", code), grpc.StatusCode.UNKNOWN)
+
+
+def _traceparent_of(context: Context) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == semconv.TRACEPARENT:
+            return str(value)
+    return ""
