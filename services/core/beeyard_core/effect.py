@@ -150,6 +150,14 @@ class AnswerCall:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveWorker:
+    """Close the worker's stream, if one is open: its process is gone, or it was silent for too long."""
+
+    worker_id: WorkerId
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
 class CountStaleEpoch:
     """A worker spoke for a lease that it no longer holds."""
 
@@ -174,5 +182,6 @@ Effect = (
     | ForgetJob
     | SendDesired
     | AnswerCall
+    | RemoveWorker
     | CountStaleEpoch
 )

@@ -68,6 +68,7 @@ class WorkerReported:
 class OfferAccepted:
     """A worker took an offer."""
 
+    worker_id: WorkerId
     lease_id: LeaseId
     epoch: Epoch
 
@@ -76,6 +77,7 @@ class OfferAccepted:
 class OfferRefused:
     """A worker did not take an offer."""
 
+    worker_id: WorkerId
     lease_id: LeaseId
     epoch: Epoch
     reason: Refusal
@@ -85,6 +87,7 @@ class OfferRefused:
 class FirstTokenArrived:
     """The first token of an attempt reached the queen."""
 
+    worker_id: WorkerId
     lease_id: LeaseId
     epoch: Epoch
 
@@ -93,6 +96,7 @@ class FirstTokenArrived:
 class LeaseFinished:
     """A worker ended a generation and the queen has every token before `next_index`."""
 
+    worker_id: WorkerId
     lease_id: LeaseId
     epoch: Epoch
     next_index: int
@@ -103,6 +107,7 @@ class LeaseFinished:
 class LeaseFailed:
     """A worker could not end a generation. Tokens before `next_index` were delivered."""
 
+    worker_id: WorkerId
     lease_id: LeaseId
     epoch: Epoch
     next_index: int
@@ -114,15 +119,17 @@ class LeaseFailed:
 class LeaseStopped:
     """A worker stopped on an order."""
 
+    worker_id: WorkerId
     lease_id: LeaseId
     epoch: Epoch
 
 
 @dataclass(frozen=True, slots=True)
 class PoolReported:
-    """A host's snapshot arrived."""
+    """A host's snapshot arrived. `is_first` on the first one of a stream, which is answered with the desired workers."""
 
     report: PoolReport
+    is_first: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,6 +136,7 @@ class Worker:
         kv_tokens_used: KV tokens promised to those leases.
         is_saturated: It refused an offer although it looked free; cleared by its next heartbeat.
         is_drained: The queen wants no new work on it.
+        counted: The model and slots that the fleet's indexes count it with; None: not in them.
     """
 
     report: WorkerReport
@@ -146,6 +147,7 @@ class Worker:
     kv_tokens_used: int = 0
     is_saturated: bool = False
     is_drained: bool = False
+    counted: tuple[ModelName, int] | None = None
 
     @property
     def slots_free(self) -> int:
@@ -195,32 +197,47 @@ class Fleet:
     workers: dict[WorkerId, Worker] = field(default_factory=dict)
     #: Workers that could take a job now, by model. Derived; `reindex` keeps it.
     open_workers: dict[ModelName, set[WorkerId]] = field(default_factory=dict)
+    #: Every worker of a model, open or not. Derived; `reindex` keeps it.
+    by_model: dict[ModelName, set[WorkerId]] = field(default_factory=dict)
+    #: Slots of all workers of a model. Derived; `reindex` keeps it.
+    slots_total: dict[ModelName, int] = field(default_factory=dict)
     #: Models that were ever offered: jobs for them wait instead of being refused.
     known_models: set[ModelName] = field(default_factory=set)
     #: Counts up with every change that a watcher would want to see.
     version: int = 0
 
     def reindex(self, worker: Worker) -> None:
-        """Bring the index of open workers up to date after any change of `worker`."""
+        """Bring every index up to date after any change of `worker`."""
         self.version += 1
-        model = worker.report.model
+        self._uncount(worker)
+        model, worker_id = worker.report.model, worker.report.worker_id
+        self.by_model.setdefault(model, set()).add(worker_id)
+        self.slots_total[model] = self.slots_total.get(model, 0) + worker.report.slots_total
+        worker.counted = (model, worker.report.slots_total)
         if worker.is_open:
-            self.open_workers.setdefault(model, set()).add(worker.report.worker_id)
-        else:
-            self.close(worker)
+            self.open_workers.setdefault(model, set()).add(worker_id)
 
-    def close(self, worker: Worker) -> None:
-        """Take the worker out of the index of open workers."""
-        open_ids = self.open_workers.get(worker.report.model)
-        if open_ids is not None:
-            open_ids.discard(worker.report.worker_id)
-            if not open_ids:
-                del self.open_workers[worker.report.model]
+    def _uncount(self, worker: Worker) -> None:
+        """Take the worker out of every index, under the model and slots that it was last counted with."""
+        if worker.counted is None:
+            return
+        model, slots = worker.counted
+        worker.counted = None
+        worker_id = worker.report.worker_id
+        self.slots_total[model] -= slots
+        for index in (self.by_model, self.open_workers):
+            ids = index.get(model)
+            if ids is not None:
+                ids.discard(worker_id)
+                if not ids:
+                    del index[model]
+        if model not in self.by_model:
+            del self.slots_total[model]
 
     def remove(self, worker: Worker) -> None:
         """Forget a worker."""
         self.version += 1
-        self.close(worker)
+        self._uncount(worker)
         del self.workers[worker.report.worker_id]
 
     def device_of(self, worker: Worker) -> Device | None:

@@ -266,7 +266,9 @@ def timings_of(job: Job) -> Mapping[str, float]:
     # n tokens span n - 1 gaps; one token has no decode time.
     gaps = max(job.next_index - 1, 0)
     return {
-        "queue_ms": float(job.leased_at.mono_ms - job.accepted_at.mono_ms) if job.leased_at else 0.0,
+        "queue_ms": float(job.leased_at.mono_ms - job.accepted_at.mono_ms)
+        if job.leased_at
+        else 0.0,
         "prefill_ms": finish.prefill_ms if finish else 0.0,
         "decode_ms": decode_ms,
         "first_token_ms": float(first.mono_ms - job.accepted_at.mono_ms) if first else 0.0,

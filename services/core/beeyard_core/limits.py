@@ -39,9 +39,16 @@ ERROR_METADATA_ENTRIES_MAX: Final = 16
 ERROR_METADATA_BYTES_MAX: Final = 256
 # A refusal fits the trailing metadata even at its largest: the message goes percent-encoded (three bytes each) and
 # again up to three times in the details, which go as base64 (four bytes for three) with their keys.
-assert METADATA_BYTES_MAX >= 3 * ERROR_MESSAGE_BYTES_MAX + 4 * (
-    3 * ERROR_MESSAGE_BYTES_MAX + ERROR_METADATA_ENTRIES_MAX * (ERROR_METADATA_BYTES_MAX + ID_BYTES_MAX)
-) // 3
+assert (
+    METADATA_BYTES_MAX
+    >= 3 * ERROR_MESSAGE_BYTES_MAX
+    + 4
+    * (
+        3 * ERROR_MESSAGE_BYTES_MAX
+        + ERROR_METADATA_ENTRIES_MAX * (ERROR_METADATA_BYTES_MAX + ID_BYTES_MAX)
+    )
+    // 3
+)
 # How far a sender may run ahead of a reader that stopped, on one connection.
 STREAM_WINDOW_BYTES: Final = 64 << 10
 FRAME_TOKENS_MAX: Final = 64

@@ -73,25 +73,27 @@ class Refusal(Enum):
 
 
 # Everything not listed here needs another request, another fleet, or another caller.
-_TRANSIENT = frozenset({
-    Refusal.QUEUE_FULL_REJECT,
-    Refusal.QUEUE_FULL_DROP_LRU,
-    Refusal.QUOTA_EXCEEDED,
-    Refusal.BUDGET_EXCEEDED,
-    Refusal.CAPACITY_GATED,
-    Refusal.POOL_UNREADY,
-    Refusal.NO_WORKERS_AVAILABLE,
-    Refusal.DRAINING,
-    Refusal.STORE_UNAVAILABLE,
-    Refusal.WORKER_BUSY,
-    Refusal.WORKER_COMMUNICATION_FAILED,
-    Refusal.WORKER_ERROR,
-    Refusal.WORKER_RESET,
-    Refusal.STREAM_READ_ERROR,
-    Refusal.VRAM_OOM,
-    Refusal.ATTEMPTS_EXHAUSTED,
-    Refusal.INTERNAL,
-})
+_TRANSIENT = frozenset(
+    {
+        Refusal.QUEUE_FULL_REJECT,
+        Refusal.QUEUE_FULL_DROP_LRU,
+        Refusal.QUOTA_EXCEEDED,
+        Refusal.BUDGET_EXCEEDED,
+        Refusal.CAPACITY_GATED,
+        Refusal.POOL_UNREADY,
+        Refusal.NO_WORKERS_AVAILABLE,
+        Refusal.DRAINING,
+        Refusal.STORE_UNAVAILABLE,
+        Refusal.WORKER_BUSY,
+        Refusal.WORKER_COMMUNICATION_FAILED,
+        Refusal.WORKER_ERROR,
+        Refusal.WORKER_RESET,
+        Refusal.STREAM_READ_ERROR,
+        Refusal.VRAM_OOM,
+        Refusal.ATTEMPTS_EXHAUSTED,
+        Refusal.INTERNAL,
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

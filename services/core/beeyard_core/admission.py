@@ -1,0 +1,152 @@
+"""Whether a job is accepted. Everything that is certain to fail later is refused here, with what to do about it."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from beeyard_core import limits
+from beeyard_core.fleet import CachedModel
+from beeyard_core.ids import ModelName, PoolId
+from beeyard_core.job import JobSpec
+from beeyard_core.placement import (
+    Exclusion,
+    Offering,
+    incompatibility,
+    offering_of_model,
+    offering_of_worker,
+)
+from beeyard_core.refusal import Refusal, Refused
+from beeyard_core.state import QueenState
+
+#: The checks of `incompatibility`, in order: an offering that failed a later one came closer.
+_CLOSENESS = {
+    Refusal.NO_CAPACITY_INCOMPATIBLE_ENGINE: 0,
+    Refusal.NO_CAPACITY_INCOMPATIBLE_DEVICE_MASK: 1,
+    Refusal.NO_CAPACITY_INCOMPATIBLE_VRAM: 2,
+    Refusal.NO_CAPACITY_INCOMPATIBLE_QUANTIZATION: 3,
+    Refusal.NO_CAPACITY_INCOMPATIBLE_COMPUTE_CAPABILITY: 4,
+    Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT: 5,
+}
+_MODELS_NAMED_MAX = 20
+
+
+def admit(state: QueenState, spec: JobSpec) -> JobSpec | Refused:
+    """Return the job with its model resolved, or why it is refused."""
+    if state.is_draining:
+        return Refused(
+            reason=Refusal.DRAINING,
+            message="the queen is shutting down; send the request again in a moment",
+            retry_after_ms=limits.RECONNECT_MAX_MS,
+        )
+    model = _resolve(state, spec.model)
+    if isinstance(model, Refused):
+        return model
+    resolved = dataclasses.replace(spec, model=model)
+    if len(state.queue) >= limits.QUEUE_DEPTH_MAX:
+        return Refused(
+            reason=Refusal.QUEUE_FULL_REJECT,
+            message=f"{limits.QUEUE_DEPTH_MAX} jobs wait already; send the request again later",
+            retry_after_ms=state.forecast.retry_after_ms(model, len(state.queue), state.fleet),
+            metadata={"policy_label": "reject"},
+        )
+    return _impossible(state, resolved) or resolved
+
+
+def _resolve(state: QueenState, model: ModelName) -> ModelName | Refused:
+    """Find the model that a job means."""
+    known = sorted(state.fleet.known_models)
+    named = ", ".join(known[:_MODELS_NAMED_MAX])
+    if model in state.fleet.known_models:
+        return model
+    if not known:
+        return Refused(
+            reason=Refusal.NO_WORKERS_AVAILABLE,
+            message="no worker and no pool manager is connected to the queen; start one and try again",
+            retry_after_ms=limits.RECONNECT_MAX_MS,
+        )
+    if model:
+        return Refused(
+            reason=Refusal.MODEL_NOT_FOUND,
+            message=f"there is no such model; known models: {named}",
+            field="model",
+            metadata={"known_models": named},
+        )
+    chosen = state.settings.default_model or (known[0] if len(known) == 1 else ModelName(""))
+    if chosen in state.fleet.known_models:
+        return chosen
+    return Refused(
+        reason=Refusal.INVALID_REQUEST,
+        message=f"name a model; known models: {named}",
+        field="model",
+        metadata={"known_models": named},
+    )
+
+
+def _impossible(state: QueenState, spec: JobSpec) -> Refused | None:
+    """Return why nothing in the present fleet could ever run the job; None if something could, or nothing is there now.
+
+    A model that is known but that nobody offers at the moment is not impossible: its jobs wait for its return.
+    """
+    failures = state.failures.get(spec.model)
+    is_served = spec.model in state.fleet.by_model
+    if failures is not None and failures.count >= limits.LOAD_FAILURES_MAX and not is_served:
+        return load_failed(failures.message)
+    closest: Exclusion | None = None
+    for offering in _offerings(state, spec.model):
+        found = incompatibility(spec, offering)
+        if found is None:
+            return None
+        if closest is None or _CLOSENESS[found.reason] > _CLOSENESS[closest.reason]:
+            closest = found
+    if closest is not None:
+        return Refused(
+            reason=closest.reason,
+            message=f"nothing in the fleet can run this job: the closest {closest.detail}",
+            metadata={"closest": closest.detail},
+        )
+    return None if is_served else _unloadable(state, spec.model)
+
+
+def load_failed(message: str) -> Refused:
+    """Refuse a job whose model cannot be loaded; `message` is the last failure in an operator's words."""
+    return Refused(
+        reason=Refusal.MODEL_LOAD_FAILED,
+        message=f"the model cannot be loaded: {message or 'the worker exited while loading it'}",
+    )
+
+
+def _offerings(state: QueenState, model: ModelName) -> Iterator[Offering]:
+    """Everything that serves the model or could be started to serve it."""
+    fleet = state.fleet
+    for worker_id in fleet.by_model.get(model, ()):
+        if fleet.workers[worker_id].report.slots_total > 0:
+            yield offering_of_worker(fleet, fleet.workers[worker_id])
+    for pool_id, cached in _cached(state, model):
+        if cached.fault:
+            continue
+        for device in fleet.pools[pool_id].report.devices:
+            if cached.required_bytes <= device.vram_total_bytes:
+                yield offering_of_model(pool_id, cached, device)
+
+
+def _cached(state: QueenState, model: ModelName) -> Iterator[tuple[PoolId, CachedModel]]:
+    """Every pool that lists the model."""
+    for pool_id, pool in state.fleet.pools.items():
+        for cached in pool.report.models:
+            if cached.model == model:
+                yield pool_id, cached
+
+
+def _unloadable(state: QueenState, model: ModelName) -> Refused | None:
+    """Return why the pools that list the model cannot load it, or None if no pool lists it now."""
+    for pool_id, cached in _cached(state, model):
+        if cached.fault:
+            return load_failed(cached.fault)
+        best = max(
+            (d.vram_total_bytes for d in state.fleet.pools[pool_id].report.devices), default=0
+        )
+        return Refused(
+            reason=Refusal.NO_CAPACITY_INCOMPATIBLE_VRAM,
+            message=f"the model needs {cached.required_bytes} bytes, the largest device has {best}",
+            metadata={"needed_bytes": str(cached.required_bytes), "available_bytes": str(best)},
+        )
+    return None

@@ -1,0 +1,78 @@
+"""What operators ask for by hand: one more worker, one fewer, no new work on one."""
+
+import dataclasses
+
+from beeyard_core import limits
+from beeyard_core.effect import AnswerCall, DrainWorker, Effect
+from beeyard_core.event import WorkerStartRequested, WorkerStopRequested
+from beeyard_core.fleet import DesiredState, DesiredWorker
+from beeyard_core.ids import ModelName, PoolId, WorkerId
+from beeyard_core.instant import Instant
+from beeyard_core.reconcile import send_desired, wish_worker
+from beeyard_core.refusal import Refusal, Refused
+from beeyard_core.state import QueenState, Wish
+
+
+def start_requested(
+    state: QueenState, event: WorkerStartRequested, now: Instant, effects: list[Effect]
+) -> None:
+    """Wish for one more worker, once for each request id."""
+    earlier = state.answered.get(event.request_id) if event.request_id else None
+    if earlier is not None:
+        pool_id = state.wishes[earlier].pool_id if earlier in state.wishes else event.pool_id
+        effects.append(AnswerCall(event.call_id, earlier, pool_id))
+        return
+    found = wish_worker(state, event.model, event.pool_id, now)
+    if isinstance(found, Refused):
+        effects.append(AnswerCall(event.call_id, None, None, found))
+        return
+    if event.request_id:
+        state.answered[event.request_id] = found
+        if len(state.answered) > limits.OPERATOR_REQUESTS_KEPT_MAX:
+            del state.answered[next(iter(state.answered))]
+    pool_id = state.wishes[found].pool_id
+    send_desired(state, pool_id, effects)
+    effects.append(AnswerCall(event.call_id, found, pool_id))
+
+
+def stop_requested(
+    state: QueenState, event: WorkerStopRequested, now: Instant, effects: list[Effect]
+) -> None:
+    """Let a worker take no new work and, unless it is to be kept, have it stopped by its host or by itself."""
+    place = _whereabouts(state, event.worker_id)
+    if place is None:
+        refused = Refused(
+            reason=Refusal.WORKER_NOT_FOUND,
+            message="there is no such worker",
+            field="worker_id",
+        )
+        effects.append(AnswerCall(event.call_id, None, None, refused))
+        return
+    pool_id, model = place
+    worker = state.fleet.workers.get(event.worker_id)
+    if worker is not None:
+        worker.is_drained = True
+        state.fleet.reindex(worker)
+        if not event.keep:
+            effects.append(DrainWorker(event.worker_id))
+    if pool_id in state.fleet.pools and not event.keep:
+        desired = DesiredWorker(worker_id=event.worker_id, model=model, state=DesiredState.STOPPED)
+        wish = state.wishes.get(event.worker_id) or Wish(pool_id, desired, now.mono_ms)
+        state.wishes[event.worker_id] = dataclasses.replace(wish, desired=desired)
+        send_desired(state, pool_id, effects)
+    effects.append(AnswerCall(event.call_id, event.worker_id, pool_id))
+
+
+def _whereabouts(state: QueenState, worker_id: WorkerId) -> tuple[PoolId, ModelName] | None:
+    """Find a worker's pool and model: attached, wished for, or reported by its host."""
+    worker = state.fleet.workers.get(worker_id)
+    if worker is not None:
+        return worker.report.pool_id, worker.report.model
+    wish = state.wishes.get(worker_id)
+    if wish is not None:
+        return wish.pool_id, wish.desired.model
+    for pool_id, pool in state.fleet.pools.items():
+        for process in pool.report.processes:
+            if process.worker_id == worker_id and not process.exited:
+                return pool_id, process.model
+    return None

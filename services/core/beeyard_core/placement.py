@@ -1,0 +1,214 @@
+"""Which worker takes a job: feasibility first, with a reason for every exclusion, then a total order.
+
+Source: the placement hook of the project's seed 003 (compatibility predicate, then least loaded, most memory free,
+lexicographic id). The result does not depend on the order in which workers are looked at.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from beeyard_core.fleet import CachedModel, Device, Fleet, Worker, WorkerState
+from beeyard_core.ids import PoolId, WorkerId
+from beeyard_core.job import Decision, JobSpec
+from beeyard_core.refusal import Refusal
+
+#: What chooses workers until an operator deploys a policy of their own.
+BUILTIN_POLICY = "builtin@1"
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """The first constraint that kept a candidate from taking a job, and in words what was needed and what there is."""
+
+    reason: Refusal
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offering:
+    """What a worker, or a model that a host could load, offers to a job that asks for its model.
+
+    Attributes:
+        context_tokens: Longest prompt plus answer; 0: unknown, which excludes nothing.
+        device: The device it runs on; None: unknown.
+    """
+
+    pool_id: PoolId
+    engine: str
+    quantization: str
+    context_tokens: int
+    device: Device | None
+
+
+def offering_of_worker(fleet: Fleet, worker: Worker) -> Offering:
+    """Return what a running worker offers."""
+    report = worker.report
+    return Offering(
+        pool_id=report.pool_id,
+        engine=report.engine,
+        quantization=report.quantization,
+        context_tokens=report.context_tokens,
+        device=fleet.device_of(worker),
+    )
+
+
+def offering_of_model(pool_id: PoolId, model: CachedModel, device: Device) -> Offering:
+    """Return what a worker of `model` on `device` would offer."""
+    return Offering(
+        pool_id=pool_id,
+        engine=model.engine,
+        quantization=model.quantization,
+        context_tokens=model.context_tokens,
+        device=device,
+    )
+
+
+def incompatibility(spec: JobSpec, offering: Offering) -> Exclusion | None:
+    """Return the first lasting reason why an offering can never take a job, or None.
+
+    The order is the order of the contract: engine, pools, memory, quantization, compute capability, context.
+    """
+    return (
+        _engine_mismatch(spec, offering)
+        or _pool_mismatch(spec, offering)
+        or _device_mismatch(spec, offering)
+        or _context_mismatch(spec, offering)
+    )
+
+
+def _engine_mismatch(spec: JobSpec, offering: Offering) -> Exclusion | None:
+    if spec.engine and spec.engine != offering.engine:
+        detail = f"needs engine {spec.engine}, has {offering.engine}"
+        return Exclusion(Refusal.NO_CAPACITY_INCOMPATIBLE_ENGINE, detail)
+    return None
+
+
+def _pool_mismatch(spec: JobSpec, offering: Offering) -> Exclusion | None:
+    wish = spec.placement
+    if wish.pin_pool_id is not None and wish.pin_pool_id != offering.pool_id:
+        detail = f"pinned to pool {wish.pin_pool_id}, is in {offering.pool_id}"
+        return Exclusion(Refusal.NO_CAPACITY_INCOMPATIBLE_DEVICE_MASK, detail)
+    if offering.pool_id in wish.avoid_pool_ids:
+        detail = f"pool {offering.pool_id} is to be avoided"
+        return Exclusion(Refusal.NO_CAPACITY_INCOMPATIBLE_DEVICE_MASK, detail)
+    return None
+
+
+def _device_mismatch(spec: JobSpec, offering: Offering) -> Exclusion | None:
+    need = spec.requirements
+    device = offering.device
+    total = device.vram_total_bytes if device else 0
+    if need.min_vram_bytes > total:
+        detail = f"needs a device of {need.min_vram_bytes} bytes, has {total}"
+        return Exclusion(Refusal.NO_CAPACITY_INCOMPATIBLE_VRAM, detail)
+    if need.quantizations and offering.quantization not in need.quantizations:
+        wanted = " or ".join(need.quantizations)
+        detail = f"needs quantization {wanted}, has {offering.quantization or 'unknown'}"
+        return Exclusion(Refusal.NO_CAPACITY_INCOMPATIBLE_QUANTIZATION, detail)
+    has = device.compute_capability if device else None
+    if need.min_compute_capability and (has is None or has < need.min_compute_capability):
+        detail = (
+            f"needs compute capability {_dotted(need.min_compute_capability)}, has {_dotted(has)}"
+        )
+        return Exclusion(Refusal.NO_CAPACITY_INCOMPATIBLE_COMPUTE_CAPABILITY, detail)
+    return None
+
+
+def _dotted(capability: tuple[int, int] | None) -> str:
+    return "none" if capability is None else f"{capability[0]}.{capability[1]}"
+
+
+def _context_mismatch(spec: JobSpec, offering: Offering) -> Exclusion | None:
+    need = max(spec.kv_tokens, spec.requirements.min_context_tokens)
+    if offering.context_tokens and need > offering.context_tokens:
+        detail = f"needs a context of about {need} tokens, has {offering.context_tokens}"
+        return Exclusion(Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT, detail)
+    return None
+
+
+def unreadiness(spec: JobSpec, fleet: Fleet, worker: Worker, now_ms: int) -> Exclusion | None:
+    """Return the first passing reason why a compatible worker cannot take the job now, or None."""
+    report = worker.report
+    if worker.is_drained or report.state is WorkerState.DRAINING:
+        return Exclusion(Refusal.DRAINING, "takes no new work")
+    if worker.session == 0 or not fleet.is_fresh(worker, now_ms):
+        return Exclusion(Refusal.POOL_UNREADY, "its reports are stale")
+    if report.state not in (WorkerState.READY, WorkerState.BUSY):
+        return Exclusion(Refusal.POOL_UNREADY, f"is {report.state.value}")
+    if worker.slots_free == 0:
+        return Exclusion(Refusal.WORKER_BUSY, f"all {report.slots_total} slots are taken")
+    if worker.is_saturated:
+        return Exclusion(Refusal.WORKER_BUSY, "refused an offer since its last heartbeat")
+    if spec.kv_tokens > worker.kv_tokens_free:
+        detail = f"needs {spec.kv_tokens} KV tokens, {worker.kv_tokens_free} are free"
+        return Exclusion(Refusal.WORKER_BUSY, detail)
+    return None
+
+
+def exclusion(spec: JobSpec, fleet: Fleet, worker: Worker, now_ms: int) -> Exclusion | None:
+    """Return the first reason why `worker` cannot take the job now, or None if it can."""
+    if spec.model != worker.report.model:
+        detail = f"needs model {spec.model}, holds {worker.report.model}"
+        return Exclusion(Refusal.NO_CAPACITY_INCOMPATIBLE_MODEL, detail)
+    offering = offering_of_worker(fleet, worker)
+    return incompatibility(spec, offering) or unreadiness(spec, fleet, worker, now_ms)
+
+
+def place(spec: JobSpec, fleet: Fleet, now_ms: int) -> Decision | None:
+    """Choose a worker for a job among the open workers of its model, or None if none can take it now."""
+    open_ids = fleet.open_workers.get(spec.model, ())
+    workers = [fleet.workers[worker_id] for worker_id in open_ids]
+    feasible = [w for w in workers if exclusion(spec, fleet, w, now_ms) is None]
+    if not feasible:
+        return None
+    ranked = sorted(_rank(spec, fleet, worker) for worker in feasible)
+    return Decision(
+        policy_version=BUILTIN_POLICY,
+        worker_id=ranked[0][-1],
+        considered=len(workers),
+        feasible=len(feasible),
+        tie_breaker=_tie_breaker(ranked),
+    )
+
+
+#: The comparisons in the order of `_rank`.
+_TIE_BREAKERS = ("preferred pool", "least loaded", "most memory free", "lexicographic id")
+_Rank = tuple[bool, float, int, WorkerId]
+
+
+def _rank(spec: JobSpec, fleet: Fleet, worker: Worker) -> _Rank:
+    """Smaller is better."""
+    device = fleet.device_of(worker)
+    return (
+        worker.report.pool_id not in spec.placement.prefer_pool_ids,
+        worker.load,
+        -(device.vram_free_bytes if device else 0),
+        worker.report.worker_id,
+    )
+
+
+def _tie_breaker(ranked: list[_Rank]) -> str:
+    """Name the comparison that set the winner apart from the runner-up."""
+    if len(ranked) == 1:
+        return "only feasible worker"
+    first, second = ranked[0], ranked[1]
+    decided = next(i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b)
+    return _TIE_BREAKERS[decided]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One worker as an explanation shows it."""
+
+    worker: Worker
+    exclusion: Exclusion | None
+
+
+def candidates(spec: JobSpec, fleet: Fleet, now_ms: int, *, most: int) -> list[Candidate]:
+    """Return up to `most` workers with the first reason that excludes each; feasible ones first, then by id."""
+    looked_at: Iterable[Candidate] = (
+        Candidate(worker, exclusion(spec, fleet, worker, now_ms))
+        for worker in fleet.workers.values()
+    )
+    ordered = sorted(looked_at, key=lambda c: (c.exclusion is not None, c.worker.report.worker_id))
+    return ordered[:most]

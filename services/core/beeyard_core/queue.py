@@ -1,0 +1,115 @@
+"""The queue of jobs that wait for a worker: strict classes, FIFO within a class, O(log n) an operation.
+
+Within a class the jobs are kept in one heap for each *shape* (everything that decides which workers could take a job),
+ordered by acceptance. Jobs of one shape are interchangeable to a worker, so if the oldest of them cannot be placed, no
+younger one of that shape can overtake it, and the next shape is looked at without a walk. Removal is lazy: a removed
+job's heap entry is skipped when it comes up.
+"""
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from beeyard_core.ids import JobId, ModelName
+from beeyard_core.job import Job, Priority, Shape
+
+#: Jobs are counted in runs of this many sequence numbers, which makes a position cheap without a balanced tree.
+_RUN = 512
+
+
+@dataclass(slots=True)
+class _Class:
+    """One priority class."""
+
+    shapes: dict[ModelName, dict[Shape, list[tuple[int, JobId]]]] = field(default_factory=dict)
+    runs: dict[int, set[int]] = field(default_factory=dict)
+    depth: int = 0
+
+
+@dataclass(slots=True)
+class JobQueue:
+    """Every queued job, by class, model and shape."""
+
+    _classes: dict[Priority, _Class] = field(
+        default_factory=lambda: {priority: _Class() for priority in Priority}
+    )
+    _queued: dict[JobId, Job] = field(default_factory=dict)
+    _by_model: dict[ModelName, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """How many jobs wait."""
+        return len(self._queued)
+
+    def __contains__(self, job_id: JobId) -> bool:
+        """Whether a job waits."""
+        return job_id in self._queued
+
+    def push(self, job: Job) -> None:
+        """Add a job at the place of its sequence: a new one comes last, a re-queued one before all younger ones."""
+        group = self._classes[job.spec.priority]
+        shapes = group.shapes.setdefault(job.spec.model, {})
+        heapq.heappush(shapes.setdefault(job.spec.shape, []), (job.sequence, job.job_id))
+        group.runs.setdefault(job.sequence // _RUN, set()).add(job.sequence)
+        group.depth += 1
+        self._queued[job.job_id] = job
+        self._by_model[job.spec.model] = self._by_model.get(job.spec.model, 0) + 1
+
+    def remove(self, job: Job) -> None:
+        """Take a queued job out."""
+        del self._queued[job.job_id]
+        group = self._classes[job.spec.priority]
+        group.depth -= 1
+        run = group.runs[job.sequence // _RUN]
+        run.discard(job.sequence)
+        if not run:
+            del group.runs[job.sequence // _RUN]
+        self._by_model[job.spec.model] -= 1
+        if not self._by_model[job.spec.model]:
+            del self._by_model[job.spec.model]
+        self._trim(group, job)
+
+    def _trim(self, group: _Class, job: Job) -> None:
+        """Drop entries of jobs that are gone from the head of the job's heap, and the heap once it is empty."""
+        shapes = group.shapes[job.spec.model]
+        heap = shapes[job.spec.shape]
+        while heap and heap[0][1] not in self._queued:
+            heapq.heappop(heap)
+        if not heap:
+            del shapes[job.spec.shape]
+            if not shapes:
+                del group.shapes[job.spec.model]
+
+    def heads(self, priority: Priority, model: ModelName) -> list[Job]:
+        """Return the oldest job of each shape of a class and model, oldest first."""
+        shapes = self._classes[priority].shapes.get(model)
+        if not shapes:
+            return []
+        return [self._queued[job_id] for _, job_id in sorted(heap[0] for heap in shapes.values())]
+
+    def models(self, priority: Priority) -> Iterator[ModelName]:
+        """The models that jobs of a class wait for."""
+        return iter(self._classes[priority].shapes)
+
+    def waiting_for(self, model: ModelName) -> int:
+        """How many jobs wait for a model."""
+        return self._by_model.get(model, 0)
+
+    def waiting_models(self) -> list[ModelName]:
+        """The models that any job waits for, in the order of their names."""
+        return sorted(self._by_model)
+
+    def jobs_for(self, model: ModelName) -> list[Job]:
+        """Every job that waits for a model, oldest first. Walks the queue: for rare decisions only."""
+        found = [job for job in self._queued.values() if job.spec.model == model]
+        return sorted(found, key=lambda job: job.sequence)
+
+    def position(self, job: Job) -> int:
+        """How many jobs are served before this one: those of higher classes and the older ones of its own."""
+        ahead = sum(g.depth for p, g in self._classes.items() if p < job.spec.priority)
+        own = job.sequence // _RUN
+        for run, sequences in self._classes[job.spec.priority].runs.items():
+            if run < own:
+                ahead += len(sequences)
+            elif run == own:
+                ahead += sum(1 for sequence in sequences if sequence < job.sequence)
+        return ahead

@@ -1,0 +1,121 @@
+"""Everything that the queen decides by. The loop owns it, `step` updates it in place, nothing else writes it."""
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum, unique
+
+from beeyard_core.fleet import DesiredWorker, Fleet
+from beeyard_core.forecast import Forecast
+from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, TenantId, WorkerId
+from beeyard_core.job import Job
+from beeyard_core.lease import Lease
+from beeyard_core.queue import JobQueue
+
+
+@unique
+class TimerKind(Enum):
+    """What a timer is for."""
+
+    DEADLINE = "deadline"
+    SILENCE = "silence"
+
+
+@dataclass(slots=True)
+class Wish:
+    """A worker that should be, and where. `device` is empty: the pool manager chooses."""
+
+    pool_id: PoolId
+    desired: DesiredWorker
+    wished_at_ms: int
+    #: The host reported the process at least once.
+    is_seen: bool = False
+
+
+@dataclass(slots=True)
+class LoadFailures:
+    """How often in a row a model could not be loaded, why, and when it may be tried again."""
+
+    count: int
+    retry_at_ms: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the operator chose.
+
+    Attributes:
+        incarnation: Drawn at each start; part of the names of workers that this queen asks for.
+        default_model: What a job without a model gets; empty: the only model there is.
+        keep: Workers that should always run, by model.
+    """
+
+    incarnation: str = "q"
+    default_model: ModelName = ModelName("")
+    keep: tuple[tuple[ModelName, int], ...] = ()
+
+
+@dataclass(slots=True)
+class QueenState:
+    """The queen's whole memory.
+
+    Attributes:
+        jobs: Every job that has not ended, and the youngest ended ones.
+        leases: Every lease that occupies a slot, by id.
+        requests: Job by idempotency key.
+        ended: Ended jobs still kept, oldest first.
+        timers: Heap of (due in monotonic ms, number, kind, id); `armed` has the kind and id of each.
+        wishes: Workers that should be, by id.
+        answered: Worker ids by the idempotency key of the operator's request.
+    """
+
+    settings: Settings = Settings()
+    jobs: dict[JobId, Job] = field(default_factory=dict)
+    leases: dict[LeaseId, Lease] = field(default_factory=dict)
+    queue: JobQueue = field(default_factory=JobQueue)
+    fleet: Fleet = field(default_factory=Fleet)
+    forecast: Forecast = field(default_factory=Forecast)
+    requests: dict[tuple[TenantId, str], JobId] = field(default_factory=dict)
+    ended: deque[JobId] = field(default_factory=deque)
+    timers: list[tuple[int, int, TimerKind, str]] = field(default_factory=list)
+    timer_count: int = 0
+    armed: set[tuple[TimerKind, str]] = field(default_factory=set)
+    wishes: dict[WorkerId, Wish] = field(default_factory=dict)
+    answered: dict[str, WorkerId] = field(default_factory=dict)
+    failures: dict[ModelName, LoadFailures] = field(default_factory=dict)
+    desired_sent: dict[PoolId, tuple[DesiredWorker, ...]] = field(default_factory=dict)
+    worker_count: int = 0
+    sequence: int = 0
+    epoch: Epoch = Epoch(0)
+    is_draining: bool = False
+
+    def next_epoch(self) -> Epoch:
+        """Return an epoch that no lease ever had."""
+        self.epoch = Epoch(self.epoch + 1)
+        return self.epoch
+
+    def next_sequence(self) -> int:
+        """Return the next number in the order of acceptance."""
+        self.sequence += 1
+        return self.sequence
+
+    def set_timer(self, due_ms: int, kind: TimerKind, key: str) -> None:
+        """Ask to be reminded at a monotonic time, unless a reminder of that kind and key is pending already.
+
+        A timer is never cancelled; what it finds when it fires decides, and may set it anew.
+        """
+        if (kind, key) in self.armed:
+            return
+        self.armed.add((kind, key))
+        self.timer_count += 1
+        heapq.heappush(self.timers, (due_ms, self.timer_count, kind, key))
+
+    def due_timers(self, now_ms: int) -> list[tuple[TimerKind, str]]:
+        """Take out every timer that is due, in order."""
+        due = []
+        while self.timers and self.timers[0][0] <= now_ms:
+            _, _, kind, key = heapq.heappop(self.timers)
+            self.armed.discard((kind, key))
+            due.append((kind, key))
+        return due
