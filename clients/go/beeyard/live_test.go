@@ -1,0 +1,163 @@
+package beeyard_test
+
+// Tests against a live queen: they run where BEEYARD_QUEEN names one (HOST:PORT) and BEEYARD_MODEL a model that it
+// serves, and are skipped, not passed, elsewhere. `tests/wire/test_go_client.py` starts the queen and checks that none
+// was skipped.
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/beeyard/beeyard/clients/go/beeyard"
+)
+
+// live returns a client of the queen under test and the model to ask for.
+func live(t *testing.T) (*beeyard.Client, string) {
+	t.Helper()
+	address := os.Getenv("BEEYARD_QUEEN")
+	if address == "" {
+		t.Skip("NOT RUN: set BEEYARD_QUEEN to a queen's HOST:PORT, and BEEYARD_MODEL to a model that it serves")
+	}
+	client, err := beeyard.Dial(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	return client, os.Getenv("BEEYARD_MODEL")
+}
+
+func TestLiveExampleStreamsAnAnswer(t *testing.T) {
+	client, model := live(t)
+	var out strings.Builder
+	count, err := stream(t.Context(), client, model, &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if count != 16 || !strings.Contains(out.String(), "[worker ") || !strings.Contains(out.String(), "tokens/s]") {
+		t.Errorf("%d tokens: %s", count, out.String())
+	}
+}
+
+func TestLiveSameSeedGivesTheSameText(t *testing.T) {
+	client, model := live(t)
+	texts := map[string]bool{}
+	for range 2 {
+		stream, err := client.Infer(t.Context(), beeyard.Request{Model: model, Prompt: "bee", MaxTokens: 8, Seed: new(int64(7))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := stream.Collect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[answer.Text] = true
+	}
+	if len(texts) != 1 {
+		t.Errorf("texts differ: %v", texts)
+	}
+}
+
+func TestLiveAJobIsSubmittedWatchedListedAndFound(t *testing.T) {
+	client, model := live(t)
+	request := beeyard.Request{
+		RequestID: "go-live-" + t.Name(), Model: model, Prompt: "bee", MaxTokens: 8, TenantID: "go-live",
+	}
+	job, err := client.Submit(t.Context(), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := client.Submit(t.Context(), request)
+	if err != nil || again.GetJobId() != job.GetJobId() {
+		t.Errorf("the same request id gave %v, %v", again, err)
+	}
+	stream, err := client.Watch(t.Context(), job.GetJobId(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, err := stream.Collect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rest, err := client.Watch(t.Context(), job.GetJobId(), 5); err != nil {
+		t.Error(err)
+	} else if part, err := rest.Collect(); err != nil || !strings.HasSuffix(whole.Text, part.Text) || part.Text == "" {
+		t.Errorf("from token 5: %q of %q, %v", part.Text, whole.Text, err)
+	}
+	if job, err = client.Get(t.Context(), job.GetJobId()); err != nil || job.GetState() != beeyard.JobCompleted {
+		t.Errorf("got %v, %v", job, err)
+	}
+	found := false
+	for listed, err := range client.List(t.Context(), beeyard.Filter{TenantID: "go-live"}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		found = found || listed.GetJobId() == job.GetJobId()
+	}
+	if !found {
+		t.Error("the job is not listed")
+	}
+}
+
+func TestLiveACancelledJobDeliversNoMore(t *testing.T) {
+	client, model := live(t)
+	stream, err := client.Infer(t.Context(), beeyard.Request{Model: model, Prompt: "bee", MaxTokens: 1_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	job, err := client.Cancel(t.Context(), stream.JobID())
+	if err != nil || job.GetState() != beeyard.JobCancelled {
+		t.Fatalf("got %v, %v", job, err)
+	}
+	if _, err := stream.Collect(); !errors.Is(err, beeyard.ErrCancelled) {
+		t.Errorf("got %v", err)
+	}
+	if again, err := client.Cancel(t.Context(), job.GetJobId()); err != nil || again.GetState() != beeyard.JobCancelled {
+		t.Errorf("cancelled twice: %v, %v", again, err)
+	}
+}
+
+func TestLiveRefusalsAreTyped(t *testing.T) {
+	client, model := live(t)
+	for name, trial := range map[string]struct {
+		request beeyard.Request
+		reason  beeyard.Reason
+		field   string
+	}{
+		"nothing to continue": {beeyard.Request{Model: model}, beeyard.ReasonInvalidRequest, "prompt"},
+		"negative limit":      {beeyard.Request{Model: model, Prompt: "bee", MaxTokens: -1}, beeyard.ReasonInvalidRequest, "max_tokens"},
+		"unknown model":       {beeyard.Request{Model: "no-such-model", Prompt: "bee"}, beeyard.ReasonModelNotFound, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := client.Infer(t.Context(), trial.request)
+			var refused *beeyard.Error
+			if !errors.As(err, &refused) || refused.Reason != trial.reason {
+				t.Fatalf("got %v", err)
+			}
+			if trial.field != "" && refused.Field != trial.field {
+				t.Errorf("field %q", refused.Field)
+			}
+		})
+	}
+	var refused *beeyard.Error
+	if _, err := client.Get(t.Context(), "no-such-job"); !errors.As(err, &refused) || refused.Reason != beeyard.ReasonJobNotFound {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestLiveTheFleetIsListed(t *testing.T) {
+	client, model := live(t)
+	pools, err := client.Pools(t.Context())
+	if err != nil || len(pools) == 0 {
+		t.Errorf("pools %v, %v", pools, err)
+	}
+	workers, err := client.Workers(t.Context(), "", model)
+	if err != nil || len(workers) == 0 {
+		t.Errorf("workers %v, %v", workers, err)
+	}
+	models, err := client.Models(t.Context())
+	if err != nil || len(models) == 0 {
+		t.Errorf("models %v, %v", models, err)
+	}
+}
