@@ -1,4 +1,4 @@
-"""Settings of a service from `beeyard.toml`, the environment and the command line, refused as a whole if a key is wrong.
+"""Settings of a service from `beeyard.toml`, the environment and the command line; one wrong key refuses them all.
 
 Later sources win: defaults, then the file, then `BEEYARD_<ROLE>_*`, then the command line. A key that nobody knows is
 an error, since a misspelt limit that is silently ignored is found out only when it is needed.
@@ -126,7 +126,9 @@ def _read_env(cls: type[ServiceSettings], prefix: str) -> dict[str, object]:
         return dict(EnvSettingsSource(cls, env_prefix=prefix)())
     except SettingsError as fault:
         field = next((name for name in cls.model_fields if f'"{name}"' in str(fault)), "")
-        raise ConfigInvalid(f"environment variable {prefix}{field.upper()} is not valid JSON") from None
+        raise ConfigInvalid(
+            f"environment variable {prefix}{field.upper()} is not valid JSON"
+        ) from None
 
 
 def _refuse_unknown(cls: type[ServiceSettings], given: Iterable[str], *, origin: str) -> None:

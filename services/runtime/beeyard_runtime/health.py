@@ -12,12 +12,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from beeyard_runtime.rpc_errors import refuse
 
+Context = grpc.aio.ServicerContext[object, object]
+
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-class Health(health_pb2_grpc.HealthServicer):
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # ships no types
     """Whether this process takes calls. Every service of it has the same state, since they drain together."""
 
     def __init__(self) -> None:
@@ -49,24 +51,24 @@ class Health(health_pb2_grpc.HealthServicer):
         self._is_closed = True
         self._wake()
 
-    async def Check(
-        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
+    async def Check(  # noqa: N802  # named by the protocol
+        self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> health_pb2.HealthCheckResponse:
         """Answer the state of one service; NOT_FOUND if it is none of ours, as the health protocol asks."""
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
         return health_pb2.HealthCheckResponse(status=self._status)
 
-    async def List(
-        self, request: health_pb2.HealthListRequest, context: grpc.aio.ServicerContext
+    async def List(  # noqa: N802  # named by the protocol
+        self, request: health_pb2.HealthListRequest, context: Context
     ) -> health_pb2.HealthListResponse:
         """Answer the state of every service."""
         del request, context
         state = health_pb2.HealthCheckResponse(status=self._status)
         return health_pb2.HealthListResponse(statuses=dict.fromkeys(self._services, state))
 
-    async def Watch(
-        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
+    async def Watch(  # noqa: N802  # named by the protocol
+        self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> None:
         """Send the state of one service now and whenever it changes; ends with UNAVAILABLE when the server stops."""
         last = None

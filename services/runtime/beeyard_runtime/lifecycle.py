@@ -15,7 +15,15 @@ from typing import NoReturn
 from beeyard_runtime.faults import ConfigInvalid, ListenFailed, StartFailed
 from beeyard_runtime.log import get_log
 
-__all__ = ["ConfigInvalid", "ListenFailed", "StartFailed", "Stop", "announce", "report_fault", "run_service"]
+__all__ = [
+    "ConfigInvalid",
+    "ListenFailed",
+    "StartFailed",
+    "Stop",
+    "announce",
+    "report_fault",
+    "run_service",
+]
 
 EXIT_HARD = 130
 
@@ -56,7 +64,7 @@ def run_service(main: Callable[[Stop], Awaitable[None]], name: str) -> int:
             runner.run(_supervise(main))
     except StartFailed as fault:
         return report_fault(name, fault)
-    except Exception:
+    except Exception:  # noqa: BLE001  # a bug: shown with its traceback, and told by the exit code
         get_log("lifecycle").exception("service_crashed", role=name)
         return 1
     return 0
@@ -65,7 +73,8 @@ def run_service(main: Callable[[Stop], Awaitable[None]], name: str) -> int:
 def report_fault(name: str, fault: StartFailed) -> int:
     """Print the fault as one line on stderr and return the exit code that goes with it."""
     message = " ".join(str(fault).split())
-    print(f"beeyard {name}: {message}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"beeyard {name}: {message}\n")
+    sys.stderr.flush()
     return fault.exit_code
 
 
@@ -78,7 +87,8 @@ def announce(name: str, address: str, **fields: str | int | None) -> None:
         fields: Further facts, such as `admin_address`; a None is left out.
     """
     line = {"ready": name, "address": address, **{k: v for k, v in fields.items() if v is not None}}
-    print(json.dumps(line), flush=True)
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
 
 
 async def _supervise(main: Callable[[Stop], Awaitable[None]]) -> None:
@@ -107,8 +117,7 @@ def _exit_hard() -> NoReturn:
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
-        import uvloop
+        import uvloop  # noqa: PLC0415  # absent where it has no build
     except ImportError:
-        # uvloop has no Windows build; there the standard loop serves.
         return None
     return uvloop.new_event_loop

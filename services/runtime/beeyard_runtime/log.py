@@ -12,7 +12,12 @@ import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
 LogFormat = Literal["json", "console"]
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
 LEVELS = tuple(_LEVELS)
 
 
@@ -35,8 +40,7 @@ def setup_log(service: str, *, fmt: LogFormat = "console", level: str = "info") 
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=False,
+        logger_factory=_stderr,
     )
     _capture_foreign(shared, render, threshold)
 
@@ -44,6 +48,20 @@ def setup_log(service: str, *, fmt: LogFormat = "console", level: str = "info") 
 def get_log(name: str) -> FilteringBoundLogger:
     """Return the logger of one room; `name` becomes the field `room`."""
     return cast("FilteringBoundLogger", structlog.get_logger(room=name))
+
+
+class _Stderr:
+    """Writes to whatever `sys.stderr` is at the time, as the standard library's handlers of last resort do."""
+
+    def msg(self, message: str) -> None:
+        sys.stderr.write(message + "\n")
+        sys.stderr.flush()
+
+    debug = info = warning = error = critical = exception = log = msg
+
+
+def _stderr(*_args: object) -> _Stderr:
+    return _Stderr()
 
 
 def _shared_processors(service: str) -> list[Processor]:
@@ -69,6 +87,15 @@ def _renderer(fmt: LogFormat) -> list[Processor]:
     return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
 
 
+def _keep_stdout_clean() -> None:
+    # What is logged before `setup_log`, or in a test without it, must not go to stdout either.
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, *_renderer("console")],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=_stderr,
+    )
+
+
 def _capture_foreign(shared: list[Processor], render: list[Processor], threshold: int) -> None:
     sink = logging.StreamHandler(sys.stderr)
     sink.setFormatter(
@@ -81,3 +108,6 @@ def _capture_foreign(shared: list[Processor], render: list[Processor], threshold
     root.handlers[:] = [sink]
     # Other libraries' debug lines may quote what they carry, so they are never asked for them.
     root.setLevel(max(threshold, logging.INFO))
+
+
+_keep_stdout_clean()

@@ -20,7 +20,9 @@ def add_reflection(services: list[str], server: grpc.aio.Server) -> None:
     """Register reflection of `services` and of itself, under v1 and v1alpha."""
     pool = descriptor_pool.Default()
     _describe_v1(pool)
-    servicer = reflection_aio.ReflectionServicer([*services, SERVICE_V1, SERVICE_V1ALPHA], pool=pool)
+    servicer = reflection_aio.ReflectionServicer(
+        [*services, SERVICE_V1, SERVICE_V1ALPHA], pool=pool
+    )
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
     method = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,

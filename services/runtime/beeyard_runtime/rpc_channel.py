@@ -4,7 +4,7 @@ A `traceparent` is added by wrapping each method once, not by grpc.aio's interce
 between the caller and every message of a stream.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar, cast
 
@@ -46,6 +46,7 @@ class _Cancellable(Protocol):
 
 CallT = TypeVar("CallT", bound=_Cancellable)
 _Method = Callable[..., object]
+_Metadata = Iterable[tuple[str, str | bytes]]
 
 
 def open_channel(address: str, *, telemetry: Telemetry | None = None) -> grpc.aio.Channel:
@@ -56,7 +57,7 @@ def open_channel(address: str, *, telemetry: Telemetry | None = None) -> grpc.ai
         telemetry: Where the current trace is read from, so that it goes on at the other side; None: no trace travels.
 
     Returns:
-        A channel for the generated stubs. Close it with `await channel.close()`.
+        A channel for the generated stubs. Close it with `await channel.close(None)`.
     """
     channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
     if telemetry is None:
@@ -94,25 +95,32 @@ class _TracedChannel:
         await self._channel.close(None)
 
     def unary_unary(self, *args: object, **kwargs: object) -> _Method:
-        return self._carry(cast("Callable[..., _Method]", self._channel.unary_unary)(*args, **kwargs))
+        return self._carry(
+            cast("Callable[..., _Method]", self._channel.unary_unary)(*args, **kwargs)
+        )
 
     def unary_stream(self, *args: object, **kwargs: object) -> _Method:
-        return self._carry(cast("Callable[..., _Method]", self._channel.unary_stream)(*args, **kwargs))
+        return self._carry(
+            cast("Callable[..., _Method]", self._channel.unary_stream)(*args, **kwargs)
+        )
 
     def stream_unary(self, *args: object, **kwargs: object) -> _Method:
-        return self._carry(cast("Callable[..., _Method]", self._channel.stream_unary)(*args, **kwargs))
+        return self._carry(
+            cast("Callable[..., _Method]", self._channel.stream_unary)(*args, **kwargs)
+        )
 
     def stream_stream(self, *args: object, **kwargs: object) -> _Method:
-        return self._carry(cast("Callable[..., _Method]", self._channel.stream_stream)(*args, **kwargs))
+        return self._carry(
+            cast("Callable[..., _Method]", self._channel.stream_stream)(*args, **kwargs)
+        )
 
     def _carry(self, method: _Method) -> _Method:
         telemetry = self._telemetry
 
-        def call(*args: object, metadata: object = None, **kwargs: object) -> object:
+        def call(*args: object, metadata: _Metadata | None = None, **kwargs: object) -> object:
             traceparent = telemetry.traceparent()
             if traceparent:
-                given = cast("tuple[tuple[str, str], ...]", tuple(metadata or ()))  # type: ignore[call-overload]
-                metadata = (*given, (semconv.TRACEPARENT, traceparent))
+                metadata = (*(metadata or ()), (semconv.TRACEPARENT, traceparent))
             return method(*args, metadata=metadata, **kwargs)
 
         return call

@@ -6,80 +6,86 @@ here, so that whoever adds a refusal sees the server's and the client's reading 
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, cast
 
 import grpc
 from beeyard_core import limits
 from beeyard_core.refusal import Refusal, Refused
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # ships none
 
 DOMAIN: Final = "beeyard"
 STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
 
-_QUOTA = frozenset({
-    Refusal.QUEUE_FULL_REJECT,
-    Refusal.QUEUE_FULL_DROP_LRU,
-    Refusal.QUOTA_EXCEEDED,
-    Refusal.BUDGET_EXCEEDED,
-})
+_QUOTA = frozenset(
+    {
+        Refusal.QUEUE_FULL_REJECT,
+        Refusal.QUEUE_FULL_DROP_LRU,
+        Refusal.QUOTA_EXCEEDED,
+        Refusal.BUDGET_EXCEEDED,
+    }
+)
 
-CODES: Final[Mapping[Refusal, grpc.StatusCode]] = MappingProxyType({
-    Refusal.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
-    Refusal.POLICY_INVALID: grpc.StatusCode.INVALID_ARGUMENT,
-    Refusal.REQUEST_ID_CONFLICT: grpc.StatusCode.ALREADY_EXISTS,
-    Refusal.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
-    Refusal.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
-    Refusal.JOB_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    Refusal.LEASE_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    Refusal.WORKER_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    Refusal.MODEL_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    Refusal.POLICY_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_MODEL: grpc.StatusCode.FAILED_PRECONDITION,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_ENGINE: grpc.StatusCode.FAILED_PRECONDITION,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_DEVICE_MASK: grpc.StatusCode.FAILED_PRECONDITION,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_VRAM: grpc.StatusCode.FAILED_PRECONDITION,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT: grpc.StatusCode.FAILED_PRECONDITION,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_COMPUTE_CAPABILITY: grpc.StatusCode.FAILED_PRECONDITION,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_QUANTIZATION: grpc.StatusCode.FAILED_PRECONDITION,
-    Refusal.POLICY_IMMUTABLE: grpc.StatusCode.FAILED_PRECONDITION,
-    Refusal.QUEUE_FULL_REJECT: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Refusal.QUEUE_FULL_DROP_LRU: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Refusal.QUOTA_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Refusal.BUDGET_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Refusal.CAPACITY_GATED: grpc.StatusCode.UNAVAILABLE,
-    Refusal.POOL_UNREADY: grpc.StatusCode.UNAVAILABLE,
-    Refusal.NO_WORKERS_AVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    Refusal.DRAINING: grpc.StatusCode.UNAVAILABLE,
-    Refusal.STORE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    Refusal.DEADLINE_UNMET: grpc.StatusCode.FAILED_PRECONDITION,
-    Refusal.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
-    Refusal.RESUME_OFFSET_GONE: grpc.StatusCode.OUT_OF_RANGE,
-    Refusal.WORKER_BUSY: grpc.StatusCode.ABORTED,
-    Refusal.LEASE_HOLDER_MISMATCH: grpc.StatusCode.ABORTED,
-    Refusal.STALE_EPOCH: grpc.StatusCode.ABORTED,
-    # What broke, but may well work elsewhere or later, is UNAVAILABLE; what will break again is INTERNAL.
-    Refusal.WORKER_COMMUNICATION_FAILED: grpc.StatusCode.UNAVAILABLE,
-    Refusal.WORKER_ERROR: grpc.StatusCode.UNAVAILABLE,
-    Refusal.WORKER_RESET: grpc.StatusCode.UNAVAILABLE,
-    Refusal.STREAM_READ_ERROR: grpc.StatusCode.UNAVAILABLE,
-    Refusal.VRAM_OOM: grpc.StatusCode.UNAVAILABLE,
-    Refusal.ATTEMPTS_EXHAUSTED: grpc.StatusCode.UNAVAILABLE,
-    Refusal.PARSE_ERROR: grpc.StatusCode.INTERNAL,
-    Refusal.MODEL_LOAD_FAILED: grpc.StatusCode.INTERNAL,
-    Refusal.INTERNAL: grpc.StatusCode.INTERNAL,
-})
+CODES: Final[Mapping[Refusal, grpc.StatusCode]] = MappingProxyType(
+    {
+        Refusal.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+        Refusal.POLICY_INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+        Refusal.REQUEST_ID_CONFLICT: grpc.StatusCode.ALREADY_EXISTS,
+        Refusal.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+        Refusal.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
+        Refusal.JOB_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+        Refusal.LEASE_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+        Refusal.WORKER_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+        Refusal.MODEL_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+        Refusal.POLICY_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+        Refusal.NO_CAPACITY_INCOMPATIBLE_MODEL: grpc.StatusCode.FAILED_PRECONDITION,
+        Refusal.NO_CAPACITY_INCOMPATIBLE_ENGINE: grpc.StatusCode.FAILED_PRECONDITION,
+        Refusal.NO_CAPACITY_INCOMPATIBLE_DEVICE_MASK: grpc.StatusCode.FAILED_PRECONDITION,
+        Refusal.NO_CAPACITY_INCOMPATIBLE_VRAM: grpc.StatusCode.FAILED_PRECONDITION,
+        Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT: grpc.StatusCode.FAILED_PRECONDITION,
+        Refusal.NO_CAPACITY_INCOMPATIBLE_COMPUTE_CAPABILITY: grpc.StatusCode.FAILED_PRECONDITION,
+        Refusal.NO_CAPACITY_INCOMPATIBLE_QUANTIZATION: grpc.StatusCode.FAILED_PRECONDITION,
+        Refusal.POLICY_IMMUTABLE: grpc.StatusCode.FAILED_PRECONDITION,
+        Refusal.QUEUE_FULL_REJECT: grpc.StatusCode.RESOURCE_EXHAUSTED,
+        Refusal.QUEUE_FULL_DROP_LRU: grpc.StatusCode.RESOURCE_EXHAUSTED,
+        Refusal.QUOTA_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+        Refusal.BUDGET_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+        Refusal.CAPACITY_GATED: grpc.StatusCode.UNAVAILABLE,
+        Refusal.POOL_UNREADY: grpc.StatusCode.UNAVAILABLE,
+        Refusal.NO_WORKERS_AVAILABLE: grpc.StatusCode.UNAVAILABLE,
+        Refusal.DRAINING: grpc.StatusCode.UNAVAILABLE,
+        Refusal.STORE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+        Refusal.DEADLINE_UNMET: grpc.StatusCode.FAILED_PRECONDITION,
+        Refusal.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+        Refusal.RESUME_OFFSET_GONE: grpc.StatusCode.OUT_OF_RANGE,
+        Refusal.WORKER_BUSY: grpc.StatusCode.ABORTED,
+        Refusal.LEASE_HOLDER_MISMATCH: grpc.StatusCode.ABORTED,
+        Refusal.STALE_EPOCH: grpc.StatusCode.ABORTED,
+        # What broke, but may well work elsewhere or later, is UNAVAILABLE; what will break again is INTERNAL.
+        Refusal.WORKER_COMMUNICATION_FAILED: grpc.StatusCode.UNAVAILABLE,
+        Refusal.WORKER_ERROR: grpc.StatusCode.UNAVAILABLE,
+        Refusal.WORKER_RESET: grpc.StatusCode.UNAVAILABLE,
+        Refusal.STREAM_READ_ERROR: grpc.StatusCode.UNAVAILABLE,
+        Refusal.VRAM_OOM: grpc.StatusCode.UNAVAILABLE,
+        Refusal.ATTEMPTS_EXHAUSTED: grpc.StatusCode.UNAVAILABLE,
+        Refusal.PARSE_ERROR: grpc.StatusCode.INTERNAL,
+        Refusal.MODEL_LOAD_FAILED: grpc.StatusCode.INTERNAL,
+        Refusal.INTERNAL: grpc.StatusCode.INTERNAL,
+    }
+)
 assert set(CODES) == set(Refusal)
 
 # What a status without our details most likely means.
-_REASONS_WITHOUT_DETAILS: Final[Mapping[grpc.StatusCode, Refusal]] = MappingProxyType({
-    grpc.StatusCode.UNAVAILABLE: Refusal.WORKER_COMMUNICATION_FAILED,
-    grpc.StatusCode.DEADLINE_EXCEEDED: Refusal.DEADLINE_EXCEEDED,
-    grpc.StatusCode.UNAUTHENTICATED: Refusal.UNAUTHENTICATED,
-    grpc.StatusCode.PERMISSION_DENIED: Refusal.PERMISSION_DENIED,
-    grpc.StatusCode.INVALID_ARGUMENT: Refusal.INVALID_REQUEST,
-})
+_REASONS_WITHOUT_DETAILS: Final[Mapping[grpc.StatusCode, Refusal]] = MappingProxyType(
+    {
+        grpc.StatusCode.UNAVAILABLE: Refusal.WORKER_COMMUNICATION_FAILED,
+        grpc.StatusCode.DEADLINE_EXCEEDED: Refusal.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNAUTHENTICATED: Refusal.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED: Refusal.PERMISSION_DENIED,
+        grpc.StatusCode.INVALID_ARGUMENT: Refusal.INVALID_REQUEST,
+    }
+)
 
 
 class RpcRefusal(Exception):
@@ -110,7 +116,11 @@ def refuse(
     """
     return RpcRefusal(
         Refused(
-            reason=reason, message=message, field=field, retry_after_ms=retry_after_ms, metadata=metadata
+            reason=reason,
+            message=message,
+            field=field,
+            retry_after_ms=retry_after_ms,
+            metadata=metadata,
         )
     )
 
@@ -162,7 +172,9 @@ def _details(refused: Refused, message: str) -> Iterable[Message]:
         yield error_details_pb2.BadRequest(field_violations=[violation])
     if refused.reason in _QUOTA:
         subject = refused.metadata.get("subject", "queue")
-        quota = error_details_pb2.QuotaFailure.Violation(subject=_cut(subject, value_max), description=message)
+        quota = error_details_pb2.QuotaFailure.Violation(
+            subject=_cut(subject, value_max), description=message
+        )
         yield error_details_pb2.QuotaFailure(violations=[quota])
 
 
@@ -172,7 +184,9 @@ def _cut(text: str, bytes_max: int) -> str:
 
 
 def _status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
-    for key, value in error.trailing_metadata() or ():
+    # The stubs take the metadata for something that cannot be iterated.
+    trailing = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
+    for key, value in trailing:
         if key == STATUS_DETAILS_KEY and isinstance(value, bytes):
             try:
                 return status_pb2.Status.FromString(value)
@@ -193,7 +207,7 @@ def _retry_after_ms_of(details: Iterable[AnyMessage]) -> int | None:
     found = error_details_pb2.RetryInfo()
     for detail in details:
         if detail.Unpack(found):
-            return found.retry_delay.ToMilliseconds()
+            return int(found.retry_delay.ToMilliseconds())
     return None
 
 
@@ -201,5 +215,5 @@ def _field_of(details: Iterable[AnyMessage]) -> str:
     found = error_details_pb2.BadRequest()
     for detail in details:
         if detail.Unpack(found) and found.field_violations:
-            return found.field_violations[0].field
+            return str(found.field_violations[0].field)
     return ""

@@ -9,9 +9,9 @@ request is decoded here and not by grpc, whose answer to malformed bytes is UNKN
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from typing import Final, NoReturn, cast
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from contextvars import Token
+from typing import Final, NoReturn, TypeAlias, cast
 
 import grpc
 from beeyard_core.refusal import Refusal, Refused
@@ -25,6 +25,7 @@ from beeyard_runtime.log import get_log
 from beeyard_runtime.rpc_errors import STATUS_DETAILS_KEY, RpcRefusal, refuse, to_status
 from beeyard_runtime.telemetry import Telemetry
 
+Method: TypeAlias = "grpc.RpcMethodHandler[object, object]"
 Context = grpc.aio.ServicerContext[object, object]
 Behaviour = Callable[[object, Context], object]
 Answer = Callable[[object, Context], Awaitable[object]]
@@ -32,18 +33,20 @@ Decode = Callable[[bytes], object]
 
 _INTERNAL: Final = Refused(reason=Refusal.INTERNAL, message="internal error")
 # Codes that are the server's fault; only these mark a server span as failed.
-_FAULTS = frozenset({
-    grpc.StatusCode.UNKNOWN,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.UNIMPLEMENTED,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DATA_LOSS,
-})
+_FAULTS = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
 _log = get_log("rpc")
 
 
-def wrap_method(path: str, method: grpc.RpcMethodHandler, telemetry: Telemetry) -> grpc.RpcMethodHandler:
+def wrap_method(path: str, method: Method, telemetry: Telemetry) -> Method:
     """Return `method` with everything round it that every method has.
 
     Args:
@@ -54,7 +57,8 @@ def wrap_method(path: str, method: grpc.RpcMethodHandler, telemetry: Telemetry) 
     name = path.lstrip("/")
     decode = cast("Decode", method.request_deserializer)
     behaviour = cast(
-        "Behaviour", method.unary_unary or method.unary_stream or method.stream_unary or method.stream_stream
+        "Behaviour",
+        method.unary_unary or method.unary_stream or method.stream_unary or method.stream_stream,
     )
     if method.request_streaming:
         decode_each, decode_once = _refusing(decode), None
@@ -69,7 +73,7 @@ def wrap_method(path: str, method: grpc.RpcMethodHandler, telemetry: Telemetry) 
     )
 
 
-_MAKERS: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler]] = {
+_MAKERS: dict[tuple[bool, bool], Callable[..., Method]] = {
     (False, False): grpc.unary_unary_rpc_method_handler,
     (False, True): grpc.unary_stream_rpc_method_handler,
     (True, False): grpc.stream_unary_rpc_method_handler,
@@ -82,7 +86,9 @@ def _refusing(decode: Decode) -> Decode:
         try:
             return decode(raw)
         except DecodeError:
-            raise refuse(Refusal.INVALID_REQUEST, "the request is not a valid message of its type") from None
+            raise refuse(
+                Refusal.INVALID_REQUEST, "the request is not a valid message of its type"
+            ) from None
 
     return decode_or_refuse
 
@@ -97,20 +103,19 @@ def _answer_one(behaviour: Behaviour) -> Answer:
 def _answer_stream(behaviour: Behaviour) -> Answer:
     async def answer(request: object, context: Context) -> None:
         result = behaviour(request, context)
-        if not hasattr(result, "__aiter__"):
+        if not isinstance(result, AsyncIterable):
             await cast("Awaitable[None]", result)
             return
-        # Iterated here and not by grpc, so that what it raises is seen; closed, so that its `finally` runs now.
-        async with aclosing(cast("_AsyncGenerator", result)) as messages:
-            async for message in messages:
+        # Iterated here instead of by grpc, so that what it raises is seen: as many steps a message, ours for theirs.
+        try:
+            async for message in result:
                 await context.write(message)
+        finally:
+            if isinstance(result, AsyncGenerator):
+                # Its own `finally` runs now and not when the garbage collector comes round.
+                await result.aclose()
 
     return answer
-
-
-class _AsyncGenerator(AsyncIterator[object]):
-    async def aclose(self) -> None:
-        raise NotImplementedError
 
 
 def _guarded(name: str, answer: Answer, decode: Decode | None, telemetry: Telemetry) -> Answer:
@@ -119,7 +124,7 @@ def _guarded(name: str, answer: Answer, decode: Decode | None, telemetry: Teleme
         try:
             request = decode(cast("bytes", raw)) if decode else raw
             return await answer(request, context)
-        except BaseException as fault:
+        except BaseException as fault:  # noqa: BLE001  # `fail` answers it or raises it again
             await call.fail(fault)
         finally:
             call.end()
@@ -130,7 +135,7 @@ def _guarded(name: str, answer: Answer, decode: Decode | None, telemetry: Teleme
 class _Call:
     """One call from its first byte to its status."""
 
-    __slots__ = ("_context", "_began", "_code", "_name", "_span", "_token")
+    __slots__ = ("_began", "_code", "_context", "_name", "_span", "_token")
 
     def __init__(self, name: str, context: Context, telemetry: Telemetry) -> None:
         self._name = name
@@ -140,7 +145,7 @@ class _Call:
         self._span: Span | None = None
         self._token = self._enter(telemetry)
 
-    def _enter(self, telemetry: Telemetry) -> object:
+    def _enter(self, telemetry: Telemetry) -> Token[otel_context.Context] | None:
         traceparent = _traceparent_of(self._context)
         if not telemetry.enabled:
             # Nothing of our own to tell, but a trace that passes through must come out at the other side.
@@ -165,7 +170,10 @@ class _Call:
         if isinstance(fault, grpc.aio.AbortError):
             self._code = _code_of(self._context)
             raise fault
-        if isinstance(fault, NotImplementedError) and _code_of(self._context) is grpc.StatusCode.UNIMPLEMENTED:
+        if (
+            isinstance(fault, NotImplementedError)
+            and _code_of(self._context) is grpc.StatusCode.UNIMPLEMENTED
+        ):
             self._code = grpc.StatusCode.UNIMPLEMENTED
             await self._context.abort(self._code, "this method is not implemented")
         if not isinstance(fault, Exception):
@@ -190,7 +198,7 @@ class _Call:
                 self._span.set_status(StatusCode.ERROR)
             self._span.end()
         if self._token is not None:
-            otel_context.detach(cast("otel_context.Token[otel_context.Context]", self._token))
+            otel_context.detach(self._token)
         took_ms = round((time.perf_counter() - self._began) * 1_000, 3)
         _log.debug("rpc_done", method=self._name, code=self._code.name, took_ms=took_ms)
 
@@ -209,7 +217,7 @@ def _refusal_in(fault: BaseException) -> RpcRefusal | None:
 
 
 def _cancelled_code(context: Context) -> grpc.StatusCode:
-    remaining_s = context.time_remaining()
+    remaining_s = cast("float | None", context.time_remaining())
     late = remaining_s is not None and remaining_s <= 0
     return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
 

@@ -21,7 +21,7 @@ from beeyard_runtime.faults import ListenFailed
 from beeyard_runtime.health import Health
 from beeyard_runtime.log import get_log
 from beeyard_runtime.reflection import add_reflection
-from beeyard_runtime.rpc_methods import wrap_method
+from beeyard_runtime.rpc_methods import Method, wrap_method
 from beeyard_runtime.telemetry import Telemetry
 
 __all__ = ["ListenFailed", "RpcServer"]
@@ -55,7 +55,9 @@ class RpcServer:
     It is SERVING from `start` on, unless `set_serving(False)` was called before.
     """
 
-    def __init__(self, name: str, *, listen: str, admin_listen: str | None = None, telemetry: Telemetry) -> None:
+    def __init__(
+        self, name: str, *, listen: str, admin_listen: str | None = None, telemetry: Telemetry
+    ) -> None:
         """Prepare a server; nothing is bound yet.
 
         Args:
@@ -98,7 +100,9 @@ class RpcServer:
         self._main.reflect()
         port, self.address = self._main.bind(self._listen)
         if self._admin and self._admin_listen is not None:
-            self._admin.register(channelz_pb2_grpc.add_ChannelzServicer_to_server, channelz_aio.ChannelzServicer())
+            self._admin.register(
+                channelz_pb2_grpc.add_ChannelzServicer_to_server, channelz_aio.ChannelzServicer()
+            )
             self._admin.register(health_pb2_grpc.add_HealthServicer_to_server, self._health)
             self._admin.reflect()
             _, self.admin_address = self._admin.bind(self._admin_listen)
@@ -106,7 +110,9 @@ class RpcServer:
         await self._main.server.start()
         if not self._is_held_back:
             self._health.set_serving(serving=True)
-        get_log("rpc").info("listening", role=self._name, address=self.address, admin=self.admin_address)
+        get_log("rpc").info(
+            "listening", role=self._name, address=self.address, admin=self.admin_address
+        )
         return port
 
     async def drain(self) -> None:
@@ -141,9 +147,7 @@ class _Listener:
     def reflect(self) -> None:
         add_reflection(list(self.services), cast("grpc.aio.Server", self))
 
-    def add_registered_method_handlers(
-        self, service: str, methods: Mapping[str, grpc.RpcMethodHandler]
-    ) -> None:
+    def add_registered_method_handlers(self, service: str, methods: Mapping[str, Method]) -> None:
         """Take the methods of one service, as generated code of grpcio 1.65 and later offers them."""
         if service not in self.services:
             self.services.append(service)
@@ -154,7 +158,7 @@ class _Listener:
         # Missing in the stubs.
         self.server.add_registered_method_handlers(service, wrapped)  # type: ignore[attr-defined]
 
-    def add_generic_rpc_handlers(self, rooms: Sequence[grpc.GenericRpcHandler]) -> None:
+    def add_generic_rpc_handlers(self, rooms: Sequence[object]) -> None:
         """Ignore what is offered again as registered methods, and would come here unwrapped."""
 
     def bind(self, listen: str) -> tuple[int, str]:
@@ -165,7 +169,9 @@ class _Listener:
         try:
             bound = self.server.add_insecure_port(f"{shown}:{port}")
         except RuntimeError:
-            raise ListenFailed(f"cannot listen on {listen}: the address was taken just now") from None
+            raise ListenFailed(
+                f"cannot listen on {listen}: the address was taken just now"
+            ) from None
         return bound, f"{shown}:{bound}"
 
 

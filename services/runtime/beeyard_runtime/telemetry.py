@@ -9,7 +9,7 @@ import os
 import uuid
 from importlib.metadata import PackageNotFoundError, version
 
-from opentelemetry import context as otel_context
+from beeyard_core import limits
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
@@ -17,7 +17,6 @@ from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import NonRecordingSpan, NoOpTracer, Span, SpanContext, TraceFlags, Tracer
 
-from beeyard_core import limits
 from beeyard_runtime import semconv
 
 _ENDPOINT_ENVS = ("BEEYARD_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -81,17 +80,23 @@ def setup_telemetry(
         exporter: Used instead of OTLP, for tests.
         instance: Which of several processes of that role; a random one if empty.
     """
-    endpoint = otlp_endpoint or next((os.environ[name] for name in _ENDPOINT_ENVS if os.environ.get(name)), "")
+    endpoint = otlp_endpoint or next(
+        (os.environ[name] for name in _ENDPOINT_ENVS if os.environ.get(name)), ""
+    )
     if exporter is None and endpoint:
         exporter = _otlp_exporter(endpoint)
     if exporter is None:
         return Telemetry()
-    resource = Resource.create({
-        semconv.SERVICE_NAME: f"beeyard.{service}",
-        semconv.SERVICE_INSTANCE_ID: instance or uuid.uuid4().hex,
-        semconv.SERVICE_VERSION: _version(),
-    })
-    provider = TracerProvider(resource=resource, span_limits=SpanLimits(max_attributes=64), shutdown_on_exit=False)
+    resource = Resource.create(
+        {
+            semconv.SERVICE_NAME: f"beeyard.{service}",
+            semconv.SERVICE_INSTANCE_ID: instance or uuid.uuid4().hex,
+            semconv.SERVICE_VERSION: _version(),
+        }
+    )
+    provider = TracerProvider(
+        resource=resource, span_limits=SpanLimits(max_attributes=64), shutdown_on_exit=False
+    )
     provider.add_span_processor(
         BatchSpanProcessor(
             exporter,
@@ -104,14 +109,9 @@ def setup_telemetry(
     return Telemetry(provider)
 
 
-def attach(context: Context) -> object:
-    """Make `context` current in this task; give the token back to `detach`."""
-    return otel_context.attach(context)
-
-
 def _otlp_exporter(endpoint: str) -> SpanExporter:
-    # Imported only when asked for: it costs a tenth of a second that a service without a collector need not pay.
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    # Imported only when asked for: a service without a collector need not pay its tenth of a second.
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
 
     url = endpoint if "://" in endpoint else f"http://{endpoint}"
     return OTLPSpanExporter(
@@ -123,7 +123,11 @@ def _otlp_exporter(endpoint: str) -> SpanExporter:
 
 def _parse(traceparent: str) -> SpanContext | None:
     parts = traceparent.split("-")
-    if len(parts) < _TRACEPARENT_PARTS or parts[0] == "ff" or (parts[0] == "00" and len(parts) > _TRACEPARENT_PARTS):
+    if (
+        len(parts) < _TRACEPARENT_PARTS
+        or parts[0] == "ff"
+        or (parts[0] == "00" and len(parts) > _TRACEPARENT_PARTS)
+    ):
         return None
     if tuple(map(len, parts[:_TRACEPARENT_PARTS])) != _TRACEPARENT_LENGTHS:
         return None

@@ -102,5 +102,5 @@ async def serving(
     try:
         yield Served(server, channel)
     finally:
-        await channel.close()
+        await channel.close(None)
         await server.stop(0)
