@@ -14,7 +14,7 @@ import mmap
 import pathlib
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 MAGIC: Final = b"GGUF"
 VERSIONS: Final = (2, 3)
@@ -53,7 +53,8 @@ _QUANTIZATIONS: Final = {
 # Compute buffers and the tokenizer, beside weights and KV cache: measured 60 to 150 MiB for models up to 8B.
 _MARGIN_BYTES: Final = 96 << 20
 
-type Scalar = int | float | bool | str
+Scalar: TypeAlias = int | float | bool | str
+_Value: TypeAlias = Scalar | tuple[Scalar | bytes, ...]
 
 
 class ModelFileInvalid(Exception):
@@ -138,9 +139,6 @@ def read_gguf_tokens(path: pathlib.Path) -> GgufTokens:
         tuple(text for text in texts if isinstance(text, bytes)),
         tuple(int(kind) for kind in known),
     )
-
-
-type _Value = Scalar | tuple[Scalar | bytes, ...]
 
 
 @contextlib.contextmanager
@@ -279,10 +277,8 @@ def _kv_bytes(keys: Mapping[str, _Value], architecture: str) -> int:
         keys, f"{architecture}.attention.value_length", width
     )
     shared = keys.get(f"{architecture}.attention.head_count_kv", heads)
-    if isinstance(shared, tuple):  # one count for each layer
-        total = sum(int(count) for count in shared)
-    else:
-        total = layers * int(shared)
+    # A tuple has one count for each layer.
+    total = sum(map(int, shared)) if isinstance(shared, tuple) else layers * int(shared)
     return int(total * per_head) * 2
 
 
