@@ -103,14 +103,6 @@ class DrainWorker:
 
 
 @dataclass(frozen=True, slots=True)
-class AnnounceStarted:
-    """Tell followers of the job that an attempt began."""
-
-    job_id: JobId
-    lease_id: LeaseId
-
-
-@dataclass(frozen=True, slots=True)
 class AnnounceRequeued:
     """Tell followers that the job waits for another attempt."""
 
@@ -176,7 +168,6 @@ Effect = (
     | Welcome
     | RefuseWorker
     | DrainWorker
-    | AnnounceStarted
     | AnnounceRequeued
     | AnnounceEnded
     | ForgetJob

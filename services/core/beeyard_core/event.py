@@ -126,7 +126,7 @@ class LeaseStopped:
 
 @dataclass(frozen=True, slots=True)
 class PoolReported:
-    """A host's snapshot arrived. `is_first` on the first one of a stream, which is answered with the desired workers."""
+    """A host's snapshot arrived; the first of a stream is answered with the desired workers."""
 
     report: PoolReport
     is_first: bool = False

@@ -151,6 +151,14 @@ class JobSpec:
         return self.prompt_tokens + self.max_tokens
 
     @property
+    def kv_tokens_min(self) -> int:
+        """KV memory that the job needs even if its prompt is half as long as estimated, in tokens.
+
+        Only what is certain may refuse a job for good; the worker, which has the tokenizer, decides the rest.
+        """
+        return self.prompt_tokens // 2 + self.max_tokens
+
+    @property
     def shape(self) -> "Shape":
         """Everything that decides which workers can take the job: jobs of one shape are interchangeable for that."""
         return Shape(self.model, self.engine, self.requirements, self.placement)

@@ -95,6 +95,14 @@ CANDIDATES_KEPT_MAX: Final = 32
 CHECKPOINT_INTERVAL_MS: Final = 1_000
 CHECKPOINT_TOKENS: Final = 256
 
+# --- The store ---
+# Jobs deleted by one call: a commit waits for that long at most.
+STORE_FORGET_JOBS_MAX: Final = 500
+# The write-ahead log is moved into the database at this length, in pages of 4 KiB ...
+STORE_LOG_PAGES_MAX: Final = 4_096
+# ... and this long after a prompt was erased, so that its bytes are gone from the log too.
+STORE_ERASURE_DELAY_MS: Final = 5_000
+
 # --- The worker ---
 SLOTS_MAX: Final = 256
 UNACKNOWLEDGED_TOKENS_MAX: Final = 4_096
@@ -124,6 +132,9 @@ READY_POLL_MS: Final = 20
 STATUS_DEADLINE_MS: Final = 2_000
 LOADING_POLL_MS: Final = 200
 WORKER_LOAD_TIMEOUT_MS: Final = 30 * 60_000
+# A worker that failed, or that was told to drain, gets so long between SIGTERM and SIGKILL at the end of its grace.
+WORKER_KILL_MARGIN_MS: Final = 2_000
+assert WORKER_KILL_MARGIN_MS < WORKER_STOP_GRACE_MS
 # A process that runs but answers no status for so long is hung, and is ended. Loading may hold the interpreter for long.
 WORKER_SILENCE_MAX_MS: Final = 60_000
 assert WORKER_SILENCE_MAX_MS >= 5 * (SUPERVISOR_INTERVAL_MS + STATUS_DEADLINE_MS)

@@ -119,7 +119,7 @@ def _dotted(capability: tuple[int, int] | None) -> str:
 
 
 def _context_mismatch(spec: JobSpec, offering: Offering) -> Exclusion | None:
-    need = max(spec.kv_tokens, spec.requirements.min_context_tokens)
+    need = max(spec.kv_tokens_min, spec.requirements.min_context_tokens)
     if offering.context_tokens and need > offering.context_tokens:
         detail = f"needs a context of about {need} tokens, has {offering.context_tokens}"
         return Exclusion(Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT, detail)
@@ -139,8 +139,10 @@ def unreadiness(spec: JobSpec, fleet: Fleet, worker: Worker, now_ms: int) -> Exc
         return Exclusion(Refusal.WORKER_BUSY, f"all {report.slots_total} slots are taken")
     if worker.is_saturated:
         return Exclusion(Refusal.WORKER_BUSY, "refused an offer since its last heartbeat")
-    if spec.kv_tokens > worker.kv_tokens_free:
-        detail = f"needs {spec.kv_tokens} KV tokens, {worker.kv_tokens_free} are free"
+    # An estimate above all that there is must not wait for ever: the worker decides by the exact count.
+    need = min(spec.kv_tokens, report.kv_tokens_total)
+    if need > worker.kv_tokens_free:
+        detail = f"needs {need} KV tokens, {worker.kv_tokens_free} are free"
         return Exclusion(Refusal.WORKER_BUSY, detail)
     return None
 

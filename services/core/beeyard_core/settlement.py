@@ -7,7 +7,6 @@ names. What does not pass is counted and answered so that the worker forgets it;
 from beeyard_core.dispatch import end, free, requeue, retry_or_fail
 from beeyard_core.effect import (
     AcknowledgeResult,
-    AnnounceStarted,
     CountStaleEpoch,
     Effect,
     SaveJobSoon,
@@ -54,7 +53,6 @@ def offer_accepted(state: QueenState, event: OfferAccepted, effects: list[Effect
     lease = _held(state, event, effects)
     if lease is not None and lease.state is LeaseState.OFFERED:
         lease.move(LeaseVerb.ACCEPT)
-        effects.append(AnnounceStarted(lease.job_id, lease.lease_id))
 
 
 def offer_refused(
