@@ -49,7 +49,10 @@ generate_go() {
         echo "generate: Go types skipped: 'go' is not on PATH (install Go 1.26 or later)" >&2
         return
     fi
-    (cd clients/go && GOBIN=$STAGE/bin go install tool)
+    if ! (cd clients/go && GOBIN=$STAGE/bin go install tool) >"$STAGE/log" 2>&1; then
+        echo "generate: Go types skipped: the plugins that clients/go/go.mod names cannot be built ($(tail -n 1 "$STAGE/log"))" >&2
+        return
+    fi
     out=$STAGE/go
     mkdir "$out"
     module=module=github.com/beeyard/beeyard/clients/go
@@ -68,7 +71,10 @@ generate_typescript() {
     # Reinstalled only when the lock file changed: npm writes this file at the end of each install.
     installed=clients/web/node_modules/.package-lock.json
     if [ ! -e "$installed" ] || [ clients/web/package-lock.json -nt "$installed" ]; then
-        (cd clients/web && npm ci --no-audit --no-fund --loglevel=error)
+        if ! (cd clients/web && npm ci --no-audit --no-fund --loglevel=error) >"$STAGE/log" 2>&1; then
+            echo "generate: TypeScript types skipped: npm cannot install the plugin ($(tail -n 1 "$STAGE/log"))" >&2
+            return
+        fi
     fi
     out=$STAGE/web
     mkdir "$out"

@@ -36,6 +36,8 @@ type (
 	Worker = queenv1.Worker
 	// Model is one model of the fleet.
 	Model = queenv1.FleetModel
+	// Fleet is the whole fleet at one moment.
+	Fleet = queenv1.FleetSnapshot
 	// HostSnapshot is what one host is and does.
 	HostSnapshot = poolv1.HostSnapshot
 	// FinishReason is why a generation ended by itself.
@@ -204,6 +206,23 @@ func (c *Client) Workers(ctx context.Context, poolID, model string) ([]*Worker, 
 func (c *Client) Models(ctx context.Context) ([]*Model, error) {
 	answer, err := unary(ctx, c.fleet.ListModels, &queenv1.ListModelsRequest{})
 	return answer.GetModels(), err
+}
+
+// WatchFleet returns the fleet at once and again after each change, at most every minInterval (100 ms to a minute; 0 for
+// a second). It stops after the first error; leaving the loop ends the call.
+func (c *Client) WatchFleet(ctx context.Context, minInterval time.Duration) iter.Seq2[*Fleet, error] {
+	return func(yield func(*Fleet, error) bool) {
+		call, cancel := context.WithCancel(ctx)
+		defer cancel()
+		stream, err := c.fleet.WatchFleet(call, &queenv1.WatchFleetRequest{MinIntervalMs: minInterval.Milliseconds()})
+		for err == nil {
+			var fleet *Fleet
+			if fleet, err = stream.Recv(); err == nil && !yield(fleet, nil) {
+				return
+			}
+		}
+		yield(nil, fromRPC(ctx, err))
+	}
 }
 
 // unary makes one call, with a deadline in any case.

@@ -82,13 +82,17 @@ func fromRPC(ctx context.Context, err error) error {
 func reasonOf(code codes.Code) Reason {
 	switch code {
 	case codes.Unavailable:
-		return ReasonWorkerCommunicationFailed
+		return ReasonQueenUnreachable
 	case codes.DeadlineExceeded:
 		return ReasonDeadlineExceeded
 	case codes.Unauthenticated:
 		return ReasonUnauthenticated
 	case codes.PermissionDenied:
 		return ReasonPermissionDenied
+	case codes.InvalidArgument:
+		return ReasonInvalidRequest
+	case codes.Canceled, codes.Unknown, codes.Internal:
+		return ReasonStreamReadError
 	default:
 		return ReasonInternal
 	}
@@ -106,7 +110,7 @@ func isBroken(err error) bool {
 	}
 	switch answer.Code {
 	// Cancelled, since the caller's own cancellation is no *Error: the server cut the call while it stopped.
-	case codes.Unavailable, codes.Internal, codes.Unknown, codes.Canceled, codes.Aborted:
+	case codes.Unavailable, codes.Internal, codes.Unknown, codes.Canceled:
 		return true
 	default:
 		return false

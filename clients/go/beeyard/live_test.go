@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/beeyard/beeyard/clients/go/beeyard"
 )
@@ -110,7 +111,8 @@ func TestLiveACancelledJobDeliversNoMore(t *testing.T) {
 	if err != nil || job.GetState() != beeyard.JobCancelled {
 		t.Fatalf("got %v, %v", job, err)
 	}
-	if _, err := stream.Collect(); !errors.Is(err, beeyard.ErrCancelled) {
+	var cancelled *beeyard.Error
+	if _, err := stream.Collect(); !errors.As(err, &cancelled) || cancelled.Reason != beeyard.ReasonCancelled {
 		t.Errorf("got %v", err)
 	}
 	if again, err := client.Cancel(t.Context(), job.GetJobId()); err != nil || again.GetState() != beeyard.JobCancelled {
@@ -159,5 +161,11 @@ func TestLiveTheFleetIsListed(t *testing.T) {
 	models, err := client.Models(t.Context())
 	if err != nil || len(models) == 0 {
 		t.Errorf("models %v, %v", models, err)
+	}
+	for fleet, err := range client.WatchFleet(t.Context(), 100*time.Millisecond) {
+		if err != nil || len(fleet.GetWorkers()) == 0 {
+			t.Errorf("fleet %v, %v", fleet, err)
+		}
+		break
 	}
 }

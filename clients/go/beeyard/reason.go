@@ -56,3 +56,11 @@ const (
 	ReasonAttemptsExhausted         Reason = "ATTEMPTS_EXHAUSTED"
 	ReasonInternal                  Reason = "INTERNAL"
 )
+
+// Reasons that no queen sends: the client's own words for what happened on this side.
+const (
+	// ReasonQueenUnreachable says that nobody answered at the address.
+	ReasonQueenUnreachable Reason = "QUEEN_UNREACHABLE"
+	// ReasonCancelled says that the job was cancelled, so it has no whole answer.
+	ReasonCancelled Reason = "CANCELLED"
+)

@@ -153,7 +153,7 @@ func (s *Stream) Collect() (*Completion, error) {
 			case Failed:
 				err = event.Err()
 			case Cancelled:
-				err = fmt.Errorf("beeyard: job %s: %w", s.jobID, ErrCancelled)
+				err = &Error{Reason: ReasonCancelled, Code: codes.Canceled, Message: "the job was cancelled"}
 			}
 		}
 		if err != nil {
@@ -164,9 +164,6 @@ func (s *Stream) Collect() (*Completion, error) {
 	answer.Text = text.String()
 	return answer, nil
 }
-
-// ErrCancelled is what Collect returns for a job that somebody cancelled.
-var ErrCancelled = errors.New("cancelled by request")
 
 // receive returns the next event that the reader has not seen, over a new connection if need be.
 func (s *Stream) receive() (Event, error) {

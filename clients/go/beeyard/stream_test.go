@@ -235,7 +235,7 @@ func TestCollectReturnsTheAnswerOrTheFailure(t *testing.T) {
 		broken.RetryAfter != 20*time.Millisecond {
 		t.Errorf("got %v", err)
 	}
-	if _, err := collect(); !errors.Is(err, ErrCancelled) {
+	if _, err := collect(); !errors.As(err, &broken) || broken.Reason != ReasonCancelled {
 		t.Errorf("got %v", err)
 	}
 }
