@@ -1,0 +1,341 @@
+"""The typed async client of a queen: submit, follow, look, cancel."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack
+
+import grpc
+from beeyard.queen.v1 import fleet_service_pb2 as fleet_pb
+from beeyard.queen.v1 import fleet_service_pb2_grpc as fleet_rpc
+from beeyard.queen.v1 import inference_service_pb2 as inference_pb
+from beeyard.queen.v1 import inference_service_pb2_grpc as inference_rpc
+
+from beeyard_client import fleet_wire, limits, wire
+from beeyard_client.errors import BeeyardError, LinkBrokenError, from_rpc_error
+from beeyard_client.fleet import Fleet, Model, Pool, Worker
+from beeyard_client.job import Explanation, Job, JobOptions, JobRequest, JobState, Message
+from beeyard_client.resume import Cursor, Patience, Pauses, SystemPauses
+from beeyard_client.stream import EventCall, JobStream
+from beeyard_client.tracing import Metadata, Untraced, start_trace
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+DEFAULT_QUEEN: Final = "127.0.0.1:7700"
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+class BeeyardClient:
+    """A connection to one queen; use it as an async context manager, from one event loop.
+
+    ```python
+    async with BeeyardClient("127.0.0.1:7700") as client:
+        async for event in client.infer("The honey bee", max_tokens=32):
+            print(event)
+    ```
+
+    Every method raises `BeeyardError`, with the reason that the queen gave. Requests that no queen judged, because
+    the link broke, are tried again for `connect_patience_ms`; each carries an idempotency key or changes nothing.
+    """
+
+    def __init__(
+        self,
+        queen: str = DEFAULT_QUEEN,
+        *,
+        tracer_provider: "TracerProvider | None" = None,
+        connect_patience_ms: int = limits.CONNECT_PATIENCE_MS,
+        pauses: Pauses | None = None,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        """Remember how to reach the queen; nothing is opened before the `async with` block.
+
+        Args:
+            queen: HOST:PORT.
+            tracer_provider: Where the root span of each job goes; None: jobs are not traced from here.
+            connect_patience_ms: How long a request is tried again while no queen answers, milliseconds.
+            pauses: Clock and chance of the retries; None: the real ones.
+            new_id: Draws an idempotency key.
+        """
+        self.queen = queen
+        self._tracer_provider = tracer_provider
+        self._connect_patience_ms = connect_patience_ms
+        self._pauses = pauses or SystemPauses()
+        self._new_id = new_id
+        self._channel: grpc.aio.Channel | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open the channel; the connection itself is made by the first request."""
+        self._channel = grpc.aio.insecure_channel(self.queen, options=_CHANNEL_OPTIONS)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the channel and every stream on it; jobs go on."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close(grace=None)
+
+    def infer(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[Message] = (),
+        **options: Unpack[JobOptions],
+    ) -> JobStream:
+        """Submit a job and follow it; sent with the first iteration.
+
+        Args:
+            prompt: The text to continue; exactly one of `prompt` and `messages` is given.
+            messages: The conversation to answer.
+            **options: See `JobRequest`.
+
+        Returns:
+            The job's events. They go on over broken connections, until the deadline if there is one.
+
+        Raises:
+            BeeyardError: `INVALID_REQUEST` for what no message can carry; all other refusals come with the iteration.
+        """
+        job = self._request(prompt, messages, options)
+        message = wire.infer_request(job)
+        trace = start_trace(self._tracer_provider, job)
+
+        def open_call(cursor: Cursor, patience: Patience) -> EventCall:
+            if cursor.job_id:
+                return self._watch_call(cursor, patience, trace.metadata())
+            return self._inference().Infer(
+                message,
+                timeout=patience.remaining_ms(limits.STREAM_DEADLINE_MS) / 1000,
+                metadata=trace.metadata(),
+            )
+
+        async def cancel_job(cursor: Cursor) -> Job:
+            job_id = cursor.job_id
+            if not job_id:
+                submit = wire.submit_request(job)
+                job_id = (await self._ask(self._inference().SubmitJob, submit)).job_id
+            return await self.cancel(job_id)
+
+        deadline_ms = job.deadline_ms + limits.DEADLINE_MARGIN_MS if job.deadline_ms > 0 else 0
+        return JobStream(
+            open_call=open_call,
+            cancel_job=cancel_job,
+            cursor=Cursor(),
+            patience=Patience(
+                self._pauses, quiet_ms=self._connect_patience_ms, deadline_ms=deadline_ms
+            ),
+            trace=trace,
+            request_id=job.request_id,
+            address=self.queen,
+        )
+
+    def watch(self, job_id: str, from_token: int = 0) -> JobStream:
+        """Follow an existing job from a token index on; may be called for ended jobs too.
+
+        Args:
+            job_id: The job.
+            from_token: How many tokens the caller already has.
+
+        Returns:
+            The job's events from there.
+        """
+
+        def open_call(cursor: Cursor, patience: Patience) -> EventCall:
+            return self._watch_call(cursor, patience, ())
+
+        async def cancel_job(cursor: Cursor) -> Job:
+            return await self.cancel(cursor.job_id)
+
+        return JobStream(
+            open_call=open_call,
+            cancel_job=cancel_job,
+            cursor=Cursor(job_id=job_id, next_index=from_token),
+            patience=Patience(self._pauses, quiet_ms=self._connect_patience_ms),
+            trace=Untraced(),
+            address=self.queen,
+        )
+
+    async def submit(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[Message] = (),
+        **options: Unpack[JobOptions],
+    ) -> Job:
+        """Submit a job and return it once it is durable.
+
+        Args:
+            prompt: The text to continue; exactly one of `prompt` and `messages` is given.
+            messages: The conversation to answer.
+            **options: See `JobRequest`.
+
+        Returns:
+            The accepted job.
+        """
+        job = self._request(prompt, messages, options)
+        trace = start_trace(self._tracer_provider, job)
+        try:
+            answer = await self._ask(
+                self._inference().SubmitJob, wire.submit_request(job), trace.metadata()
+            )
+        except BeeyardError as error:
+            trace.end(error)
+            raise
+        finally:
+            trace.end()
+        return wire.job(answer)
+
+    async def get(self, job_id: str) -> Job:
+        """Return one job; `JOB_NOT_FOUND` if there is none."""
+        request = inference_pb.GetJobRequest(job_id=job_id)
+        return wire.job(await self._ask(self._inference().GetJob, request))
+
+    async def list_jobs(
+        self,
+        *,
+        states: Sequence[JobState] = (),
+        tenant_id: str = "",
+        model: str = "",
+        page_size: int = 0,
+    ) -> AsyncIterator[Job]:
+        """Yield jobs, newest first, page by page as they are asked for.
+
+        Args:
+            states: Only jobs in one of these states; empty: any.
+            tenant_id: Only jobs of this tenant; empty: any.
+            model: Only jobs for this model; empty: any.
+            page_size: Jobs a request, 1 to 1000; 0: the queen's choice.
+
+        Yields:
+            Each job once.
+        """
+        page_token = ""
+        while True:
+            request = inference_pb.ListJobsRequest(
+                page_size=page_size,
+                page_token=page_token,
+                states=wire.states_to_wire(tuple(states)),
+                tenant_id=tenant_id,
+                model=model,
+            )
+            page = await self._ask(self._inference().ListJobs, request)
+            for one in page.jobs:
+                yield wire.job(one)
+            # A queen that gives the same token again would keep us here for ever.
+            if not page.next_page_token or page.next_page_token == page_token:
+                return
+            page_token = page.next_page_token
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a job and return it; an ended job is returned as it is."""
+        request = inference_pb.CancelJobRequest(job_id=job_id)
+        return wire.job(await self._ask(self._inference().CancelJob, request))
+
+    async def explain(self, job_id: str) -> Explanation:
+        """Say why a job waits, or why it ran where it ran."""
+        request = inference_pb.ExplainJobRequest(job_id=job_id)
+        return wire.explanation(await self._ask(self._inference().ExplainJob, request))
+
+    async def pools(self) -> tuple[Pool, ...]:
+        """Return the hosts that have reported, by id."""
+        answer = await self._ask(self._fleet().ListPools, fleet_pb.ListPoolsRequest())
+        return tuple(fleet_wire.pool(one) for one in answer.pools)
+
+    async def workers(self, *, pool_id: str = "", model: str = "") -> tuple[Worker, ...]:
+        """Return the workers by id, of one pool or of one model if that is asked."""
+        request = fleet_pb.ListWorkersRequest(pool_id=pool_id, model=model)
+        answer = await self._ask(self._fleet().ListWorkers, request)
+        return tuple(fleet_wire.worker(one) for one in answer.workers)
+
+    async def models(self) -> tuple[Model, ...]:
+        """Return every model that some pool or worker offers, by name."""
+        answer = await self._ask(self._fleet().ListModels, fleet_pb.ListModelsRequest())
+        return tuple(fleet_wire.model(one) for one in answer.models)
+
+    async def watch_fleet(self, min_interval_ms: int = 0) -> AsyncIterator[Fleet]:
+        """Yield the whole fleet at once and again after each change.
+
+        Args:
+            min_interval_ms: Least time between two, milliseconds, 100 to 60000; 0: 1000.
+
+        Yields:
+            Snapshots, for as long as the connection holds; a break raises, since the next one tells everything again.
+        """
+        call = self._fleet().WatchFleet(
+            fleet_pb.WatchFleetRequest(min_interval_ms=min_interval_ms),
+            timeout=limits.STREAM_DEADLINE_MS / 1000,
+        )
+        try:
+            async for snapshot in call:
+                yield fleet_wire.fleet(snapshot)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, address=self.queen) from error
+        finally:
+            call.cancel()
+
+    def _request(
+        self, prompt: str | None, messages: Sequence[Message], options: JobOptions
+    ) -> JobRequest:
+        # Every submission has a key, so that one whose answer was lost can be sent again.
+        options["request_id"] = options.get("request_id") or self._new_id()
+        return JobRequest(prompt=prompt, messages=messages, **options)
+
+    def _watch_call(self, cursor: Cursor, patience: Patience, metadata: Metadata) -> EventCall:
+        return self._inference().WatchJob(
+            inference_pb.WatchJobRequest(job_id=cursor.job_id, from_token=cursor.next_index),
+            timeout=patience.remaining_ms(limits.STREAM_DEADLINE_MS) / 1000,
+            metadata=metadata,
+        )
+
+    async def _ask(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]",
+        request: _Request,
+        metadata: Metadata = (),
+    ) -> _Response:
+        patience = Patience(self._pauses, quiet_ms=self._connect_patience_ms)
+        while True:
+            try:
+                return await method(
+                    request, timeout=limits.RPC_DEADLINE_MS / 1000, metadata=metadata
+                )
+            except grpc.aio.AioRpcError as error:
+                fault = from_rpc_error(error, address=self.queen)
+                if not isinstance(fault, LinkBrokenError):
+                    raise fault from error
+                await patience.pause(fault)
+
+    def _inference(self) -> "inference_rpc.InferenceServiceAsyncStub":
+        return inference_rpc.InferenceServiceStub(self._open_channel())
+
+    def _fleet(self) -> "fleet_rpc.FleetServiceAsyncStub":
+        return fleet_rpc.FleetServiceStub(self._open_channel())
+
+    def _open_channel(self) -> grpc.aio.Channel:
+        if self._channel is None:
+            reason = "the client is not open; use it as `async with BeeyardClient(...) as client:`"
+            raise BeeyardError("CLIENT_CLOSED", reason)
+        return self._channel
+
+
+_CHANNEL_OPTIONS: Final = (
+    # A half-open link is noticed within eight seconds instead of never.
+    ("grpc.keepalive_time_ms", limits.KEEPALIVE_TIME_MS),
+    ("grpc.keepalive_timeout_ms", limits.KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.max_pings_without_data", 0),
+    # gRPC would wait up to two minutes between two attempts to connect.
+    ("grpc.initial_reconnect_backoff_ms", limits.RECONNECT_MIN_MS),
+    ("grpc.min_reconnect_backoff_ms", limits.RECONNECT_MIN_MS),
+    ("grpc.max_reconnect_backoff_ms", limits.RECONNECT_MAX_MS),
+    # A program that reads slowly holds back the queen, instead of filling this process's memory.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", limits.STREAM_AHEAD_BYTES),
+    ("grpc.max_receive_message_length", limits.MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", limits.MESSAGE_BYTES_MAX),
+)

@@ -1,0 +1,129 @@
+"""The fleet as the queen sees it: hosts, devices, workers, models; without wire types."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum, unique
+
+
+@unique
+class WorkerState(StrEnum):
+    """Where in its life a worker process is."""
+
+    STARTING = "STARTING"
+    READY = "READY"
+    BUSY = "BUSY"
+    DRAINING = "DRAINING"
+    FAILED = "FAILED"
+    # Not reported yet, or by a queen that knows more states than this client.
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One GPU, or a host's processors; `utilization` is 0 to 1, None where something cannot be read."""
+
+    uuid: str
+    kind: str
+    name: str
+    index: int
+    vram_total_bytes: int
+    vram_used_bytes: int
+    vram_free_bytes: int
+    utilization: float
+    temperature_c: float | None
+    power_w: float | None
+    ecc_errors_uncorrected: int | None
+    compute_capability: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedModel:
+    """A model that a host has; `fault` says why it cannot be loaded, empty if it can."""
+
+    model: str
+    size_bytes: int
+    quantization: str
+    context_tokens: int
+    architecture: str
+    engine: str
+    required_bytes: int
+    fault: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """One host; nothing new is placed on it unless its reports are `fresh`."""
+
+    pool_id: str
+    address: str
+    fresh: bool
+    report_time: datetime | None
+    inventory: str
+    inventory_fault: str
+    cpu_count: int
+    cpu_utilization: float
+    memory_total_bytes: int
+    memory_available_bytes: int
+    devices: tuple[Device, ...]
+    cached_models: tuple[CachedModel, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """One worker; `attached` while its stream to the queen is open, `exit_code` None while it lives or if unknown."""
+
+    worker_id: str
+    pool_id: str
+    address: str
+    model: str
+    engine: str
+    engine_version: str
+    device: str
+    state: WorkerState
+    load_progress: float
+    slots_total: int
+    slots_free: int
+    kv_tokens_total: int
+    kv_tokens_free: int
+    context_tokens: int
+    deterministic: bool
+    token_ids: bool
+    failure: str
+    tokens_per_s: float
+    uptime_s: float
+    quantization: str
+    attached: bool
+    leases: int
+    pid: int
+    exit_code: int | None
+    log_tail: str
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the queen can give it work, now or when a slot is free."""
+        return self.attached and self.state in (WorkerState.READY, WorkerState.BUSY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One model that some pool or worker offers."""
+
+    model: str
+    pool_ids: tuple[str, ...]
+    workers_ready: int
+    workers_starting: int
+    jobs_queued: int
+    size_bytes: int
+    quantization: str
+    context_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """The whole fleet at one moment; `version` counts up with every change."""
+
+    version: int
+    pools: tuple[Pool, ...]
+    workers: tuple[Worker, ...]
+    jobs_queued: int
+    jobs_running: int

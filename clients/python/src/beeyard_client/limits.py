@@ -1,0 +1,35 @@
+"""Every limit of the client: deadlines, retries, message sizes.
+
+The client is published alone, so it cannot read the core's limits. Those that both sides must agree on have the same
+name here, and a test of the client compares them.
+"""
+
+from typing import Final
+
+# --- Shared with the queen ---
+PROMPT_BYTES_MAX: Final = 1 << 20
+MESSAGE_BYTES_MAX: Final = 4 << 20
+LIST_PAGE_MAX: Final = 1_000
+RPC_DEADLINE_MS: Final = 10_000
+KEEPALIVE_TIME_MS: Final = 5_000
+KEEPALIVE_TIMEOUT_MS: Final = 3_000
+RECONNECT_MIN_MS: Final = 100
+RECONNECT_MAX_MS: Final = 2_000
+DEADLINE_MS_MAX: Final = 24 * 3_600_000
+
+# --- Streams ---
+# How far a queen may run ahead of a client that stops reading.
+STREAM_AHEAD_BYTES: Final = 64 << 10
+# No stream is open for longer than the longest job; a watcher of a longer story opens another.
+STREAM_DEADLINE_MS: Final = DEADLINE_MS_MAX
+# The queen ends a job at its deadline and says so; this long the client waits for that message.
+DEADLINE_MARGIN_MS: Final = 5_000
+
+# --- Patience ---
+# How long a request that no queen has answered yet is tried again.
+CONNECT_PATIENCE_MS: Final = 2_000
+# How long a job without a deadline is looked for after its stream broke. Longer than a restart of the queen takes.
+RESUME_PATIENCE_MS: Final = 60_000
+assert RESUME_PATIENCE_MS > 10 * RECONNECT_MAX_MS  # noqa: S101  a relation the design relies on
+# A queen may ask for a pause; a longer one than this is cut.
+RETRY_AFTER_MS_MAX: Final = 30_000
