@@ -37,8 +37,6 @@ lint: install check-generated check-contract
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
-	$(BIN)/hadolint deploy/docker/*.Dockerfile
 
 bench: install ## the figures, each beside its control; writes benchmarks/out/latest.json
 	$(BIN)/python -m benchmarks

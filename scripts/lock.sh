@@ -1,8 +1,9 @@
 #!/bin/sh
 # Pins the newest versions that pyproject.toml allows, with the hashes of all their files for every platform.
 #
-# Three lock files with one set of versions: bootstrap.lock (the installer and the build backend), dev.lock (everything)
-# and demo.lock (what runs, without the development tools). None names a registry: the machine's settings do.
+# One set of versions in several lock files, one for each reason to install: dev.lock (everything), demo.lock (what runs,
+# with the demo model and without the development tools), one for each role's image, and bootstrap.lock (the installer
+# and the build backend). None names a registry: the machine's settings do.
 #
 # Usage: scripts/lock.sh [PACKAGE...]   PACKAGE: pin only these anew; all by default.
 set -eu
@@ -15,11 +16,17 @@ compile() {
     "$BIN/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate "$@"
 }
 
-if [ $# -eq 0 ]; then
-    set -- --upgrade
-else
-    set -- $(printf -- '--upgrade-package %s ' "$@")
+upgrades=--upgrade
+if [ $# -gt 0 ]; then
+    upgrades=$(printf -- '--upgrade-package=%s ' "$@")
 fi
-compile "$@" pyproject.toml --extra all --extra demo --group dev -o "$DEV"
+# shellcheck disable=SC2086  # $upgrades is a list of options
+compile $upgrades pyproject.toml --extra all --extra demo --group dev -o "$DEV"
+# shellcheck disable=SC2086
+compile $upgrades --group bootstrap -c "$DEV" -o requirements/bootstrap.lock
+# Older pins in these files would only fight with the constraints.
+rm -f requirements/demo.lock requirements/queen.lock requirements/pool-manager.lock requirements/worker.lock
 compile pyproject.toml --extra all --extra demo -c "$DEV" -o requirements/demo.lock
-compile "$@" --group bootstrap -c "$DEV" -o requirements/bootstrap.lock
+compile pyproject.toml --extra queen -c "$DEV" -o requirements/queen.lock
+compile pyproject.toml --extra pool-manager --extra worker --extra llamacpp -c "$DEV" -o requirements/pool-manager.lock
+compile pyproject.toml --extra worker --extra llamacpp -c "$DEV" -o requirements/worker.lock

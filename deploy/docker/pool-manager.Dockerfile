@@ -1,0 +1,31 @@
+# A pool manager, with the worker and the embedded engine that it starts as child processes. One a host.
+# Built from the root of the repository: docker build -f deploy/docker/pool-manager.Dockerfile -t beeyard/pool-manager .
+FROM python:3.11-slim-bookworm AS build
+WORKDIR /src
+RUN python -m venv /build && python -m venv --without-pip /opt/beeyard
+# The packages before the code, so that a change of the code installs nothing anew.
+COPY requirements/bootstrap.lock requirements/pool-manager.lock requirements/
+RUN /build/bin/pip install --no-cache-dir --require-hashes -r requirements/bootstrap.lock \
+    && /build/bin/uv pip install --no-cache --python /opt/beeyard/bin/python --require-hashes -r requirements/pool-manager.lock
+COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
+COPY services services
+COPY clients/python clients/python
+RUN /build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
+    && /build/bin/uv pip install --no-cache --python /opt/beeyard/bin/python --no-deps /wheels/*.whl
+
+FROM python:3.11-slim-bookworm
+# The embedded engine computes with OpenMP, which the slim image leaves out.
+# hadolint ignore=DL3008  # the distribution moves its patch versions; the release is pinned by the image
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/*
+RUN useradd --system --uid 10001 --home-dir /var/lib/beeyard --create-home beeyard
+COPY --from=build /opt/beeyard /opt/beeyard
+ENV PATH=/opt/beeyard/bin:$PATH \
+    PYTHONUNBUFFERED=1
+USER 10001
+WORKDIR /var/lib/beeyard
+VOLUME ["/var/lib/beeyard"]
+# SIGTERM drains: no new work, running work ends, then the process exits.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["python", "-m", "beeyard_pool_manager"]

@@ -1,0 +1,127 @@
+"""The files of deploy/ and compose.yaml fit each other and their formats.
+
+No container engine is needed, and none is used: these tests say that the files are well formed and name only what
+exists. That the images build and the containers run is not proven here.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from beeyard_runtime import semconv
+
+from tests.style.repository import ROOT, files, text_of
+
+BIN = Path(sys.executable).parent
+DOCKERFILES = [name for name in files() if name.startswith("deploy/docker/")]
+
+
+def load(name: str) -> Any:
+    return yaml.safe_load(text_of(name))
+
+
+def services() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = load("compose.yaml")["services"]
+    return found
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_compose_file_follows_the_compose_specification() -> None:
+    command = ("--builtin-schema", "vendor.compose-spec", "compose.yaml")
+    checked = run(BIN / "check-jsonschema", *command)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_dockerfiles_are_clean() -> None:
+    assert DOCKERFILES
+    linted = run(BIN / "hadolint", *DOCKERFILES)
+    assert linted.returncode == 0, linted.stdout + linted.stderr
+
+
+def test_every_role_has_an_image_and_every_image_a_role() -> None:
+    built = {
+        service["build"]["dockerfile"]: service
+        for service in services().values()
+        if "build" in service
+    }
+    assert sorted(built) == DOCKERFILES
+    for dockerfile in built:
+        modules = re.findall(r'ENTRYPOINT \["python", "-m", "(\w+)"\]', text_of(dockerfile))
+        assert [bool(list((ROOT / "services").glob(f"*/{module}"))) for module in modules] == [True]
+
+
+def test_what_a_dockerfile_copies_exists_and_reaches_the_builder() -> None:
+    sent = {line[1:] for line in text_of(".dockerignore").splitlines() if line.startswith("!")}
+    for dockerfile in DOCKERFILES:
+        for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", text_of(dockerfile), re.MULTILINE):
+            for source in sources.split():
+                assert (ROOT / source).exists(), f"{dockerfile}: {source}"
+                assert source.split("/")[0] in {path.split("/")[0] for path in sent}, source
+
+
+def test_what_compose_mounts_exists() -> None:
+    volumes = set(load("compose.yaml")["volumes"])
+    for name, service in services().items():
+        for mount in service.get("volumes", []):
+            # `${VARIABLE:-default}` is for the operator to choose.
+            source = re.sub(r"^\$\{\w+:-[^}]*\}", "", mount).split(":")[0]
+            if source.startswith("./"):
+                assert (ROOT / source).exists(), f"{name}: {mount}"
+            elif source:
+                assert source in volumes, f"{name}: {mount}"
+
+
+def test_nothing_is_published_beyond_loopback() -> None:
+    for name, service in services().items():
+        for port in service.get("ports", []):
+            assert str(port).startswith("127.0.0.1:"), f"{name}: {port}"
+        for word in service.get("command", []):
+            if str(word).startswith(("--listen=", "--admin-listen=")):
+                assert "=127.0.0.1:" in word, f"{name}: {word}"
+
+
+def test_no_two_services_share_a_port_of_the_host() -> None:
+    ports = [
+        match
+        for service in services().values()
+        for word in [*service.get("command", []), *service.get("ports", [])]
+        for match in re.findall(r"^(?:--(?:admin-)?listen=)?127\.0\.0\.1:(\d+)", str(word))
+    ]
+    assert len(ports) == len(set(ports)), sorted(ports)
+
+
+def test_collector_pipelines_name_only_what_is_configured() -> None:
+    collector = load("deploy/otel-collector/config.yaml")
+    both_ways = set(collector["connectors"])
+    for name, pipeline in collector["service"]["pipelines"].items():
+        assert set(pipeline["receivers"]) <= set(collector["receivers"]) | both_ways, name
+        assert set(pipeline["processors"]) <= set(collector["processors"]), name
+        assert set(pipeline["exporters"]) <= set(collector["exporters"]) | both_ways, name
+
+
+def test_prometheus_scrapes_services_that_exist() -> None:
+    jobs = load("deploy/prometheus/prometheus.yaml")["scrape_configs"]
+    hosts = {
+        target.split(":")[0]
+        for job in jobs
+        for c in job["static_configs"]
+        for target in c["targets"]
+    }
+    assert hosts <= {*services(), "localhost"}
+
+
+def test_dashboards_ask_for_spans_that_are_recorded() -> None:
+    spans = {value for name, value in vars(semconv).items() if name.startswith("SPAN_")}
+    for name in files():
+        if name.startswith("deploy/grafana/dashboards/"):
+            board = json.loads(text_of(name))
+            asked = re.findall(r'span_name=\\?"([^"\\]+)', json.dumps(board))
+            assert asked, name
+            assert set(asked) <= spans, name
