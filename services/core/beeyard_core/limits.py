@@ -108,6 +108,9 @@ SLOTS_MAX: Final = 256
 UNACKNOWLEDGED_TOKENS_MAX: Final = 4_096
 assert UNACKNOWLEDGED_TOKENS_MAX >= 2 * CHECKPOINT_TOKENS
 FLUSH_GAP_MS_MAX: Final = 5
+# Leases that run, or whose result nobody has acknowledged yet.
+HELD_LEASES_MAX: Final = 4_096
+assert HELD_LEASES_MAX >= SLOTS_MAX
 
 # --- The pool manager ---
 WORKER_START_TIMEOUT_MS: Final = 60_000
@@ -160,3 +163,5 @@ TELEMETRY_FLUSH_MS: Final = 2_000
 
 # --- Shutdown ---
 DRAIN_GRACE_MS: Final = 10_000
+# After the grace, what was broken off is still reported for so long.
+DRAIN_DELIVERY_MS: Final = 1_000

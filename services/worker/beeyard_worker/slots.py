@@ -45,11 +45,11 @@ TRANSITIONS: dict[JobState, dict[JobVerb, JobState]] = {
 FINISHED = frozenset(state for state, moves in TRANSITIONS.items() if not moves)
 
 
-class WorkerBusy(Exception):  # noqa: N818 - the contract names it
+class WorkerBusy(Exception):
     """No slot, or too little KV memory, is free: try another worker, or this one later."""
 
 
-class JobNotFound(Exception):  # noqa: N818 - the contract names it
+class JobNotFound(Exception):
     """The job is not here: it was never scheduled, or its slot was cleared or reused."""
 
     def __init__(self, job_id: str) -> None:
@@ -58,7 +58,7 @@ class JobNotFound(Exception):  # noqa: N818 - the contract names it
         self.job_id = job_id
 
 
-class IllegalMove(Exception):  # noqa: N818 - named as a move is
+class IllegalMove(Exception):
     """The job is here, but not in a state for this move: look for a lost or doubled call."""
 
     def __init__(self, state: JobState, verb: JobVerb) -> None:
