@@ -22,7 +22,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from beeyard_runtime import semconv
 from beeyard_runtime.log import get_log
-from beeyard_runtime.rpc_errors import STATUS_DETAILS_KEY, RpcRefusal, refuse, to_status
+from beeyard_runtime.rpc_errors import CODES, STATUS_DETAILS_KEY, RpcRefusal, refuse, to_status
 from beeyard_runtime.telemetry import Telemetry
 
 Method: TypeAlias = "grpc.RpcMethodHandler[object, object]"
@@ -31,6 +31,7 @@ Behaviour = Callable[[object, Context], object]
 Answer = Callable[[object, Context], Awaitable[object]]
 Decode = Callable[[bytes], object]
 
+_UNIMPLEMENTED: Final = grpc.StatusCode.UNIMPLEMENTED
 _INTERNAL: Final = Refused(reason=Refusal.INTERNAL, message="internal error")
 # Codes that are the server's fault; only these mark a server span as failed.
 _FAULTS = frozenset(
@@ -159,31 +160,41 @@ class _Call:
 
     async def fail(self, fault: BaseException) -> NoReturn:
         """Answer what the method raised. Never returns: grpc ends a call by an exception."""
-        match _refusal_in(fault):
-            case None:
-                pass
-            case refusal:
-                await self._refuse(refusal.refused)
-        if isinstance(fault, asyncio.CancelledError):
+        try:
+            await self._answer(fault)
+        except grpc.aio.InternalError:
+            # The peer hung up, so there is nobody left to answer; grpc notices it a moment before it cancels us.
             self._code = _cancelled_code(self._context)
-            raise fault
-        if isinstance(fault, grpc.aio.AbortError):
-            self._code = _code_of(self._context)
-            raise fault
-        if (
-            isinstance(fault, NotImplementedError)
-            and _code_of(self._context) is grpc.StatusCode.UNIMPLEMENTED
-        ):
-            self._code = grpc.StatusCode.UNIMPLEMENTED
-            await self._context.abort(self._code, "this method is not implemented")
-        if not isinstance(fault, Exception):
-            raise fault
-        _log.error("rpc_failed", method=self._name, exc_info=fault)
-        await self._refuse(_INTERNAL)
+            raise asyncio.CancelledError from None
+
+    async def _answer(self, fault: BaseException) -> NoReturn:
+        refusal = _refusal_in(fault)
+        if refusal:
+            await self._refuse(refusal.refused)
+        match fault:
+            case asyncio.CancelledError():
+                self._code = _cancelled_code(self._context)
+                raise fault
+            case grpc.aio.AbortError():
+                self._code = _code_of(self._context)
+                raise fault
+            case NotImplementedError() if _code_of(self._context) is _UNIMPLEMENTED:
+                self._code = _UNIMPLEMENTED
+                await self._context.abort(_UNIMPLEMENTED, "this method is not implemented")
+            case grpc.aio.InternalError():
+                # A message could not be sent. Usually nobody is there any more and this fails too; whoever is still
+                # there must not wait for ever.
+                _log.info("rpc_link_failed", method=self._name)
+                await self._refuse(_INTERNAL)
+            case Exception():
+                _log.error("rpc_failed", method=self._name, exc_info=fault)
+                await self._refuse(_INTERNAL)
+            case _:
+                raise fault
 
     async def _refuse(self, refused: Refused) -> NoReturn:
         status = to_status(refused)
-        self._code = _CODES_BY_NUMBER[status.code]
+        self._code = CODES[refused.reason]
         if self._span:
             self._span.set_attribute(semconv.REFUSAL_REASON, refused.reason.value)
         details = (STATUS_DETAILS_KEY, status.SerializeToString())

@@ -1,0 +1,139 @@
+"""A service process begins with one line on stdout and ends with the exit code its parent can act on."""
+
+import asyncio
+import json
+import signal
+import sys
+import textwrap
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from beeyard_runtime.lifecycle import Stop, announce
+
+_PREAMBLE = """
+import asyncio, sys
+from beeyard_runtime.lifecycle import (
+    ConfigInvalid, ListenFailed, StartFailed, Stop, announce, run_service,
+)
+"""
+_WAITS = """
+async def main(stop):
+    announce("queen", "127.0.0.1:7700", admin_address=None, pid=1)
+    await stop.wait()
+    announce("drained", "")
+sys.exit(run_service(main, "queen"))
+"""
+_DEAF = """
+async def main(stop):
+    announce("queen", "127.0.0.1:7700")
+    await stop.wait()
+    announce("stopping", "")
+    await asyncio.Event().wait()
+sys.exit(run_service(main, "queen"))
+"""
+
+
+@asynccontextmanager
+async def _python(source: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        textwrap.dedent(_PREAMBLE) + textwrap.dedent(source),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def _ready(process: asyncio.subprocess.Process) -> dict[str, object]:
+    assert process.stdout
+    line: dict[str, object] = json.loads(await process.stdout.readline())
+    return line
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_the_first_signal_drains(number: signal.Signals) -> None:
+    async with _python(_WAITS) as process:
+        assert await _ready(process) == {"ready": "queen", "address": "127.0.0.1:7700", "pid": 1}
+        process.send_signal(number)
+        out, err = await process.communicate()
+        assert json.loads(out)["ready"] == "drained"
+        assert err == b""
+        assert process.returncode == 0
+
+
+async def test_the_second_signal_ends_it_at_once() -> None:
+    async with _python(_DEAF) as process:
+        await _ready(process)
+        process.send_signal(signal.SIGTERM)
+        assert (await _ready(process))["ready"] == "stopping"
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 130
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [("ListenFailed", 1), ("StartFailed", 1), ("ConfigInvalid", 2)]
+)
+async def test_an_expected_fault_is_one_line(fault: str, code: int) -> None:
+    source = f"""
+    async def main(stop):
+        raise {fault}("the port is\\nin use")
+    sys.exit(run_service(main, "queen"))
+    """
+    async with _python(source) as process:
+        out, err = await process.communicate()
+        assert process.returncode == code
+        assert (out, err) == (b"", b"beeyard queen: the port is in use\n")
+
+
+async def test_a_bug_shows_its_traceback() -> None:
+    source = """
+    async def main(stop):
+        raise ZeroDivisionError("a bug")
+    sys.exit(run_service(main, "queen"))
+    """
+    async with _python(source) as process:
+        out, err = await process.communicate()
+        assert process.returncode == 1
+        assert out == b""
+        assert b"service_crashed" in err
+        assert b"Traceback" in err
+
+
+async def test_a_service_may_end_by_itself_and_runs_on_uvloop() -> None:
+    source = """
+    async def main(stop):
+        announce(type(asyncio.get_running_loop()).__module__, "")
+    sys.exit(run_service(main, "queen"))
+    """
+    async with _python(source) as process:
+        assert (await _ready(process))["ready"] == "uvloop"
+        assert await process.wait() == 0
+
+
+async def test_stop_is_a_wish_that_stays() -> None:
+    stop = Stop()
+    waiting = asyncio.create_task(stop.wait())
+    assert not stop.is_set
+    stop.set()
+    stop.set()
+    await waiting
+    await stop.wait()
+    assert stop.is_set
+
+
+def test_announce_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    announce("worker", "127.0.0.1:1", admin_address="127.0.0.1:2", instance=None)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert json.loads(out) == {
+        "ready": "worker",
+        "address": "127.0.0.1:1",
+        "admin_address": "127.0.0.1:2",
+    }
