@@ -91,6 +91,13 @@ PLACEMENTS_PER_STEP_MAX: Final = 1_024
 WORKERS_MAX: Final = 10_000
 POOLS_MAX: Final = 5_000
 CANDIDATES_KEPT_MAX: Final = 32
+PROMPT_MEMORY_BYTES_MAX: Final = 256 << 20
+OUTPUT_RETENTION_MS: Final = 7 * 24 * 3_600_000
+RETENTION_INTERVAL_MS: Final = 60_000
+PROGRESS_INTERVAL_MS: Final = 1_000
+FLEET_INTERVAL_MIN_MS: Final = 100
+FLEET_INTERVAL_MAX_MS: Final = 60_000
+FLEET_INTERVAL_DEFAULT_MS: Final = 1_000
 # Output is written to the store at least this often while a long job runs; what is not written yet, the worker keeps.
 CHECKPOINT_INTERVAL_MS: Final = 1_000
 CHECKPOINT_TOKENS: Final = 256
@@ -108,6 +115,16 @@ SLOTS_MAX: Final = 256
 UNACKNOWLEDGED_TOKENS_MAX: Final = 4_096
 assert UNACKNOWLEDGED_TOKENS_MAX >= 2 * CHECKPOINT_TOKENS
 FLUSH_GAP_MS_MAX: Final = 5
+# Tokens that an engine's thread may be ahead of the event loop before it waits.
+ENGINE_BACKLOG_CHUNKS_MAX: Final = 1_024
+UPSTREAM_CONNECT_TIMEOUT_MS: Final = 5_000
+# Longest silence of an upstream server within a stream; a long prompt on a slow machine is silent, too.
+UPSTREAM_READ_TIMEOUT_MS: Final = 120_000
+UPSTREAM_LINE_BYTES_MAX: Final = 1 << 20
+# A large model takes minutes to load, and its server answers only then.
+UPSTREAM_START_TIMEOUT_MS: Final = 600_000
+UPSTREAM_PROBE_INTERVAL_MS: Final = 100
+UPSTREAM_STOP_GRACE_MS: Final = 5_000
 # Leases that run, or whose result nobody has acknowledged yet.
 HELD_LEASES_MAX: Final = 4_096
 assert HELD_LEASES_MAX >= SLOTS_MAX
@@ -151,8 +168,6 @@ INVENTORY_TIMEOUT_MS: Final = 3_000
 assert INVENTORY_TIMEOUT_MS + REPORT_INTERVAL_MS < REPORT_STALE_MS
 CATALOGUE_INTERVAL_MS: Final = 5_000
 CATALOGUE_MODELS_MAX: Final = 1_024
-# What an engine needs beside weights and KV memory: compute buffers, the runtime's own context.
-VRAM_MARGIN_BYTES: Final = 256 << 20
 
 # --- Telemetry ---
 TELEMETRY_SPANS_MAX: Final = 8_192

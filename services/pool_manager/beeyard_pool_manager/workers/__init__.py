@@ -1,0 +1,1 @@
+"""The worker processes of this host: starting, watching, adopting and stopping them."""

@@ -1,0 +1,56 @@
+"""Keeps a model whose workers crash from being started in a tight loop.
+
+The queen decides that a worker should run; how soon the same model is tried again is decided here, since the crash is
+seen here first. A worker that had served for a while is replaced at once; each further failure doubles the wait.
+"""
+
+from dataclasses import dataclass
+
+from beeyard_core import limits
+from beeyard_core.instant import Instant
+
+# A streak beyond this adds nothing: the wait is at its maximum.
+_STREAK_MAX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Streak:
+    failures: int
+    next_try_mono_ms: int
+
+
+class RestartBackoff:
+    """Waits by model name."""
+
+    def __init__(self) -> None:
+        self._streaks: dict[str, _Streak] = {}
+
+    def failed(self, model: str, *, served_ms: int, now: Instant) -> int:
+        """Note that a worker of the model failed.
+
+        Args:
+            model: Which model.
+            served_ms: How long it had been ready before, milliseconds; 0 if it never was.
+            now: This moment.
+
+        Returns:
+            How long to wait before the next start, milliseconds.
+        """
+        streak = self._streaks.get(model)
+        if served_ms >= limits.RESTART_BACKOFF_MAX_MS:
+            failures, wait_ms = 0, 0
+        else:
+            failures = min(_STREAK_MAX, (streak.failures if streak else 0) + 1)
+            wait_ms = limits.RESTART_BACKOFF_MIN_MS << (failures - 1)
+        wait_ms = min(wait_ms, limits.RESTART_BACKOFF_MAX_MS)
+        self._streaks[model] = _Streak(failures, now.mono_ms + wait_ms)
+        return wait_ms
+
+    def wait_ms(self, model: str, now: Instant) -> int:
+        """Return how long a start of the model still has to wait, milliseconds; 0 if it may start now."""
+        streak = self._streaks.get(model)
+        return max(0, streak.next_try_mono_ms - now.mono_ms) if streak else 0
+
+    def keep_only(self, models: frozenset[str]) -> None:
+        """Forget models that nobody wants any more, so that the memory stays bounded."""
+        self._streaks = {model: at for model, at in self._streaks.items() if model in models}
