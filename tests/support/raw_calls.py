@@ -1,0 +1,96 @@
+"""Calls of bytes as they are, for tests of what a server does with requests that no generated client would send."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import grpc
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # ships none
+from grpc_status import rpc_status
+
+from tests.support.reflection import ServedMethod
+
+CALL_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ended.
+
+    Attributes:
+        code: The gRPC code.
+        message: The status message.
+        reason: `ErrorInfo.reason`; empty if there is none.
+        domain: `ErrorInfo.domain`.
+        field: The first field of `BadRequest`; empty if there is none.
+        retry_after_ms: Of `RetryInfo`; None if there is none.
+    """
+
+    code: grpc.StatusCode
+    message: str = ""
+    reason: str = ""
+    domain: str = ""
+    field: str = ""
+    retry_after_ms: int | None = None
+
+
+async def call(channel: grpc.aio.Channel, method: ServedMethod, *requests: bytes) -> Outcome:
+    """Send the requests, read to the first answer or the end, and return the outcome.
+
+    A method that has answered and goes on is OK: the rest of its stream is cancelled.
+    """
+    running = _start(channel, method, requests)
+    try:
+        if isinstance(running, Awaitable):
+            await running
+        else:
+            await anext(aiter(running), None)
+    except grpc.aio.AioRpcError as error:
+        return outcome(error)
+    finally:
+        running.cancel()
+    return Outcome(grpc.StatusCode.OK)
+
+
+def _start(
+    channel: grpc.aio.Channel, method: ServedMethod, requests: tuple[bytes, ...]
+) -> "grpc.aio.UnaryUnaryCall[bytes, bytes] | grpc.aio.StreamStreamCall[bytes, bytes]":
+    make = {
+        (False, False): channel.unary_unary,
+        (False, True): channel.unary_stream,
+        (True, False): channel.stream_unary,
+        (True, True): channel.stream_stream,
+    }[method.takes_stream, method.gives_stream]
+    # The stubs want serializers; None, which leaves bytes as they are, is what grpc documents.
+    start = cast("Callable[..., Any]", make)(method.path, None, None)
+    body = _one_by_one(requests) if method.takes_stream else requests[0]
+    return cast(
+        "grpc.aio.UnaryUnaryCall[bytes, bytes] | grpc.aio.StreamStreamCall[bytes, bytes]",
+        start(body, timeout=CALL_TIMEOUT_S),
+    )
+
+
+async def _one_by_one(requests: tuple[bytes, ...]) -> AsyncIterator[bytes]:
+    for request in requests:
+        yield request
+    # Half-closing would be another answer to give; the server must judge what it has got.
+    await asyncio.Event().wait()
+
+
+def outcome(error: grpc.aio.AioRpcError) -> Outcome:
+    """Return what a failed call says."""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # what is read is the same in aio
+    reason = domain = field = ""
+    retry_after_ms = None
+    for detail in status.details if status else ():
+        told = error_details_pb2.ErrorInfo()
+        retry = error_details_pb2.RetryInfo()
+        bad = error_details_pb2.BadRequest()
+        if detail.Unpack(told):
+            reason, domain = told.reason, told.domain
+        elif detail.Unpack(retry):
+            retry_after_ms = retry.retry_delay.ToMilliseconds()
+        elif detail.Unpack(bad) and bad.field_violations:
+            field = bad.field_violations[0].field
+    return Outcome(error.code(), error.details() or "", reason, domain, field, retry_after_ms)
