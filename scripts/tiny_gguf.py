@@ -1,7 +1,9 @@
 """Writes a tiny llama model with random weights, so that tests run the real llama.cpp without a download.
 
-The model babbles, which is all that an engine's contract needs: real token ids, a real sampler, a real KV cache, real
-UTF-8 pieces that span tokens, in a file of well under 2 MB that the same seed writes byte for byte again.
+The model babbles, which is all that an engine's contract needs: real token ids, a real sampler, a real KV cache, and
+characters that span several tokens, in a file of well under 2 MB that the same seed writes byte for byte again.
+The output layer makes it a chain of preferred successors, far enough apart that rounding does not change the greedy
+choice, close enough that seeds differ; and the four bytes of a bee follow each other.
 
 The vocabulary is SentencePiece-like: three control tokens, the 256 single bytes, and some whole words, so that both
 paths of a detokenizer (pieces of text and single bytes) are used.
@@ -10,16 +12,21 @@ paths of a detokenizer (pieces of text and single bytes) are used.
 """
 
 import argparse
+import itertools
 import pathlib
 from typing import Final
 
 import gguf
 import numpy as np
 
-EMBEDDING: Final = 64
+EMBEDDING: Final = 128
 HEADS: Final = 4
 LAYERS: Final = 2
 FEED_FORWARD: Final = 128
+# One dimension is the same for all tokens, so that the output layer can make some tokens unlikely whatever came before.
+BIAS_VALUE: Final = 4.0
+BYTES_FROM: Final = 3
+WORDS_FROM: Final = BYTES_FROM + 256 + 1
 WORDS: Final = (
     "▁the ▁bee ▁hive ▁queen ▁comb ▁honey ▁field ▁of ▁and ▁to ▁a ▁in ▁wing ▁sun ▁rain ▁wax "
     "er ing ed ly s ▁dance ▁swarm ▁brood ▁nectar ▁is ▁was ▁we ▁they ▁fly ▁home ▁é ▁ü 蜂 蜜 🐝"
@@ -50,28 +57,59 @@ def _write_vocabulary(writer: gguf.GGUFWriter) -> int:
 
 
 def _write_weights(writer: gguf.GGUFWriter, vocabulary: int, seed: int) -> None:
-    """Add random weights, large enough that different seeds of the sampler diverge at once."""
     chance = np.random.default_rng(seed)
 
-    def tensor(name: str, *shape: int, scale: float) -> None:
-        values = chance.standard_normal(shape, dtype=np.float32) * np.float32(scale)
-        writer.add_tensor(name, values.astype(np.float16))
+    def drawn(*shape: int, scale: float) -> np.ndarray:
+        return chance.standard_normal(shape, dtype=np.float32) * np.float32(scale)
 
     def norm(name: str) -> None:
         writer.add_tensor(name, np.ones(EMBEDDING, dtype=np.float32))
 
-    tensor("token_embd.weight", vocabulary, EMBEDDING, scale=1.0)
+    embedding = drawn(vocabulary, EMBEDDING, scale=1.0)
+    embedding[:, 0] = BIAS_VALUE
+    writer.add_tensor("token_embd.weight", embedding.astype(np.float16))
+    shapes = {
+        "attn_q": (EMBEDDING, EMBEDDING),
+        "attn_k": (EMBEDDING, EMBEDDING),
+        "attn_v": (EMBEDDING, EMBEDDING),
+        "attn_output": (EMBEDDING, EMBEDDING),
+        "ffn_gate": (FEED_FORWARD, EMBEDDING),
+        "ffn_up": (FEED_FORWARD, EMBEDDING),
+        "ffn_down": (EMBEDDING, FEED_FORWARD),
+    }
     for layer in range(LAYERS):
         norm(f"blk.{layer}.attn_norm.weight")
-        for part in ("q", "k", "v", "output"):
-            tensor(f"blk.{layer}.attn_{part}.weight", EMBEDDING, EMBEDDING, scale=0.2)
         norm(f"blk.{layer}.ffn_norm.weight")
-        tensor(f"blk.{layer}.ffn_gate.weight", FEED_FORWARD, EMBEDDING, scale=0.2)
-        tensor(f"blk.{layer}.ffn_up.weight", FEED_FORWARD, EMBEDDING, scale=0.2)
-        tensor(f"blk.{layer}.ffn_down.weight", EMBEDDING, FEED_FORWARD, scale=0.2)
+        for name, shape in shapes.items():
+            values = drawn(*shape, scale=0.05)
+            writer.add_tensor(f"blk.{layer}.{name}.weight", values.astype(np.float16))
     norm("output_norm.weight")
-    # A small scale keeps the distribution flat: seeds and temperatures then make a visible difference.
-    tensor("output.weight", vocabulary, EMBEDDING, scale=0.25)
+    output = _successors(embedding, chance)
+    writer.add_tensor("output.weight", output.astype(np.float16))
+
+
+def _successors(embedding: np.ndarray, chance: np.random.Generator) -> np.ndarray:
+    """Return an output layer under which each token prefers a few others, and the bytes of a bee their successors."""
+    tokens = len(embedding)
+    directions = embedding.copy()
+    directions[:, 0] = 0.0
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True) ** 2
+    output = chance.standard_normal((tokens, EMBEDDING), dtype=np.float32) * np.float32(0.02)
+    plain = [BYTES_FROM + byte for byte in range(0x61, 0x7B)] + list(range(WORDS_FROM, tokens))
+    forbidden = np.ones(tokens, dtype=bool)
+    forbidden[plain] = False
+    bee = [BYTES_FROM + byte for byte in "🐝".encode()]
+    forbidden[bee[0]] = False
+    output[:, 0] = np.where(forbidden, -10.0, 0.0)
+    for token in [*plain, bee[-1]]:
+        liked = chance.choice(plain, size=8, replace=False)
+        if token % 3 == 0:
+            liked[1] = bee[0]
+        for rank, successor in enumerate(liked):
+            output[successor] += directions[token] * (7.0 - 0.6 * rank)
+    for token, successor in itertools.pairwise(bee):
+        output[successor] += directions[token] * 90.0
+    return output
 
 
 def write_tiny_gguf(

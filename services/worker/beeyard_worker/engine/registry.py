@@ -1,0 +1,115 @@
+"""Which engines there are, and how a worker's settings choose one."""
+
+import dataclasses
+import pathlib
+from typing import Final
+
+from beeyard_core.limits import SLOTS_MAX
+from beeyard_core.refusal import Refusal
+from beeyard_runtime.clock import Clock
+from beeyard_runtime.models.package_model import (
+    PackageModelMissing,
+    is_package_source,
+    resolve_package_model,
+)
+
+from beeyard_worker.engine.llamacpp import LlamaCppEngine
+from beeyard_worker.engine.llamacpp_options import LlamaOptions
+from beeyard_worker.engine.openai_http import OpenAIHttpEngine, UpstreamOptions
+from beeyard_worker.engine.port import Engine, EngineFault
+from beeyard_worker.engine.synthetic import SyntheticEngine
+
+ENGINES: Final = ("llamacpp", "openai_http", "synthetic")
+_CPU: Final = "cpu"
+_SYNTHETIC_CONTEXT_TOKENS: Final = 8_192
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """What a worker's settings say of its engine.
+
+    Attributes:
+        engine: One of `ENGINES`.
+        source: A path or `package:NAME` for llamacpp, `URL#model` for openai_http, tokens a second for synthetic.
+        device: `cpu`, or the UUID of the GPU that the process was given.
+        slots: Generations at once.
+        context_tokens: Context of each; 0: the engine's own.
+        threads: For llamacpp on the CPU; 0: half of the cores.
+        package_cache: Folder for models that come as packages.
+        api_key: For openai_http.
+        command: Starts the server of openai_http; empty: it runs already.
+    """
+
+    engine: str
+    source: str
+    device: str = _CPU
+    slots: int = 1
+    context_tokens: int = 0
+    threads: int = 0
+    package_cache: pathlib.Path
+    api_key: str = dataclasses.field(default="", repr=False)
+    command: tuple[str, ...] = ()
+
+
+def build_engine(settings: EngineSettings, clock: Clock) -> Engine:
+    """Return the engine that the settings choose, not loaded yet.
+
+    A packaged model is joined here on first use, which takes a second: call it off the event loop, or before it.
+
+    Raises:
+        EngineFault: INVALID_REQUEST for settings that name no engine; MODEL_LOAD_FAILED for a missing package.
+    """
+    if not 1 <= settings.slots <= SLOTS_MAX:
+        raise EngineFault(Refusal.INVALID_REQUEST, f"slots must be 1 to {SLOTS_MAX}")
+    match settings.engine:
+        case "llamacpp":
+            return _llamacpp(settings)
+        case "openai_http":
+            options = UpstreamOptions(
+                slots=settings.slots,
+                context_tokens=settings.context_tokens,
+                api_key=settings.api_key,
+                command=settings.command,
+            )
+            return OpenAIHttpEngine(settings.source, clock, options)
+        case "synthetic":
+            return SyntheticEngine(
+                clock,
+                tokens_per_s=_rate(settings.source),
+                slots=settings.slots,
+                context_tokens=settings.context_tokens or _SYNTHETIC_CONTEXT_TOKENS,
+            )
+        case unknown:
+            raise EngineFault(
+                Refusal.INVALID_REQUEST,
+                f"there is no engine {unknown!r}; choose {', '.join(ENGINES)}",
+            )
+
+
+def _llamacpp(settings: EngineSettings) -> LlamaCppEngine:
+    path = pathlib.Path(settings.source)
+    if is_package_source(settings.source):
+        try:
+            path = resolve_package_model(settings.source, settings.package_cache)
+        except PackageModelMissing as error:
+            raise EngineFault(Refusal.MODEL_LOAD_FAILED, str(error)) from error
+    options = LlamaOptions(
+        slots=settings.slots,
+        context_tokens=settings.context_tokens,
+        threads=settings.threads,
+        gpu_layers=0 if settings.device == _CPU else -1,
+    )
+    return LlamaCppEngine(path, options)
+
+
+def _rate(source: str) -> float:
+    try:
+        rate = float(source or 0)
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate < float("inf"):
+        raise EngineFault(
+            Refusal.INVALID_REQUEST,
+            "the source of a synthetic model is its tokens a second, 0 for no limit",
+        )
+    return rate
