@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check lint bench generate check-generated check-contract contract-image lock clean
+.PHONY: help install demo up test check lint lint-style lint-types lint-imports lint-protos bench generate \
+	check-generated check-contract contract-image lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -30,11 +31,20 @@ test: lint ## everything that a contributor must pass
 check: lint ## the static checks and the style tests
 	$(BIN)/pytest tests/style --quiet
 
-lint: install check-generated check-contract
+# One target a tool, so that `make -k check` shows all that is wrong at once.
+lint: lint-style lint-types lint-imports lint-protos check-generated check-contract
+
+lint-style: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint-types: install
 	$(BIN)/mypy
+
+lint-imports: install
 	$(BIN)/lint-imports --no-logo
+
+lint-protos: install
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 
