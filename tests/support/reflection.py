@@ -3,14 +3,18 @@
 Tests that go through all methods read them here and not from a list, so that a method added later is tested too.
 """
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 from grpc_reflection.v1alpha import reflection_pb2_grpc as rpc
+
+_Call: TypeAlias = (
+    "grpc.aio.StreamStreamCall[pb.ServerReflectionRequest, pb.ServerReflectionResponse]"
+)
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,9 @@ async def _describe(
         call.cancel()
 
 
-async def _answer(call: AsyncIterator[pb.ServerReflectionResponse]) -> pb.ServerReflectionResponse:
-    answer = await anext(call)
+async def _answer(call: _Call) -> pb.ServerReflectionResponse:
+    answer = await call.read()
+    assert isinstance(answer, pb.ServerReflectionResponse), "reflection ended its stream"
     assert not answer.HasField("error_response"), answer.error_response.error_message
     return answer
 

@@ -14,12 +14,14 @@ from tests.support.stack import Stack
 pytestmark = pytest.mark.timeout(600)
 # Words of the client itself, which no queen sends.
 OWN_REASONS = {"QUEEN_UNREACHABLE", "CANCELLED"}
+# It needs a queen of its own, which is restarted while it reads.
+RESTART = "TestRestartOfTheQueenIsNotSeenInAStream"
 RESULT = re.compile(r"^--- (PASS|FAIL|SKIP): (Test\w+)", re.MULTILINE)
 
 
-async def go(*arguments: str, tool: str = "go", **env: str) -> tuple[int | None, str]:
+async def start(*arguments: str, tool: str = "go", **env: str) -> asyncio.subprocess.Process:
     go_tools.go()
-    process = await asyncio.create_subprocess_exec(
+    return await asyncio.create_subprocess_exec(
         tool,
         *arguments,
         cwd=go_tools.CLIENT,
@@ -27,6 +29,10 @@ async def go(*arguments: str, tool: str = "go", **env: str) -> tuple[int | None,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
+
+
+async def go(*arguments: str, tool: str = "go", **env: str) -> tuple[int | None, str]:
+    process = await start(*arguments, tool=tool, **env)
     out, _ = await process.communicate()
     return process.returncode, out.decode()
 
@@ -42,7 +48,32 @@ async def test_the_go_client_passes_its_tests_against_a_live_queen(stack: Stack)
     results = {name: result for result, name in RESULT.findall(printed)}
     live = {name for name in results if name.startswith("TestLive")}
     assert live, printed
-    assert {name for name, result in results.items() if result != "PASS"} == set(), printed
+    assert {name for name, result in results.items() if result != "PASS"} == {RESTART}, printed
+
+
+async def test_a_stream_of_the_go_client_survives_a_restart_of_the_queen() -> None:
+    async with Stack(models={"tiny": "synthetic:200"}) as stack:
+        process = await start(
+            *("test", "-v", "-count=1", "-run", RESTART, "./beeyard"),
+            BEEYARD_QUEEN=stack.queen_address,
+            BEEYARD_MODEL="tiny",
+            BEEYARD_RESTART="yes",
+        )
+        assert process.stdout is not None
+        try:
+            lines = []
+            async for line in process.stdout:
+                lines.append(line.decode())
+                if "RESTART THE QUEEN NOW" in lines[-1]:
+                    await stack.restart("queen")
+            code = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.terminate()
+                await process.wait()
+    printed = "".join(lines)
+    assert code == 0, printed
+    assert dict(RESULT.findall(printed)) == {"PASS": RESTART}, printed
 
 
 async def test_the_go_client_says_so_when_its_live_tests_do_not_run() -> None:
