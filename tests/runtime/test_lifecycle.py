@@ -10,6 +10,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 from beeyard_runtime.lifecycle import Stop, announce
+from beeyard_runtime.rpc_channel import open_channel, stream
+from beeyard_runtime.testing import serving
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 _PREAMBLE = """
 import asyncio, sys
@@ -35,11 +38,12 @@ sys.exit(run_service(main, "queen"))
 
 
 @asynccontextmanager
-async def _python(source: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _python(source: str, *args: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
         textwrap.dedent(_PREAMBLE) + textwrap.dedent(source),
+        *args,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -137,3 +141,41 @@ def test_announce_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> Non
         "address": "127.0.0.1:1",
         "admin_address": "127.0.0.1:2",
     }
+
+
+_SERVES = """
+from beeyard_runtime.rpc_server import RpcServer
+from beeyard_runtime.telemetry import setup_telemetry
+async def main(stop):
+    telemetry = setup_telemetry("queen")
+    server = RpcServer("queen", listen=sys.argv[1], admin_listen="127.0.0.1:0", telemetry=telemetry)
+    await server.start()
+    announce("queen", server.address, admin_address=server.admin_address)
+    await stop.wait()
+    await server.drain()
+    await server.stop(1_000)
+    telemetry.shutdown()
+sys.exit(run_service(main, "queen"))
+"""
+
+
+async def test_a_served_process_starts_answers_and_drains_in_silence() -> None:
+    async with _python(_SERVES, "127.0.0.1:0") as process:
+        address = str((await _ready(process))["address"])
+        async with open_channel(address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            async with stream(health.Watch(health_pb2.HealthCheckRequest())) as watch:
+                assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+                process.send_signal(signal.SIGTERM)
+                assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+                assert await process.communicate() == (b"", b"")
+        assert process.returncode == 0
+
+
+async def test_a_port_in_use_ends_the_process_with_one_line() -> None:
+    async with serving() as served, _python(_SERVES, served.address) as process:
+        out, err = await process.communicate()
+        assert process.returncode == 1
+        assert out == b""
+        assert err.decode().startswith(f"beeyard queen: cannot listen on {served.address}: ")
+        assert err.count(b"\n") == 1

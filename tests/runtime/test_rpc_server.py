@@ -7,6 +7,7 @@ import grpc
 import pytest
 from beeyard.worker.v1 import engine_service_pb2 as pb
 from beeyard.worker.v1 import engine_service_pb2_grpc as pb_grpc
+from beeyard_core import limits
 from beeyard_core.refusal import Refusal
 from beeyard_runtime.rpc_channel import open_channel, stream
 from beeyard_runtime.rpc_errors import from_error
@@ -259,3 +260,20 @@ async def test_a_message_over_the_limit_is_refused() -> None:
             )
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         await big.close(None)
+
+
+@pytest.mark.slow
+async def test_an_idle_link_may_be_pinged_without_being_cut() -> None:
+    async with serving() as served:
+        ping_ms = limits.KEEPALIVE_PING_GAP_MS + 100
+        options = (
+            ("grpc.keepalive_time_ms", ping_ms),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+        )
+        async with grpc.aio.insecure_channel(served.address, options=options) as idle:
+            await idle.channel_ready()
+            # Two pings too many are forgiven, the third ends the connection: four intervals would show it.
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(4.5 * ping_ms / 1_000):
+                    await idle.wait_for_state_change(grpc.ChannelConnectivity.READY)
