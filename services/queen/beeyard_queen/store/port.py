@@ -21,6 +21,13 @@ class StoreUnavailable(Exception):
     """
 
 
+class BatchInvalid(AssertionError):
+    """A bug in the caller: the batch contradicts itself or what is stored. Nothing of it was kept.
+
+    Tokens or a prompt of a job that the store does not know, a sequence or an idempotency key that another job has.
+    """
+
+
 class StoreRefused(Exception):
     """The store's file cannot be used at all: not ours, damaged, from a newer version, or not writable.
 
@@ -140,8 +147,12 @@ class JobWriter(Protocol):
     async def commit(self, batch: Batch) -> None:
         """Make the whole batch durable, or nothing of it.
 
+        What is fixed when a job is accepted (sequence, tenant, request id, digest, creation) is kept from its first
+        row. Committing the same batch again changes nothing.
+
         Raises:
             StoreUnavailable: Nothing was kept; the same batch may be tried again.
+            BatchInvalid: A bug in the caller; nothing was kept.
         """
         ...
 

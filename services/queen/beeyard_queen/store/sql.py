@@ -1,0 +1,164 @@
+"""Every statement that the SQLite store runs, and the schema's history.
+
+`jobs.sequence` is the rowid: jobs are accepted in that order, so a new row, its prompt and its output go to the end of
+their tables, and the newest jobs are listed by walking one table backwards. What hangs on a job is keyed by its
+sequence, never by its name, so the long random names stand in one index only.
+
+A schema is never edited, only added to: `MIGRATIONS[n]` leads from version n to n + 1, inside the transaction that also
+moves `PRAGMA user_version`.
+"""
+
+from dataclasses import fields
+from typing import Final
+
+from beeyard_queen.store.port import JobRow
+
+#: "BEEY": marks a database file as a store of ours.
+APPLICATION_ID: Final = 0x42454559
+
+_VERSION_1: Final = """
+CREATE TABLE jobs (
+    sequence INTEGER PRIMARY KEY,
+    job_id TEXT NOT NULL UNIQUE,
+    tenant_id TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    model TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    spec TEXT NOT NULL,
+    created_ms INTEGER NOT NULL,
+    expires_ms INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    worker_id TEXT NOT NULL,
+    next_index INTEGER NOT NULL,
+    leased_ms INTEGER NOT NULL,
+    first_token_ms INTEGER NOT NULL,
+    ended_ms INTEGER NOT NULL,
+    result TEXT NOT NULL,
+    trace_id TEXT NOT NULL,
+    is_ended INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX jobs_by_request ON jobs (tenant_id, request_id) WHERE request_id <> '';
+CREATE INDEX jobs_by_state ON jobs (state);
+CREATE INDEX jobs_unfinished ON jobs (sequence) WHERE is_ended = 0;
+CREATE INDEX jobs_by_end ON jobs (ended_ms) WHERE is_ended = 1;
+
+CREATE TABLE prompts (
+    sequence INTEGER PRIMARY KEY,
+    request BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE tokens (
+    sequence INTEGER NOT NULL,
+    first_index INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    ids BLOB NOT NULL,
+    text TEXT NOT NULL,
+    text_lengths BLOB NOT NULL,
+    PRIMARY KEY (sequence, first_index)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE counters (
+    name TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO counters VALUES ('epoch', 0), ('sequence', 0);
+
+CREATE TABLE models (
+    seen INTEGER PRIMARY KEY,
+    model TEXT NOT NULL UNIQUE
+) STRICT;
+"""
+
+MIGRATIONS: Final = (_VERSION_1,)
+
+#: In the order of the dataclass, which is also the order in which rows are read back.
+JOB_COLUMNS: Final = tuple(f.name for f in fields(JobRow))
+# Fixed at acceptance; leaving them out of the update leaves the indexes on them alone.
+_FIXED: Final = frozenset(
+    {
+        "job_id",
+        "sequence",
+        "tenant_id",
+        "request_id",
+        "digest",
+        "created_ms",
+    }
+)
+
+_COLUMNS: Final = ", ".join(JOB_COLUMNS)
+_PLACES: Final = ", ".join("?" * len(JOB_COLUMNS))
+_UPDATES: Final = ", ".join(
+    f"{name} = excluded.{name}" for name in JOB_COLUMNS if name not in _FIXED
+)
+
+_SELECT_JOBS: Final = f"SELECT {_COLUMNS} FROM jobs"  # noqa: S608 - made of constants
+
+# --- Writing ---
+SAVE_JOB: Final = (
+    f"INSERT INTO jobs ({_COLUMNS}) VALUES ({_PLACES}) "  # noqa: S608 - made of constants
+    f"ON CONFLICT (job_id) DO UPDATE SET {_UPDATES}"
+)
+# The subselects give NULL for a job that is not there, which NOT NULL refuses.
+SAVE_PROMPT: Final = (
+    "INSERT OR REPLACE INTO prompts "
+    "SELECT ifnull((SELECT sequence FROM jobs WHERE job_id = ?), 'no such job'), ?"
+)
+ERASE_PROMPT: Final = "DELETE FROM prompts WHERE sequence = ?"
+SAVE_TOKENS: Final = (
+    "INSERT OR REPLACE INTO tokens "
+    "VALUES ((SELECT sequence FROM jobs WHERE job_id = ?), ?, ?, ?, ?, ?)"
+)
+SAVE_EPOCH: Final = "UPDATE counters SET value = max(value, ?) WHERE name = 'epoch'"
+SAVE_MODEL: Final = "INSERT OR IGNORE INTO models (model) VALUES (?)"
+
+# --- Forgetting ---
+PICK_FORGOTTEN: Final = (
+    "SELECT sequence FROM jobs WHERE is_ended = 1 AND ended_ms < ? ORDER BY ended_ms LIMIT ?"
+)
+# The newest job may be among the forgotten; its number must never be given out again.
+SAVE_SEQUENCE: Final = (
+    "UPDATE counters SET value = max(value, (SELECT ifnull(max(sequence), 0) FROM jobs)) "
+    "WHERE name = 'sequence'"
+)
+FORGET_TOKENS: Final = "DELETE FROM tokens WHERE sequence = ?"
+FORGET_JOB: Final = "DELETE FROM jobs WHERE sequence = ?"
+
+# --- Reading ---
+UNFINISHED: Final = f"{_SELECT_JOBS} WHERE is_ended = 0 ORDER BY sequence"
+LAST_EPOCH: Final = "SELECT value FROM counters WHERE name = 'epoch'"
+LAST_SEQUENCE: Final = (
+    "SELECT max(value, (SELECT ifnull(max(sequence), 0) FROM jobs)) "
+    "FROM counters WHERE name = 'sequence'"
+)
+MODELS: Final = "SELECT model FROM models ORDER BY seen"
+JOB: Final = f"{_SELECT_JOBS} WHERE job_id = ?"
+JOB_BY_REQUEST: Final = (
+    f"{_SELECT_JOBS} WHERE tenant_id = ? AND request_id = ? AND request_id <> ''"
+)
+TOKENS: Final = (
+    "SELECT job_id, first_index, count, ids, text, text_lengths "
+    "FROM jobs JOIN tokens USING (sequence) WHERE job_id = ? ORDER BY first_index"
+)
+PROMPT: Final = "SELECT request FROM jobs JOIN prompts USING (sequence) WHERE job_id = ?"
+
+
+def jobs_statement(*, states: int, by_tenant: bool, by_model: bool) -> str:
+    """Return the statement that lists jobs, newest first.
+
+    Its arguments are, once for each state (or once in all if none is given): the state if any, the tenant and the model
+    if asked for, the sequence to stay below, the limit; and at the end the limit again.
+
+    One select a state, each bounded, lets every one of them walk the index of states backwards; a single one with
+    `IN` would sort all jobs of those states to find the newest fifty.
+    """
+    wanted = ["state = ?"] if states else []
+    wanted += ["tenant_id = ?"] if by_tenant else []
+    wanted += ["model = ?"] if by_model else []
+    where = " AND ".join([*wanted, "sequence < ?"])
+    one = f"SELECT * FROM ({_SELECT_JOBS} WHERE {where} ORDER BY sequence DESC LIMIT ?)"  # noqa: S608
+    every = " UNION ALL ".join([one] * max(states, 1))
+    return f"{every} ORDER BY sequence DESC LIMIT ?"
