@@ -74,7 +74,7 @@ async def test_infer_on_the_queen_streams_a_whole_job(command: Path, stack: Stac
         *("-d", request, stack.queen_address, "beeyard.queen.v1.InferenceService/Infer"),
     )
     events = messages(printed)
-    kinds = [next(key for key in event if key != "jobId") for event in events]
+    kinds = [next(key for key in event if key != "job_id") for event in events]
     assert kinds[0] == "queued"
     assert "started" in kinds
     assert kinds[-1] == "finished"
@@ -87,7 +87,7 @@ async def test_get_snapshot_on_the_pool_manager(command: Path, stack: Stack) -> 
         command, stack.pool_address, "beeyard.pool.v1.PoolManagerService/GetSnapshot"
     )
     (snapshot,) = messages(printed)
-    assert snapshot["poolId"] == POOL_ID
+    assert snapshot["pool_id"] == POOL_ID
     assert snapshot["devices"]
     assert snapshot["workers"]
 
