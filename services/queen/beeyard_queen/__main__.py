@@ -1,0 +1,24 @@
+"""Runs the queen: `python -m beeyard_queen`."""
+
+import sys
+
+from beeyard_runtime.faults import StartFailed
+from beeyard_runtime.lifecycle import report_fault, run_service
+from beeyard_runtime.log import setup_log
+
+from beeyard_queen.app import main
+from beeyard_queen.config import QueenSettings, parse_arguments
+
+
+def run() -> int:
+    """Run until stopped; return the exit code."""
+    try:
+        settings = QueenSettings.load("queen", overrides=parse_arguments(sys.argv[1:]))
+    except StartFailed as fault:
+        return report_fault("queen", fault)
+    setup_log("queen", fmt=settings.log_format, level=settings.log_level)
+    return run_service(lambda stop: main(stop, settings), "queen")
+
+
+if __name__ == "__main__":
+    sys.exit(run())

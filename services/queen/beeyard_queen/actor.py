@@ -1,0 +1,320 @@
+"""Performs what the core decided: rows for the store, orders for workers, events for followers, answers for callers."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from beeyard.worker.v1 import engine_service_pb2 as engine_pb
+from beeyard.worker.v1 import worker_service_pb2 as pb
+from beeyard_core import limits
+from beeyard_core.effect import (
+    Accept,
+    AcceptAgain,
+    AcknowledgeResult,
+    AnnounceEnded,
+    AnnounceRequeued,
+    AnswerCall,
+    CountStaleEpoch,
+    DrainWorker,
+    Effect,
+    ForgetJob,
+    Offer,
+    Refuse,
+    RefuseWorker,
+    RemoveWorker,
+    Revoke,
+    SaveJob,
+    SaveJobSoon,
+    SendDesired,
+    Welcome,
+)
+from beeyard_core.event import CancelRequested, Event, LeaseFailed
+from beeyard_core.ids import JobId, WorkerId, lease_id_of
+from beeyard_core.refusal import Refusal, Refused
+from beeyard_core.state import QueenState
+from beeyard_runtime.clock import Clock
+from beeyard_runtime.log import get_log
+
+from beeyard_queen.egress.feed import Feeds, JobEnded
+from beeyard_queen.egress.hosts import Hosts
+from beeyard_queen.egress.links import Links
+from beeyard_queen.egress.relay import Relay
+from beeyard_queen.prompts import Prompts
+from beeyard_queen.store.port import Batch
+from beeyard_queen.store.rows import row_of
+from beeyard_queen.store.tokens import tokens_row_of
+from beeyard_queen.tracing import JobTraces
+
+_log = get_log("actor")
+
+
+@dataclass(slots=True)
+class Answers:
+    """Callers that wait for the writer loop: submitters by job, operators by call."""
+
+    submitters: dict[JobId, asyncio.Future[Accept | AcceptAgain | Refused]] = field(
+        default_factory=dict
+    )
+    operators: dict[int, asyncio.Future[AnswerCall]] = field(default_factory=dict)
+    cancellers: dict[JobId, list[asyncio.Future[None]]] = field(default_factory=dict)
+    #: Jobs whose submitters were told that the store is unavailable; cancelled if they become durable after all.
+    disowned: set[JobId] = field(default_factory=set)
+    calls_count: int = 0
+
+    def answer_submitter(self, job_id: JobId, answer: Accept | AcceptAgain | Refused) -> None:
+        """Answer a submission, if somebody still waits for it."""
+        waiter = self.submitters.pop(job_id, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(answer)
+
+
+@dataclass(slots=True, kw_only=True)
+class QueenActor:
+    """The loop's hands."""
+
+    state: QueenState
+    clock: Clock
+    feeds: Feeds
+    links: Links
+    hosts: Hosts
+    relay: Relay
+    prompts: Prompts
+    traces: JobTraces
+    answers: Answers
+    post: Callable[[Event], None]
+    welcome_incarnation: str
+
+    # --- Before and after the commit ---
+
+    def fill(self, batch: Batch, saved: set[JobId], *, everything: bool) -> None:
+        """Add the rows of jobs that must be saved, with their tokens and prompts, and tokens that have waited."""
+        for job_id in saved:
+            job = self.state.jobs.get(job_id)
+            if job is None:
+                continue
+            feed = self.feeds.by_job.get(job_id)
+            if feed is not None:
+                job.next_index = max(job.next_index, feed.log.next_index)
+            batch.jobs[job_id] = row_of(job, self.traces.trace_id(job_id))
+            prompt = self.prompts.unsaved(job_id)
+            if prompt is not None:
+                batch.prompts[job_id] = prompt
+        due = self._due(everything=everything) | (self.feeds.unsaved & saved)
+        for job_id in due:
+            frames = self.feeds.by_job[job_id].unsaved()
+            batch.tokens.extend(tokens_row_of(job_id, frame) for frame in frames)
+
+    def _due(self, *, everything: bool) -> set[JobId]:
+        """Return the jobs whose tokens have waited long enough; all are looked at only with `everything`."""
+        due = self.feeds.due & self.feeds.unsaved
+        self.feeds.due.clear()
+        if everything:
+            now_ms = self.clock.now().mono_ms
+            due |= {j for j in self.feeds.unsaved if self.feeds.by_job[j].needs_saving(now_ms)}
+        return due
+
+    def committed(self, batch: Batch) -> None:
+        """Let workers forget tokens that are durable, and prompts be dropped from memory."""
+        now_ms = self.clock.now().mono_ms
+        for job_id in batch.prompts:
+            self.prompts.mark_saved(JobId(job_id))
+        for row in batch.tokens:
+            feed = self.feeds.by_job.get(JobId(row.job_id))
+            if feed is None:
+                continue
+            feed.mark_saved(row.first_index + row.count, now_ms)
+            if not feed.unsaved_count:
+                self.feeds.unsaved.discard(feed.job_id)
+            self._acknowledge(feed.job_id, feed.saved_index)
+
+    def _acknowledge(self, job_id: JobId, next_index: int) -> None:
+        job = self.state.jobs.get(job_id)
+        if job is None or job.is_ended or job.worker_id is None:
+            return
+        link = self.links.find(job.worker_id)
+        feed = self.feeds.by_job[job_id]
+        if link is not None and feed.inbox is not None and feed.attempts:
+            epoch = feed.attempts[-1].epoch
+            if epoch == job.epoch:
+                link.acknowledge(lease_id_of(epoch), epoch, next_index)
+
+    def store_failed(self) -> None:
+        """Tell everybody who waits for an acceptance that there is none."""
+        refused = Refused(
+            reason=Refusal.STORE_UNAVAILABLE,
+            message="the queen cannot write to its store now; nothing was accepted, try again later",
+            retry_after_ms=limits.RECONNECT_MAX_MS,
+        )
+        for job_id in list(self.answers.submitters):
+            job = self.state.jobs.get(job_id)
+            if job is not None and not job.request_id:
+                # It may become durable once the store heals, and its submitter will have gone elsewhere by then.
+                self.answers.disowned.add(job_id)
+            self.answers.answer_submitter(job_id, refused)
+
+    # --- Effects ---
+
+    async def act(self, effect: Effect) -> None:  # noqa: C901, PLR0912 - one arm an effect and nothing else
+        """Perform one effect."""
+        match effect:
+            case Accept():
+                self._accept(effect)
+            case AcceptAgain():
+                self._accept_again(effect)
+            case Refuse():
+                self._refuse(effect)
+            case Offer():
+                await self._offer(effect)
+            case Revoke(worker_id, lease_id, epoch):
+                if link := self.links.find(worker_id):
+                    link.revoke(lease_id, epoch)
+            case AcknowledgeResult(worker_id, lease_id, epoch):
+                if link := self.links.find(worker_id):
+                    link.acknowledge(lease_id, epoch, 0, is_over=True)
+            case Welcome():
+                self._welcome(effect)
+            case RefuseWorker(worker_id, session, refused):
+                self._close_link(worker_id, session, refused)
+            case RemoveWorker(worker_id, session):
+                _log.warning("worker_lost", worker_id=worker_id)
+                self._close_link(worker_id, session, None)
+            case DrainWorker(worker_id):
+                if link := self.links.find(worker_id):
+                    link.drain(limits.WORKER_STOP_GRACE_MS)
+            case AnnounceRequeued(job_id):
+                self._announce_requeued(job_id)
+            case AnnounceEnded(job_id):
+                self._announce_ended(job_id)
+            case ForgetJob(job_id):
+                self.prompts.forget(job_id)
+            case SendDesired(pool_id, workers):
+                self.hosts.send(pool_id, workers)
+            case AnswerCall():
+                waiter = self.answers.operators.pop(effect.call_id, None)
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(effect)
+            case CountStaleEpoch():
+                self.relay.stale_epoch_writes_count += 1
+            case SaveJob() | SaveJobSoon():
+                pass  # the loop has committed them
+            case _:
+                assert_never(effect)
+
+    def _accept(self, effect: Accept) -> None:
+        job = self.state.jobs[effect.job_id]
+        self.traces.accepted(job)
+        _log.debug("job_accepted", job_id=job.job_id, position=effect.position)
+        if effect.job_id in self.answers.disowned:
+            self.answers.disowned.discard(effect.job_id)
+            self.post(CancelRequested(effect.job_id))
+        self.answers.answer_submitter(effect.job_id, effect)
+
+    def _accept_again(self, effect: AcceptAgain) -> None:
+        self.traces.refused(effect.asked_id, "")
+        self.prompts.forget(effect.asked_id)
+        self.answers.answer_submitter(effect.asked_id, effect)
+
+    def _refuse(self, effect: Refuse) -> None:
+        self.traces.refused(effect.job_id, effect.refused.reason.value)
+        self.prompts.forget(effect.job_id)
+        _log.info("job_refused", job_id=effect.job_id, reason=effect.refused.reason.value)
+        self.answers.answer_submitter(effect.job_id, effect.refused)
+
+    async def _offer(self, effect: Offer) -> None:
+        """Send a lease with its request. A lease that was taken back since, or a worker that left, needs no offer."""
+        lease = self.state.leases.get(effect.lease_id)
+        if lease is None or not lease.is_current:
+            return
+        job = self.state.jobs[lease.job_id]
+        traceparent = self.traces.leased(job, lease, self.clock.now())
+        stored = await self.prompts.get(job.job_id)
+        if stored is None:
+            reason, message = Refusal.INTERNAL, "the request is no longer in the store"
+            self.post(LeaseFailed(lease.worker_id, lease.lease_id, lease.epoch, 0, reason, message))
+            return
+        request = engine_pb.GenerateRequest.FromString(stored)
+        feed = self.feeds.by_job.get(job.job_id)
+        if feed is not None and feed.log.next_index:
+            request.resume_ids.extend(feed.log.ids())
+            request.resume_text = feed.log.text()
+            request.resume_count = feed.log.next_index
+        link = self.links.find(lease.worker_id)
+        if link is None:
+            return
+        _log.debug(
+            "lease_offered",
+            job_id=job.job_id,
+            worker_id=lease.worker_id,
+            epoch=lease.epoch,
+            attempt=lease.attempt,
+        )
+        link.offer(
+            pb.LeaseOffer(
+                lease_id=lease.lease_id,
+                epoch=lease.epoch,
+                job_id=job.job_id,
+                attempt=lease.attempt,
+                request=request,
+                traceparent=traceparent,
+                kv_tokens=lease.kv_tokens,
+            )
+        )
+
+    def _welcome(self, effect: Welcome) -> None:
+        link = self.links.find(effect.worker_id)
+        if link is None or link.session != effect.session or link.welcome.done():
+            return
+        adopted = []
+        for lease_id, epoch in effect.adopted:
+            lease = self.state.leases.get(lease_id)
+            if lease is None or not lease.is_current:
+                continue
+            feed = self.relay.begin(lease)
+            if feed.inbox is not None:
+                feed.inbox.reattach()
+            adopted.append(
+                pb.AdoptedLease(lease_id=lease_id, epoch=epoch, resend_from=feed.log.next_index)
+            )
+        link.welcome.set_result(
+            pb.Welcome(
+                queen_incarnation=self.welcome_incarnation,
+                heartbeat_interval_ms=limits.HEARTBEAT_INTERVAL_MS,
+                lease_ttl_ms=limits.LEASE_TTL_MS,
+                adopted=adopted,
+            )
+        )
+
+    def _close_link(self, worker_id: WorkerId, session: int, refused: Refused | None) -> None:
+        link = self.links.find(worker_id)
+        if link is not None and link.session == session:
+            link.close(refused)
+
+    def _announce_requeued(self, job_id: JobId) -> None:
+        self.traces.requeued(job_id, self.clock.now())
+        _log.info("job_requeued", job_id=job_id)
+        feed = self.feeds.by_job.get(job_id)
+        if feed is not None:
+            feed.inbox = None
+            feed.wake()
+
+    def _announce_ended(self, job_id: JobId) -> None:
+        job = self.state.jobs.get(job_id)
+        self.prompts.forget(job_id)
+        if job is not None:
+            self.traces.ended(job)
+            failure = job.failure.reason.value if job.failure else None
+            _log.info(
+                "job_ended",
+                job_id=job_id,
+                state=job.state.value,
+                reason=failure,
+                attempt=job.attempt,
+                tokens=job.next_index,
+            )
+        for waiter in self.answers.cancellers.pop(job_id, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+        feed = self.feeds.drop(job_id)
+        if feed is not None:
+            feed.end(JobEnded())

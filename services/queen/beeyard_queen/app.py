@@ -1,0 +1,251 @@
+"""The queen's composition root: each part is made here, handed its neighbours, started in order, stopped in reverse."""
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+
+from beeyard.pool.v1 import pool_service_pb2_grpc
+from beeyard.queen.v1 import fleet_service_pb2_grpc, inference_service_pb2_grpc
+from beeyard.worker.v1 import worker_service_pb2_grpc
+from beeyard_core import limits
+from beeyard_core.event import DrainBegun
+from beeyard_core.ids import JobId, ModelName
+from beeyard_core.job import Job
+from beeyard_core.refusal import Refusal, Refused
+from beeyard_core.restore import restore
+from beeyard_core.state import QueenState, Settings
+from beeyard_runtime.clock import Clock, SystemClock
+from beeyard_runtime.faults import StartFailed
+from beeyard_runtime.lifecycle import Stop, announce
+from beeyard_runtime.log import get_log
+from beeyard_runtime.rpc_server import RpcServer
+from beeyard_runtime.telemetry import Telemetry, setup_telemetry
+
+from beeyard_queen.actor import Answers, QueenActor
+from beeyard_queen.config import QueenSettings
+from beeyard_queen.egress.feed import Feeds
+from beeyard_queen.egress.hosts import Hosts
+from beeyard_queen.egress.links import Links
+from beeyard_queen.egress.relay import Relay
+from beeyard_queen.ingress.fleet_service import FleetServicer
+from beeyard_queen.ingress.following import Following
+from beeyard_queen.ingress.inference_service import InferenceServicer
+from beeyard_queen.ingress.pool_service import PoolServicer
+from beeyard_queen.ingress.submission import Submissions
+from beeyard_queen.ingress.worker_service import WorkerServicer
+from beeyard_queen.loop import WriterLoop, every
+from beeyard_queen.prompts import Prompts
+from beeyard_queen.store.port import JobReader, JobWriter, Restored, StoreRefused, StoreUnavailable
+from beeyard_queen.store.rows import job_of
+from beeyard_queen.store.sqlite import SqliteStore
+from beeyard_queen.store.tokens import frame_of
+from beeyard_queen.tracing import JobTraces
+
+_log = get_log("queen")
+
+
+@dataclass(slots=True)
+class _Store:
+    """One store, seen through its two ports."""
+
+    writer: JobWriter
+    reader: JobReader
+
+
+async def main(stop: Stop, settings: QueenSettings) -> None:
+    """Run the queen until `stop`.
+
+    Raises:
+        StartFailed: The store cannot be used or the address cannot be had; the message says what to do.
+    """
+    clock = SystemClock()
+    incarnation = uuid.uuid4().hex[:8]
+    telemetry = setup_telemetry("queen", otlp_endpoint=settings.otlp_endpoint, instance=incarnation)
+    sqlite = SqliteStore(settings.store)
+    store = _Store(sqlite, sqlite)
+    try:
+        restored = await store.writer.open()
+    except StoreRefused as fault:
+        raise StartFailed(str(fault)) from None
+    try:
+        queen = await _assemble(settings, store, restored, clock, telemetry, incarnation)
+        await queen.run(stop)
+    finally:
+        await store.writer.close()
+        await asyncio.to_thread(telemetry.shutdown)
+
+
+async def _assemble(
+    settings: QueenSettings,
+    store: _Store,
+    restored: Restored,
+    clock: Clock,
+    telemetry: Telemetry,
+    incarnation: str,
+) -> "Queen":
+    now = clock.now()
+    jobs = [job_of(row, now) for row in restored.jobs]
+    state = restore(
+        Settings(
+            incarnation=incarnation,
+            default_model=ModelName(settings.default_model),
+            keep=tuple((ModelName(model), count) for model, count in settings.keep.items()),
+        ),
+        jobs,
+        epoch=restored.epoch,
+        sequence=restored.sequence,
+        models=restored.models,
+        now=now,
+    )
+    feeds = Feeds()
+    await _restore_tokens(feeds, jobs, store.reader)
+    if jobs:
+        _log.info("jobs_restored", count=len(jobs))
+    return Queen(settings, store, state, feeds, clock, telemetry, incarnation)
+
+
+async def _restore_tokens(feeds: Feeds, jobs: list[Job], reader: JobReader) -> None:
+    """Read back what was delivered of jobs that had begun: their next attempt, or their worker, goes on there."""
+    for job in jobs:
+        if not job.attempt:
+            continue
+        rows = await reader.tokens(job.job_id)
+        if not rows:
+            continue
+        feed = feeds.open(JobId(job.job_id))
+        for row in rows:
+            feed.log.append(frame_of(row))
+        feed.saved_index = feed.log.next_index
+
+
+class Queen:
+    """One running queen. Made by `main`; tests make one with a store and a clock of their own."""
+
+    def __init__(
+        self,
+        settings: QueenSettings,
+        store: _Store,
+        state: QueenState,
+        feeds: Feeds,
+        clock: Clock,
+        telemetry: Telemetry,
+        incarnation: str,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._store = store
+        self._feeds, self._links, self._hosts = feeds, Links(), Hosts()
+        answers, traces = Answers(), JobTraces(telemetry)
+        prompts = Prompts(store.reader)
+        self.loop = WriterLoop(state, store.writer, clock)
+        relay = Relay(state, feeds, clock, self.loop.post, self.loop.poke)
+        self._actor = QueenActor(
+            state=state,
+            clock=clock,
+            feeds=feeds,
+            links=self._links,
+            hosts=self._hosts,
+            relay=relay,
+            prompts=prompts,
+            traces=traces,
+            answers=answers,
+            post=self.loop.post,
+            welcome_incarnation=incarnation,
+        )
+        submissions = Submissions(
+            loop=self.loop,
+            reader=store.reader,
+            prompts=prompts,
+            answers=answers,
+            traces=traces,
+            clock=clock,
+        )
+        following = Following(
+            state=state,
+            feeds=feeds,
+            reader=store.reader,
+            clock=clock,
+            settled=self.loop.settled,
+        )
+        self.server = RpcServer(
+            "queen",
+            listen=settings.listen,
+            admin_listen=settings.admin_listen,
+            telemetry=telemetry,
+        )
+        self.server.register(
+            inference_service_pb2_grpc.add_InferenceServiceServicer_to_server,
+            InferenceServicer(
+                loop=self.loop,
+                reader=store.reader,
+                submissions=submissions,
+                following=following,
+                feeds=feeds,
+                answers=answers,
+                clock=clock,
+            ),
+        )
+        self.server.register(
+            fleet_service_pb2_grpc.add_FleetServiceServicer_to_server,
+            FleetServicer(
+                state=state,
+                hosts=self._hosts,
+                answers=answers,
+                clock=clock,
+                post=self.loop.post,
+            ),
+        )
+        self.server.register(
+            worker_service_pb2_grpc.add_WorkerServiceServicer_to_server,
+            WorkerServicer(self._links, relay, self.loop.post),
+        )
+        self.server.register(
+            pool_service_pb2_grpc.add_PoolServiceServicer_to_server,
+            PoolServicer(self._hosts, clock, self.loop.post),
+        )
+
+    async def run(self, stop: Stop) -> None:
+        """Serve until `stop`, then drain: nothing new, followers told to come back, what was taken in made durable."""
+        await self.server.start()
+        announce("queen", self.server.address, admin_address=self.server.admin_address)
+        writer = asyncio.create_task(self.loop.run(self._actor))
+        ticker = asyncio.create_task(self.loop.tick())
+        keeper = asyncio.create_task(every(self._clock, limits.RETENTION_INTERVAL_MS, self._forget))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait((writer, ticker, stopping), return_when=asyncio.FIRST_COMPLETED)
+            await self._drain()
+        finally:
+            for task in (ticker, keeper, stopping):
+                task.cancel()
+            self.loop.stop()
+            await asyncio.gather(ticker, keeper, stopping, return_exceptions=True)
+            # The writer ends by itself; a fault in it ends the queen, and the restart takes up from the store.
+            await writer
+
+    async def _drain(self) -> None:
+        await self.server.drain()
+        self.loop.post(DrainBegun())
+        self._feeds.close_all(
+            Refused(
+                reason=Refusal.DRAINING,
+                message="the queen is shutting down; resume with WatchJob in a moment",
+                retry_after_ms=limits.RECONNECT_MAX_MS,
+            )
+        )
+        self._links.close_all()
+        self._hosts.close_all()
+        await self.server.stop(limits.RECONNECT_MAX_MS)
+
+    async def _forget(self) -> None:
+        """Delete jobs that ended longer ago than they are kept."""
+        kept_ms = int(self._settings.retention_hours * 3_600_000)
+        try:
+            count = await self._store.writer.forget(
+                ended_before_ms=self._clock.now().wall_ms - kept_ms
+            )
+        except StoreUnavailable as fault:
+            _log.warning("retention_failed", fault=str(fault))
+            return
+        if count:
+            _log.info("jobs_forgotten", count=count)

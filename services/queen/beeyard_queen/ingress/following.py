@@ -1,0 +1,166 @@
+"""How a client follows a job: from memory while it runs, from the store once it has ended."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import grpc
+from beeyard.queen.v1 import job_pb2
+from beeyard_core import limits
+from beeyard_core.fleet import WorkerState
+from beeyard_core.ids import JobId
+from beeyard_core.job import Job, JobState
+from beeyard_core.refusal import Refusal
+from beeyard_core.state import QueenState
+from beeyard_core.stream import Frame, TokenLog
+from beeyard_runtime.clock import Clock
+from beeyard_runtime.rpc_errors import RpcRefusal, refuse
+from google.protobuf.message import Message
+
+from beeyard_queen.egress.feed import AttemptStarted, FeedClosed, FeedItem, Feeds, Follower
+from beeyard_queen.ingress.submission import Accepted
+from beeyard_queen.ingress.wire import ending_event, queued_event, started_event, tokens_event
+from beeyard_queen.store.port import JobReader
+from beeyard_queen.store.rows import job_of
+from beeyard_queen.store.tokens import frame_of
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Message, Message]"
+
+
+@dataclass(slots=True, kw_only=True)
+class Following:
+    """Streams the events of jobs to clients. `settled` waits until the store knows what the core knows."""
+
+    state: QueenState
+    feeds: Feeds
+    reader: JobReader
+    clock: Clock
+    settled: Callable[[], Awaitable[None]]
+
+    def open(self, job_id: JobId, from_token: int) -> Follower:
+        """Begin to follow a job that has not ended, or that is about to be submitted. `close` when done."""
+        return Follower(self.feeds.open(job_id), from_token)
+
+    def close(self, follower: Follower, job_id: JobId) -> None:
+        """End following. Idempotent."""
+        follower.close()
+        self.feeds.drop_if_idle(job_id)
+
+    async def watch(self, job_id: JobId, from_token: int, context: Context) -> None:
+        """Send everything from a token index on, whether the job runs or has ended.
+
+        Raises:
+            RpcRefusal: JOB_NOT_FOUND, RESUME_OFFSET_GONE, or DRAINING when the queen shuts down.
+        """
+        job = self.state.jobs.get(job_id)
+        if job is None or job.is_ended:
+            await self._replay(job_id, from_token, context)
+            return
+        if from_token > job.spec.max_tokens:
+            raise _beyond(job.spec.max_tokens)
+        follower = self.open(job_id, from_token)
+        try:
+            position = self._position(job)
+            model = job.spec.model
+            predicted_ms = self.state.forecast.start_ms(model, position, self.state.fleet)
+            accepted = Accepted(job_id, position, predicted_ms, is_repeated=True)
+            await self.follow(follower, job_id, context, accepted)
+        finally:
+            self.close(follower, job_id)
+
+    async def follow(
+        self, follower: Follower, job_id: JobId, context: Context, accepted: Accepted
+    ) -> None:
+        """Send `queued`, and then everything that the follower sees, up to the terminal event."""
+        await context.write(queued_event(job_id, accepted.position, accepted.predicted_start_ms))
+        job = self.state.jobs[job_id]
+        shown: job_pb2.JobEvent | None = None
+        while True:
+            for item in follower.take():
+                if await self._send(item, job, follower, context):
+                    return
+            waits = job.state is JobState.QUEUED
+            await follower.wait(limits.PROGRESS_INTERVAL_MS if waits else None)
+            if waits and job.state is JobState.QUEUED:
+                progress = self._progress(job)
+                if progress != shown:
+                    await context.write(progress)
+                    shown = progress
+
+    async def _send(self, item: FeedItem, job: Job, follower: Follower, context: Context) -> bool:
+        """Send one item; return whether it was the last."""
+        match item:
+            case Frame():
+                await context.write(tokens_event(job.job_id, item))
+                return False
+            case AttemptStarted():
+                await context.write(started_event(job.job_id, item))
+                return False
+            case FeedClosed(refused):
+                raise RpcRefusal(refused)
+            case _:
+                if follower.index > job.next_index:
+                    raise _beyond(job.next_index)
+                await context.write(ending_event(job))
+                return True
+
+    def _position(self, job: Job) -> int:
+        return self.state.queue.position(job) if job.job_id in self.state.queue else 0
+
+    def _progress(self, job: Job) -> job_pb2.JobEvent:
+        """Say what a waiting job waits for."""
+        position = self._position(job)
+        fractions = [
+            self.state.fleet.workers[worker_id].report.load_progress
+            for worker_id in self.state.fleet.by_model.get(job.spec.model, ())
+            if self.state.fleet.workers[worker_id].report.state is WorkerState.STARTING
+        ]
+        served = len(self.state.fleet.by_model.get(job.spec.model, ())) > len(fractions)
+        if fractions and not served:
+            fraction = max(fractions)
+            stage, message = "loading_model", f"loading the model, {fraction:.0%}"
+        elif not served:
+            fraction, stage = 0.0, "queued"
+            message = "waiting for a worker of this model"
+        else:
+            fraction, stage = 0.0, "retrying" if job.attempt else "queued"
+            message = f"waiting with {position} jobs ahead"
+        progress = job_pb2.JobProgress(
+            stage=stage, fraction=fraction, position=position, message=message
+        )
+        return job_pb2.JobEvent(job_id=job.job_id, progress=progress)
+
+    async def _replay(self, job_id: JobId, from_token: int, context: Context) -> None:
+        """Send an ended job from the store."""
+        await self.settled()
+        row = await self.reader.job(job_id)
+        if row is None:
+            raise refuse(
+                Refusal.JOB_NOT_FOUND,
+                "there is no such job, or it ended so long ago that it was forgotten",
+            )
+        job = job_of(row, self.clock.now())
+        if from_token > job.next_index:
+            raise _beyond(job.next_index)
+        log = TokenLog()
+        for tokens in await self.reader.tokens(job_id):
+            log.append(frame_of(tokens))
+        if log.next_index < job.next_index:
+            message = "the output of this job is no longer kept"
+            raise refuse(
+                Refusal.RESUME_OFFSET_GONE, message, metadata={"first_index": str(job.next_index)}
+            )
+        await context.write(queued_event(job_id, 0, 0))
+        reader = log.reader(from_token)
+        while (frame := reader.take()) is not None:
+            await context.write(tokens_event(job_id, frame))
+        await context.write(ending_event(job))
+
+
+def _beyond(next_index: int) -> RpcRefusal:
+    return refuse(
+        Refusal.RESUME_OFFSET_GONE,
+        f"from_token lies beyond the end: the answer has {next_index} tokens",
+        field="from_token",
+        metadata={"next_index": str(next_index)},
+    )

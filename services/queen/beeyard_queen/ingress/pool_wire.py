@@ -1,0 +1,68 @@
+"""From the messages of the host stream to the core's values."""
+
+from beeyard.pool.v1 import snapshot_pb2 as pb
+from beeyard.worker.v1 import engine_service_pb2 as engine_pb
+from beeyard_core.fleet import CachedModel, Device, PoolReport, ProcessReport, WorkerState
+from beeyard_core.ids import ModelName, PoolId, WorkerId
+
+from beeyard_queen.ingress.worker_wire import WORKER_STATES
+
+_KINDS = {pb.DEVICE_KIND_GPU: "gpu", pb.DEVICE_KIND_CPU: "cpu"}
+
+
+def capability_of(text: str) -> tuple[int, int] | None:
+    """Return a compute capability such as `8.6` as (8, 6); None if the text is none."""
+    major, _, minor = text.partition(".")
+    if major.isdecimal() and (minor.isdecimal() or not minor):
+        return int(major), int(minor or 0)
+    return None
+
+
+def pool_report_of(snapshot: pb.HostSnapshot) -> PoolReport:
+    """Return what decisions need of a host's snapshot."""
+    return PoolReport(
+        pool_id=PoolId(snapshot.pool_id),
+        incarnation=snapshot.incarnation,
+        devices=tuple(_device_of(device) for device in snapshot.devices),
+        models=tuple(_model_of(model) for model in snapshot.models),
+        processes=tuple(_process_of(process) for process in snapshot.workers),
+        inventory_fault=snapshot.inventory_fault,
+    )
+
+
+def _device_of(device: pb.Device) -> Device:
+    return Device(
+        uuid=device.uuid,
+        kind=_KINDS.get(device.kind, ""),
+        name=device.name,
+        vram_total_bytes=max(0, device.vram_total_bytes),
+        vram_free_bytes=max(0, device.vram_free_bytes),
+        compute_capability=capability_of(device.compute_capability),
+    )
+
+
+def _model_of(model: pb.CachedModel) -> CachedModel:
+    return CachedModel(
+        model=ModelName(model.model),
+        engine=model.engine,
+        required_bytes=max(0, model.required_bytes),
+        quantization=model.quantization,
+        # What a worker will be started with, if that is less than what the model was trained for, only it knows.
+        context_tokens=max(0, model.context_tokens),
+        size_bytes=max(0, model.size_bytes),
+        fault=model.fault,
+    )
+
+
+def _process_of(process: pb.WorkerProcess) -> ProcessReport:
+    state = WORKER_STATES.get(process.state, WorkerState.STARTING)
+    return ProcessReport(
+        worker_id=WorkerId(process.worker_id),
+        model=ModelName(process.model),
+        state=state,
+        load_progress=process.load_progress,
+        reserved_bytes=max(0, process.reserved_bytes),
+        device=process.device,
+        exited=process.HasField("exit_code") or process.state == engine_pb.WORKER_STATE_FAILED,
+        failure=process.failure,
+    )

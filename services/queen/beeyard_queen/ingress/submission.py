@@ -1,0 +1,101 @@
+"""How a job gets in: checked, handed to the writer, and answered when it is durable."""
+
+import asyncio
+import secrets
+import uuid
+from dataclasses import dataclass
+
+from beeyard_core import limits
+from beeyard_core.effect import Accept, AcceptAgain
+from beeyard_core.event import JobSubmitted
+from beeyard_core.ids import JobId
+from beeyard_core.refusal import Refusal, Refused
+from beeyard_core.step import conflict
+from beeyard_runtime.clock import Clock
+from beeyard_runtime.rpc_errors import RpcRefusal, refuse
+
+from beeyard_queen.actor import Answers
+from beeyard_queen.ingress.request import JobRequest, check_request
+from beeyard_queen.ingress.wire import digest_of, generate_request_of, spec_of
+from beeyard_queen.loop import WriterLoop
+from beeyard_queen.prompts import Prompts
+from beeyard_queen.store.port import JobReader
+from beeyard_queen.tracing import JobTraces
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A job that is durable. `is_repeated`: the request id named it already."""
+
+    job_id: JobId
+    position: int
+    predicted_start_ms: int
+    is_repeated: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class Submissions:
+    """The way in, for `Infer` and `SubmitJob` alike."""
+
+    loop: WriterLoop
+    reader: JobReader
+    prompts: Prompts
+    answers: Answers
+    traces: JobTraces
+    clock: Clock
+
+    def new_job_id(self) -> JobId:
+        """Draw the name of a job."""
+        return JobId(f"job-{uuid.uuid4().hex}")
+
+    async def submit(self, request: JobRequest, job_id: JobId) -> Accepted:
+        """Submit a job and return when it is durable.
+
+        Raises:
+            RpcRefusal: The request is wrong, or nothing can run it, or the queen takes nothing now.
+        """
+        schema = check_request(request, seed=secrets.randbelow(limits.SEED_MAX + 1))
+        self._refuse_overload()
+        spec, digest = spec_of(schema), digest_of(request)
+        if request.request_id:
+            earlier = await self._earlier(spec.tenant_id, request.request_id, digest)
+            if earlier is not None:
+                return earlier
+        self.prompts.put(job_id, generate_request_of(schema).SerializeToString())
+        self.traces.submitted(job_id, self.clock.now())
+        waiter: asyncio.Future[Accept | AcceptAgain | Refused]
+        waiter = asyncio.get_running_loop().create_future()
+        self.answers.submitters[job_id] = waiter
+        self.loop.post(
+            JobSubmitted(job_id=job_id, spec=spec, request_id=request.request_id, digest=digest)
+        )
+        answer = await waiter
+        if isinstance(answer, Refused):
+            raise RpcRefusal(answer)
+        if isinstance(answer, AcceptAgain):
+            return Accepted(answer.job_id, 0, 0, is_repeated=True)
+        return Accepted(job_id, answer.position, answer.predicted_start_ms, is_repeated=False)
+
+    def _refuse_overload(self) -> None:
+        if self.loop.is_full:
+            message = "the queen is overloaded; send the request again in a moment"
+            raise refuse(
+                Refusal.QUEUE_FULL_REJECT,
+                message,
+                retry_after_ms=limits.RECONNECT_MAX_MS,
+                metadata={"policy_label": "reject"},
+            )
+        if not self.loop.is_store_healthy:
+            message = (
+                "the queen cannot write to its store now; nothing was accepted, try again later"
+            )
+            raise refuse(Refusal.STORE_UNAVAILABLE, message, retry_after_ms=limits.RECONNECT_MAX_MS)
+
+    async def _earlier(self, tenant_id: str, request_id: str, digest: bytes) -> Accepted | None:
+        """Find the job of a request id that the core no longer keeps in memory."""
+        row = await self.reader.job_by_request(tenant_id, request_id)
+        if row is None or JobId(row.job_id) in self.loop.state.jobs:
+            return None
+        if row.digest != digest:
+            raise RpcRefusal(conflict())
+        return Accepted(JobId(row.job_id), 0, 0, is_repeated=True)

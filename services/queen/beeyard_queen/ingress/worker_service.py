@@ -1,0 +1,138 @@
+"""Hosts `WorkerService.Attach`: one stream for each worker, read here and written from its link.
+
+Streams are written with `context.write`, which is why their methods return nothing; the generated base class only knows
+generators.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import grpc
+from beeyard.worker.v1 import worker_service_pb2 as pb
+from beeyard.worker.v1 import worker_service_pb2_grpc
+from beeyard_core import limits
+from beeyard_core.event import Event, WorkerAttached, WorkerDetached, WorkerReported
+from beeyard_core.ids import WorkerId
+from beeyard_core.refusal import Refusal, Refused
+from beeyard_runtime.log import get_log
+from beeyard_runtime.rpc_errors import RpcRefusal, refuse
+
+from beeyard_queen.egress.links import Links, WorkerLink
+from beeyard_queen.egress.relay import Relay
+from beeyard_queen.ingress.worker_wire import check_hello, claims_of, report_of
+
+_log = get_log("worker_service")
+
+Context: TypeAlias = "grpc.aio.ServicerContext[pb.AttachRequest, pb.AttachResponse]"
+
+
+@dataclass(slots=True)
+class _Identity:
+    """What the hello says once and heartbeats do not repeat."""
+
+    pool_id: str
+    address: str
+
+
+class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
+    """Every worker's stream."""
+
+    def __init__(self, links: Links, relay: Relay, post: Callable[[Event], None]) -> None:
+        """Serve workers.
+
+        Args:
+            links: Where orders for workers gather.
+            relay: Takes what workers report.
+            post: Hands an event to the writer loop.
+        """
+        self._links = links
+        self._relay = relay
+        self._post = post
+
+    async def Attach(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.AttachRequest], context: Context
+    ) -> None:
+        """Serve one worker until its stream ends."""
+        hello = await self._hello(request_iterator)
+        worker_id = WorkerId(hello.status.worker_id)
+        link = self._links.open(worker_id)
+        identity = _Identity(hello.pool_id, hello.address)
+        log = _log.bind(worker_id=worker_id, session=link.session)
+        self._post(
+            WorkerAttached(
+                session=link.session,
+                report=report_of(hello.status, identity.pool_id, identity.address),
+                incarnation=hello.incarnation,
+                claims=claims_of(hello),
+            )
+        )
+        log.info("worker_attached", model=hello.status.model, claims=len(hello.leases))
+        try:
+            await self._serve(link, identity, request_iterator, context)
+        finally:
+            self._links.drop(link)
+            self._post(WorkerDetached(worker_id, link.session))
+            log.info("worker_detached")
+
+    async def _hello(self, requests: AsyncIterator[pb.AttachRequest]) -> pb.Hello:
+        async with asyncio.timeout(limits.RPC_DEADLINE_MS / 1000):
+            first = await anext(aiter(requests), None)
+        if first is None or first.WhichOneof("message") != "hello":
+            raise refuse(Refusal.INVALID_REQUEST, "the first message must be hello", field="hello")
+        check_hello(first.hello)
+        return first.hello
+
+    async def _serve(
+        self,
+        link: WorkerLink,
+        identity: _Identity,
+        requests: AsyncIterator[pb.AttachRequest],
+        context: Context,
+    ) -> None:
+        welcome = await link.welcome
+        if isinstance(welcome, Refused):
+            raise RpcRefusal(welcome)
+        await context.write(pb.AttachResponse(welcome=welcome))
+        # Whichever side ends first ends the stream; the other is cancelled, not awaited for ever.
+        reader = asyncio.create_task(self._read(link, identity, requests))
+        writer = asyncio.create_task(_write(link, context))
+        try:
+            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (reader, writer):
+                task.cancel()
+            outcomes = await asyncio.gather(reader, writer, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+        if link.closed is not None:
+            raise RpcRefusal(link.closed)
+
+    async def _read(
+        self, link: WorkerLink, identity: _Identity, requests: AsyncIterator[pb.AttachRequest]
+    ) -> None:
+        async for request in requests:
+            if request.WhichOneof("message") != "report":
+                message = "only reports may follow the hello"
+                raise refuse(Refusal.INVALID_REQUEST, message, field="hello")
+            report = request.report
+            self._relay.take(link, report)
+            if report.HasField("heartbeat"):
+                self._heartbeat(link, identity, report.heartbeat)
+
+    def _heartbeat(self, link: WorkerLink, identity: _Identity, beat: pb.Heartbeat) -> None:
+        if beat.status.worker_id != link.worker_id:
+            message = "a stream speaks for one worker only"
+            raise refuse(
+                Refusal.INVALID_REQUEST, message, field="report.heartbeat.status.worker_id"
+            )
+        report = report_of(beat.status, identity.pool_id, identity.address)
+        self._post(WorkerReported(session=link.session, report=report))
+        link.greet()
+
+
+async def _write(link: WorkerLink, context: Context) -> None:
+    while (orders := await link.orders()) is not None:
+        await context.write(pb.AttachResponse(orders=orders))

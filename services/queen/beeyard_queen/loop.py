@@ -1,0 +1,211 @@
+"""The single writer: events in, `step`, one commit for the batch, then the effects.
+
+Everything that changes the queen's state passes through here, one event after the other. Events that arrive while a
+commit is under way gather and become the next batch, so the busier the queen, the more jobs share one fsync: group
+commit without a timer. Effects run only after their batch is durable, in the order in which the core gave them.
+
+When the store is unavailable the batch is kept and tried again; whoever waits for an acceptance is told so at once, and
+nothing is acknowledged that is not on disk.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from beeyard_core import limits
+from beeyard_core.effect import Effect, SaveJob, SaveJobSoon
+from beeyard_core.event import Event, Ticked
+from beeyard_core.ids import JobId
+from beeyard_core.state import QueenState
+from beeyard_core.step import step
+from beeyard_runtime.clock import Clock
+from beeyard_runtime.log import get_log
+
+from beeyard_queen.store.port import Batch, JobWriter, StoreUnavailable
+
+_log = get_log("loop")
+_COMMIT_RETRY_MAX_MS: Final = 2_000
+
+
+class Actor(Protocol):
+    """Performs effects; the loop's way to the outside."""
+
+    def fill(self, batch: Batch, saved: set[JobId], *, everything: bool) -> None:
+        """Add to a batch the rows of the jobs that must be saved, with the tokens and prompts that belong with them.
+
+        `everything` asks, besides, for all tokens that have waited for long; it comes with each tick.
+        """
+        ...
+
+    def committed(self, batch: Batch) -> None:
+        """Learn that a batch is durable."""
+        ...
+
+    async def act(self, effect: Effect) -> None:
+        """Perform one effect."""
+        ...
+
+    def store_failed(self) -> None:
+        """Learn that the present batch could not be committed yet."""
+        ...
+
+
+@dataclass(slots=True)
+class _Inbox:
+    """Events that wait for the writer, bounded."""
+
+    events: deque[Event] = field(default_factory=deque)
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class WriterLoop:
+    """Owns the state and runs `step`. One instance, one task, for as long as the queen lives."""
+
+    def __init__(self, state: QueenState, store: JobWriter, clock: Clock) -> None:
+        """Make a loop that `run` drives.
+
+        Args:
+            state: The core's state, which from now on only this loop changes.
+            store: Where batches become durable.
+            clock: Read once for each event.
+        """
+        self.state = state
+        self._store = store
+        self._clock = clock
+        self._inbox = _Inbox()
+        self._soon: set[JobId] = set()
+        self._saved_epoch = state.epoch
+        self._known_models = set(state.fleet.known_models)
+        self._stopping = False
+        self._is_poked = False
+        self._last_commit_ms = 0
+        self._turn_over: asyncio.Future[None] | None = None
+        self.is_store_healthy = True
+        self.commits_count = 0
+        self.events_count = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many events wait that new work should be turned away."""
+        return len(self._inbox.events) >= limits.INBOX_EVENTS_MAX
+
+    def post(self, event: Event) -> None:
+        """Hand in an event. Callers that bring new work ask `is_full` first; reports of what is are always taken."""
+        self._inbox.events.append(event)
+        self._inbox.woken.set()
+
+    def poke(self) -> None:
+        """Ask for a batch soon, though there is no event: tokens wait to be made durable."""
+        self._is_poked = True
+        self._inbox.woken.set()
+
+    def stop(self) -> None:
+        """Let `run` finish what is there and return."""
+        self._stopping = True
+        self._inbox.woken.set()
+
+    async def run(self, actor: Actor) -> None:
+        """Process events until `stop`; returns when everything taken in is durable and acted upon."""
+        while True:
+            await self._inbox.woken.wait()
+            self._inbox.woken.clear()
+            while self._inbox.events or self._is_poked:
+                await self._turn(actor)
+            if self._stopping:
+                await self._turn(actor, everything=True)
+                return
+
+    async def tick(self) -> None:
+        """Post a tick every interval, for ever."""
+        while True:
+            await self._clock.sleep_ms(limits.TICK_INTERVAL_MS)
+            self.post(Ticked())
+
+    async def settled(self) -> None:
+        """Return once what `step` has decided so far is durable, so that the store may be asked about it."""
+        if self._turn_over is not None:
+            await asyncio.shield(self._turn_over)
+
+    async def _turn(self, actor: Actor, *, everything: bool = False) -> None:
+        """Take one batch through step, commit and effects."""
+        self._turn_over = asyncio.get_running_loop().create_future()
+        try:
+            await self._process(actor, everything=everything)
+        finally:
+            self._turn_over.set_result(None)
+            self._turn_over = None
+
+    async def _process(self, actor: Actor, *, everything: bool) -> None:
+        self._is_poked = False
+        effects: list[Effect] = []
+        urgent: set[JobId] = set()
+        ticked = everything
+        for _ in range(min(len(self._inbox.events), limits.BATCH_EVENTS_MAX)):
+            event = self._inbox.events.popleft()
+            ticked = ticked or isinstance(event, Ticked)
+            for effect in step(self.state, event, self._clock.now()):
+                match effect:
+                    case SaveJob(job_id):
+                        urgent.add(job_id)
+                    case SaveJobSoon(job_id):
+                        self._soon.add(job_id)
+                    case _:
+                        effects.append(effect)
+            self.events_count += 1
+        batch = Batch()
+        # Nothing waits for what is to be saved soon: it rides along with the next commit, or with the next tick.
+        if urgent or ticked:
+            urgent |= self._soon
+            self._soon.clear()
+        actor.fill(batch, urgent, everything=ticked)
+        self._add_counters(batch)
+        if not batch.is_empty:
+            await self._commit(batch, actor)
+        for effect in effects:
+            await actor.act(effect)
+
+    def _add_counters(self, batch: Batch) -> None:
+        """Add what has changed of the state besides jobs."""
+        if self.state.epoch != self._saved_epoch:
+            batch.epoch = self._saved_epoch = self.state.epoch
+        known = self.state.fleet.known_models
+        if len(known) != len(self._known_models):
+            batch.models = sorted(known - self._known_models)
+            self._known_models = set(known)
+
+    async def _commit(self, batch: Batch, actor: Actor) -> None:
+        """Make the batch durable, however often it takes."""
+        await self._pace()
+        delay_ms = limits.RECONNECT_MIN_MS
+        while True:
+            try:
+                await self._store.commit(batch)
+                break
+            except StoreUnavailable as fault:
+                if self.is_store_healthy:
+                    _log.error("store_unavailable", fault=str(fault))
+                self.is_store_healthy = False
+                actor.store_failed()
+                await self._clock.sleep_ms(delay_ms)
+                delay_ms = min(2 * delay_ms, _COMMIT_RETRY_MAX_MS)
+        if not self.is_store_healthy:
+            self.is_store_healthy = True
+            _log.info("store_healed")
+        self.commits_count += 1
+        actor.committed(batch)
+
+    async def _pace(self) -> None:
+        """Keep commits a millisecond apart under load: the events of that millisecond share the next one."""
+        now_ms = self._clock.now().mono_ms
+        if now_ms == self._last_commit_ms:
+            await self._clock.sleep_ms(1)
+        self._last_commit_ms = self._clock.now().mono_ms
+
+
+async def every(clock: Clock, interval_ms: int, act: Callable[[], Awaitable[None]]) -> None:
+    """Call `act` every `interval_ms` milliseconds, for ever."""
+    while True:
+        await clock.sleep_ms(interval_ms)
+        await act()
