@@ -1,7 +1,7 @@
 """The typed async client of a queen: submit, follow, look, cancel."""
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack
 
@@ -258,7 +258,23 @@ class BeeyardClient:
         answer = await self._ask(self._fleet().ListModels, fleet_pb.ListModelsRequest())
         return tuple(fleet_wire.model(one) for one in answer.models)
 
-    async def watch_fleet(self, min_interval_ms: int = 0) -> AsyncIterator[Fleet]:
+    async def start_worker(self, model: str, *, pool_id: str = "", request_id: str = "") -> str:
+        """Ask for one more worker of a model; the pool starts it soon after.
+
+        Args:
+            model: The model that it should hold.
+            pool_id: The pool that it should run on; empty: the queen chooses.
+            request_id: Idempotency key; empty: one is drawn.
+
+        Returns:
+            The id that the worker will have.
+        """
+        request = fleet_pb.StartWorkerRequest(
+            model=model, pool_id=pool_id, request_id=request_id or self._new_id()
+        )
+        return (await self._ask(self._fleet().StartWorker, request)).worker_id
+
+    async def watch_fleet(self, min_interval_ms: int = 0) -> AsyncGenerator[Fleet, None]:
         """Yield the whole fleet at once and again after each change.
 
         Args:

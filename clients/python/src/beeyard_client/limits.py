@@ -33,3 +33,17 @@ RESUME_PATIENCE_MS: Final = 60_000
 assert RESUME_PATIENCE_MS > 10 * RECONNECT_MAX_MS  # noqa: S101  a relation the design relies on
 # A queen may ask for a pause; a longer one than this is cut.
 RETRY_AFTER_MS_MAX: Final = 30_000
+
+# --- The command line ---
+# A person at a terminal learns at once that nothing listens.
+CLI_CONNECT_PATIENCE_MS: Final = 300
+# A service says that it listens within this time of its start; interpreters on a busy machine are slow.
+SERVICE_READY_MS: Final = 30_000
+# A pool reports and a model loads within this time; the largest models come from slow disks.
+MODEL_READY_MS: Final = 600_000
+# A worker may take 30 s to drain, its pool manager and the queen a little more.
+STACK_STOP_MS: Final = 45_000
+LOG_TAIL_LINES: Final = 20
+# A service's log of one run; the one before is kept beside it.
+LOG_TAIL_BYTES: Final = 64 << 10
+CHECK_TIMEOUT_MS: Final = 20_000

@@ -1,0 +1,3 @@
+from beeyard_client.cli import main
+
+main()

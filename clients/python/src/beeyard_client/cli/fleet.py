@@ -1,0 +1,144 @@
+"""`beeyard fleet` and `beeyard models`: what there is."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Group
+from rich.live import Live
+
+from beeyard_client.cli.printing import console, print_json, print_table, say, size, table
+from beeyard_client.cli.session import OK, ask
+from beeyard_client.client import BeeyardClient
+from beeyard_client.fleet import Device, Fleet, Model, Pool, Worker
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of tables.")]
+_WATCH_INTERVAL_MS = 1_000
+
+
+def fleet(
+    context: typer.Context,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing changes.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show hosts, devices and workers."""
+
+    async def command(client: BeeyardClient) -> int:
+        if watch:
+            return await _watch(client, as_json=as_json)
+        snapshots = client.watch_fleet(_WATCH_INTERVAL_MS)
+        now = await anext(snapshots)
+        await snapshots.aclose()
+        if as_json:
+            print_json(now)
+        else:
+            console().print(_tables(now))
+        return OK
+
+    ask(context, command, as_json=as_json)
+
+
+async def _watch(client: BeeyardClient, *, as_json: bool) -> int:
+    if as_json:
+        async for now in client.watch_fleet(_WATCH_INTERVAL_MS):
+            print_json(now, one_line=True)
+        return OK
+    with Live(console=console(), auto_refresh=False) as live:
+        async for now in client.watch_fleet(_WATCH_INTERVAL_MS):
+            live.update(_tables(now), refresh=True)
+    return OK
+
+
+def _tables(now: Fleet) -> Group:
+    pools = table(
+        f"hosts ({now.jobs_queued} jobs queued, {now.jobs_running} running)",
+        ("pool", "address", "reports", "inventory", "cpu", "memory free", "fault"),
+        [_pool_row(one) for one in now.pools],
+    )
+    devices = table(
+        "devices",
+        ("pool", "device", "kind", "name", "memory used", "of", "busy", "temperature"),
+        [_device_row(pool, device) for pool in now.pools for device in pool.devices],
+    )
+    workers = table(
+        "workers",
+        ("worker", "pool", "model", "engine", "device", "state", "free", "tokens/s", "fault"),
+        [_worker_row(one) for one in now.workers],
+    )
+    return Group(pools, "", devices, "", workers)
+
+
+def _pool_row(pool: Pool) -> tuple[object, ...]:
+    return (
+        pool.pool_id,
+        pool.address or "-",
+        "fresh" if pool.fresh else "stale",
+        pool.inventory or "-",
+        f"{pool.cpu_utilization:.0%} of {pool.cpu_count}",
+        f"{size(pool.memory_available_bytes)} of {size(pool.memory_total_bytes)}",
+        pool.inventory_fault or "-",
+    )
+
+
+def _device_row(pool: Pool, device: Device) -> tuple[object, ...]:
+    heat = "-" if device.temperature_c is None else f"{device.temperature_c:.0f} °C"
+    return (
+        pool.pool_id,
+        device.uuid,
+        device.kind,
+        device.name,
+        size(device.vram_used_bytes),
+        size(device.vram_total_bytes),
+        f"{device.utilization:.0%}",
+        heat,
+    )
+
+
+def _worker_row(worker: Worker) -> tuple[object, ...]:
+    state = worker.state.value
+    if state == "STARTING":
+        state = f"{state} {worker.load_progress:.0%}"
+    elif not worker.attached:
+        state = f"{state} (not attached)"
+    fault = worker.failure or (worker.log_tail.splitlines() or ["-"])[-1]
+    return (
+        worker.worker_id,
+        worker.pool_id,
+        worker.model,
+        worker.engine,
+        worker.device,
+        state,
+        f"{worker.slots_free} of {worker.slots_total}",
+        f"{worker.tokens_per_s:.1f}" if worker.tokens_per_s else "-",
+        fault,
+    )
+
+
+def models(context: typer.Context, *, as_json: AsJson = False) -> None:
+    """Show every model that can be asked for."""
+
+    async def command(client: BeeyardClient) -> int:
+        found = await client.models()
+        if as_json:
+            print_json({"models": found})
+        elif not found:
+            say("no models; start a pool manager with --model, or put GGUF files into its folder")
+        else:
+            columns = ("model", "workers", "starting", "jobs queued", "size", "quantization")
+            print_table("", (*columns, "context", "pools"), [_model_row(one) for one in found])
+        return OK
+
+    ask(context, command, as_json=as_json)
+
+
+def _model_row(model: Model) -> tuple[object, ...]:
+    return (
+        model.model,
+        model.workers_ready,
+        model.workers_starting,
+        model.jobs_queued,
+        size(model.size_bytes),
+        model.quantization or "-",
+        model.context_tokens or "-",
+        ", ".join(model.pool_ids) or "-",
+    )

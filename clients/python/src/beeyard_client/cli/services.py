@@ -1,0 +1,51 @@
+"""`beeyard queen`, `pool-manager` and `worker`: the services themselves, under the one name that people remember.
+
+The command becomes the service process, so signals, exit codes and output are the service's own.
+"""
+
+import importlib.util
+import os
+import sys
+from typing import Final, NoReturn
+
+import typer
+
+from beeyard_client.cli.printing import complain
+from beeyard_client.cli.session import FAILED, finish
+
+# All arguments belong to the service, `--help` too.
+PASS_ON: Final = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}
+MODULES: Final = {
+    "queen": "beeyard_queen",
+    "pool-manager": "beeyard_pool_manager",
+    "worker": "beeyard_worker",
+}
+
+
+def queen(context: typer.Context) -> None:
+    """Run a queen; all arguments are its own (try --help after it)."""
+    _become("queen", context.args)
+
+
+def pool_manager(context: typer.Context) -> None:
+    """Run a pool manager; all arguments are its own (try --help after it)."""
+    _become("pool-manager", context.args)
+
+
+def worker(context: typer.Context) -> None:
+    """Run a worker; all arguments are its own (try --help after it)."""
+    _become("worker", context.args)
+
+
+def _become(role: str, arguments: list[str]) -> NoReturn:
+    module = MODULES[role]
+    if importlib.util.find_spec(module) is None:
+        complain(f'the {role} is not installed here; install "beeyard[{role}]"')
+        finish(FAILED)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606  no shell is wanted

