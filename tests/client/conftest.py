@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
-
 from beeyard_client import BeeyardClient
+
 from tests.support.scripted_queen import ScriptedQueen, serve
 
 

@@ -2,7 +2,6 @@
 
 import grpc
 import pytest
-
 from beeyard.queen.v1 import inference_service_pb2, job_pb2
 from beeyard_client import (
     BeeyardClient,
@@ -22,6 +21,7 @@ from beeyard_client import (
     Started,
     Tokens,
 )
+
 from tests.support import scripted_queen as say
 from tests.support.scripted_queen import Hang, Refuse, ScriptedQueen
 

@@ -2,12 +2,12 @@
 
 import grpc
 import pytest
+from beeyard.queen.v1 import inference_service_pb2, job_pb2
+from beeyard_client import BeeyardClient, BeeyardError, JobState, Priority, WorkerState
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from beeyard.queen.v1 import inference_service_pb2, job_pb2
-from beeyard_client import BeeyardClient, BeeyardError, JobState, Priority, WorkerState
 from tests.support import scripted_queen as say
 from tests.support.scripted_queen import Refuse, ScriptedQueen
 

@@ -2,7 +2,6 @@
 
 import grpc
 import pytest
-
 from beeyard.queen.v1 import inference_service_pb2
 from beeyard_client import (
     BeeyardClient,
@@ -16,6 +15,7 @@ from beeyard_client import (
     limits,
 )
 from beeyard_core import limits as core_limits
+
 from tests.client.conftest import CountedPauses
 from tests.support import scripted_queen as say
 from tests.support.scripted_queen import Refuse, ScriptedQueen, serve

@@ -8,7 +8,7 @@ asked is kept in `asked`, so that a test can look at it.
 import asyncio
 import dataclasses
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -46,7 +46,7 @@ class Hang:
     """Keep the call open until the client ends it."""
 
 
-Script = list[job_pb2.JobEvent | Refuse | Hang]
+Script = Sequence[job_pb2.JobEvent | Refuse | Hang]
 
 
 def queued(position: int = 0) -> job_pb2.JobEvent:

@@ -46,18 +46,18 @@ class JobDisplay:
         """Take the progress away and end the line. May be called twice."""
         self._hide()
         if self._last_character != "\n":
+            self._last_character = "\n"
             sys.stdout.write("\n")
             sys.stdout.flush()
-            self._last_character = "\n"
 
     def _write(self, text: str) -> None:
         self._hide()
         if not self._show_text or not text:
             return
-        self._last_character = text[-1]
         # A file gets the model's exact words; a terminal would obey some of them.
         sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
         sys.stdout.flush()
+        self._last_character = text[-1]
 
     def _tell(self, sentence: str) -> None:
         # In the middle of a line of text a moving status would overwrite it.

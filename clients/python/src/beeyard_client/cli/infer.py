@@ -127,13 +127,20 @@ async def follow(
                 if isinstance(event, Started):
                     attempts.append(event)
                 display.show(event)
-        except (asyncio.CancelledError, BrokenPipeError):
+        except asyncio.CancelledError:
             display.stop()
             if cancels:
                 await _cancel(stream)
             raise
-        finally:
+        except BrokenPipeError:
+            # Nobody reads any more, so there is no line to end either.
+            if cancels:
+                await _cancel(stream)
+            raise
+        except BeeyardError:
             display.stop()
+            raise
+    display.stop()
     return await _conclude(client, stream, attempts, as_json=as_json, show_timeline=show_timeline)
 
 
