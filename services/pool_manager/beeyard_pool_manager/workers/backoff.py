@@ -50,7 +50,3 @@ class RestartBackoff:
         """Return how long a start of the model still has to wait, milliseconds; 0 if it may start now."""
         streak = self._streaks.get(model)
         return max(0, streak.next_try_mono_ms - now.mono_ms) if streak else 0
-
-    def keep_only(self, models: frozenset[str]) -> None:
-        """Forget models that nobody wants any more, so that the memory stays bounded."""
-        self._streaks = {model: at for model, at in self._streaks.items() if model in models}
