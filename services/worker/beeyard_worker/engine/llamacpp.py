@@ -21,7 +21,7 @@ import pathlib
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import httpx
 from beeyard_core.limits import RPC_DEADLINE_MS
@@ -96,8 +96,9 @@ class LlamaCppEngine:
         prompt, stops = await loaded.render(generation)
         vocabulary = await self._vocabulary() if generation.resume_ids else None
         answer = LlamaAnswer(generation, stops, vocabulary)
-        if generation.max_tokens <= generation.resume_count:
-            yield _nothing_left(generation, await loaded.count(prompt))
+        if answer.ended_before or generation.max_tokens <= generation.resume_count:
+            reason: Literal["stop", "length"] = "stop" if answer.ended_before else "length"
+            yield _nothing_left(generation, await loaded.count(prompt), reason)
             return
         body = completion_body(generation, prompt, reuse_prefix=self._options.uses_prefix_cache)
         run = CompletionRun(loaded.server, body)
@@ -208,9 +209,11 @@ class _Loaded:
             raise EngineFault(Refusal.WORKER_ERROR, "llama.cpp does not answer") from error
 
 
-def _nothing_left(generation: Generation, prompt_tokens: int) -> Finish:
+def _nothing_left(
+    generation: Generation, prompt_tokens: int, reason: Literal["stop", "length"]
+) -> Finish:
     return Finish(
-        reason="length",
+        reason=reason,
         prompt_tokens=prompt_tokens,
         completion_tokens=generation.resume_count,
         cached_prompt_tokens=0,

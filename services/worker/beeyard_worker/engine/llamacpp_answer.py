@@ -52,7 +52,6 @@ class LlamaAnswer:
     ) -> None:
         """Begin, or continue after the resumed tokens; for the latter a vocabulary is needed."""
         self._generation = generation
-        self._scanner = StopScanner((*generation.stop, *stops))
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._timings = _Timings()
         self._seen = 0
@@ -60,8 +59,16 @@ class LlamaAnswer:
         self._sent = 0
         self.vocabulary = vocabulary
         self.finish: Finish | None = None
+        hidden = ""
         if vocabulary is not None:
             self._decoder.decode(vocabulary.unfinished(generation.resume_ids))
+            hidden = vocabulary.hidden(generation.resume_ids, generation.resume_text)
+        self._scanner = StopScanner((*generation.stop, *stops), hidden=hidden)
+
+    @property
+    def ended_before(self) -> bool:
+        """Whether the resumed tokens hold a stop string already, so that nothing is left to generate."""
+        return self._scanner.matched
 
     def needs_vocabulary(self, chunk: Chunk) -> bool:
         """Tell whether the chunk hides tokens, so that `vocabulary` has to be set before it is taken."""

@@ -1,4 +1,4 @@
-"""How llama.cpp is configured, and how one generation is asked for; everything that has a default there is pinned here."""
+"""How llama.cpp is configured and how one generation is asked for: what has a default there is pinned here."""
 
 import dataclasses
 import os

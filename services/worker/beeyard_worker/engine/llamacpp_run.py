@@ -48,12 +48,14 @@ class CompletionRun:
         self._room = threading.Semaphore(ENGINE_BACKLOG_CHUNKS_MAX)
         self._arrived = asyncio.Event()
         self._stopping = False
+        self._ended = False
         self._work: concurrent.futures.Future[None] | None = None
 
     def start(self, threads: concurrent.futures.Executor) -> None:
         """Begin in one of these threads."""
         self._work = threads.submit(self._server.handle_completions, self._body, self._on_chunk)
-        self._work.add_done_callback(lambda _: self._post(self._arrived.set))
+        # Posted after the last chunk, so that it runs after that: the loop keeps the order.
+        self._work.add_done_callback(lambda _: self._post(self._end))
 
     async def batches(self) -> AsyncGenerator[list[Chunk], None]:
         """Yield the chunks that came since the last look, until the completion has ended."""
@@ -61,14 +63,12 @@ class CompletionRun:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            # Looked up before the chunks: whatever a finished completion sent has been handed over already.
-            ended = self._work.done()
             batch = list(self._chunks)
             self._chunks.clear()
             if batch:
                 self._room.release(len(batch))
                 yield batch
-            if ended and not self._chunks:
+            if self._ended and not self._chunks:
                 if not self._work.cancelled():
                     self._work.result()
                 return
@@ -93,6 +93,10 @@ class CompletionRun:
 
     def _push(self, chunk: Chunk) -> None:
         self._chunks.append(chunk)
+        self._arrived.set()
+
+    def _end(self) -> None:
+        self._ended = True
         self._arrived.set()
 
     def _post(self, call: Callable[..., None], *args: Chunk) -> bool:

@@ -7,6 +7,7 @@ exactly, but the model may read it in other tokens than it wrote.
 
 import dataclasses
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Final
 
 import httpx
@@ -110,8 +111,9 @@ class OpenAIHttpEngine:
         answer = UpstreamAnswer()
         begun = first = last = self._clock.now().mono_ms
         sent = 0
-        if generation.max_tokens > generation.resume_count:
-            async for made in self._stream(generation, answer):
+        # `aclosing`: leaving the loop closes the connection, and that is the cancel.
+        async with aclosing(self._stream(generation, answer)) as stream:
+            async for made in stream:
                 last = self._clock.now().mono_ms
                 first = first if sent else last
                 safe = scanner.feed(made)
@@ -154,6 +156,8 @@ class OpenAIHttpEngine:
     async def _stream(
         self, generation: Generation, answer: UpstreamAnswer
     ) -> AsyncGenerator[list[Token], None]:
+        if generation.max_tokens <= generation.resume_count:
+            return
         path, body = _request(generation, self._model, extensions=self._options.extensions)
         lines = EventLines()
         try:
@@ -239,10 +243,13 @@ def _request(
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    if generation.stop:
-        body["stop"] = list(generation.stop)
+    # Stop strings are looked for here: servers differ in how many they take, and llama-server loses the text that it held
+    # back when the answer reaches its limit.
     if extensions:
         body["top_k"] = generation.top_k or -1  # every server takes -1 for all, not every one 0
+        # So that the prompt's tokens are known also when a stop string ends the answer before the server's last event.
+        body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+        body["timings_per_token"] = True
     if not generation.messages:
         body["prompt"] = generation.prompt + generation.resume_text
         return "/completions", body

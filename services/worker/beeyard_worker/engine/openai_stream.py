@@ -79,12 +79,7 @@ class UpstreamAnswer:
             raise upstream_fault(_code(event["error"]), event)
         try:
             made = self._choice(event["choices"][0]) if event["choices"] else []
-            usage = event.get("usage")
-            if usage:
-                self._counted = int(usage["completion_tokens"])
-                self.prompt_tokens = int(usage["prompt_tokens"])
-                details = usage.get("prompt_tokens_details") or {}
-                self.cached_tokens = int(details.get("cached_tokens") or 0)
+            self._count(event)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise EngineFault(
                 Refusal.PARSE_ERROR, "the upstream server sent an event that is no completion"
@@ -97,6 +92,16 @@ class UpstreamAnswer:
         count = self._counted - self.pieces if self.reason == "length" else 0
         self.pieces += max(count, 0)
         return [Token(None, "")] * max(count, 0)
+
+    def _count(self, event: Event) -> None:
+        if timings := event.get("timings"):  # llama.cpp's, in each event
+            self.cached_tokens = int(timings["cache_n"])
+            self.prompt_tokens = int(timings["prompt_n"]) + self.cached_tokens
+        if usage := event.get("usage"):
+            self._counted = int(usage["completion_tokens"])
+            self.prompt_tokens = int(usage["prompt_tokens"])
+            details = usage.get("prompt_tokens_details") or {}
+            self.cached_tokens = int(details.get("cached_tokens") or 0)
 
     def _choice(self, choice: Event) -> list[Token]:
         text = choice["text"] if "text" in choice else choice["delta"].get("content")

@@ -12,11 +12,18 @@ from beeyard_worker.engine.port import Token
 class StopScanner:
     """Looks at the tokens of one answer in order."""
 
-    def __init__(self, stops: Iterable[str]) -> None:
-        """Look for any of these strings; empty ones are ignored."""
+    def __init__(self, stops: Iterable[str], *, hidden: str = "") -> None:
+        """Look for any of these strings; empty ones are ignored.
+
+        Args:
+            stops: The strings.
+            hidden: Text of resumed tokens that was never yielded, since the earlier attempt took it for a stop string
+                and ended before it could say so. Usually none.
+        """
         self._stops = tuple(stop for stop in stops if stop)
+        self._hidden = hidden
         self._held: list[Token] = []
-        self.matched = False
+        self.matched = any(stop in hidden for stop in self._stops)
 
     def feed(self, tokens: Sequence[Token]) -> list[Token]:
         """Return the tokens that are certain now. Once `matched`, they are the last ones and end before the match."""
@@ -36,12 +43,14 @@ class StopScanner:
         return held
 
     def _decide(self) -> list[Token]:
-        text = "".join(token.text for token in self._held)
+        text = self._hidden + "".join(token.text for token in self._held)
         begins = [at for stop in self._stops if (at := text.find(stop)) >= 0]
         if begins:
             self.matched = True
-            return _cut(self.flush(), min(begins))
+            return _cut(self.flush(), min(begins) - len(self._hidden))
         certain = len(text) - max(_overlap(text, stop) for stop in self._stops)
+        passed, self._hidden = self._hidden[:certain], self._hidden[certain:]
+        certain -= len(passed)
         safe: list[Token] = []
         while self._held and len(self._held[0].text) <= certain:
             certain -= len(self._held[0].text)

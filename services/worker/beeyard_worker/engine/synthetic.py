@@ -102,11 +102,12 @@ class SyntheticEngine:
             prompt, stops = _prompt(generation)
             end = min(generation.max_tokens, self._room(prompt))
             answer = _Answer(
-                _Words(generation, prompt, self._end_below), (*generation.stop, *stops)
+                _Words(generation, prompt, self._end_below),
+                StopScanner((*generation.stop, *stops), hidden=_hidden(generation)),
             )
             index = generation.resume_count
             begun = first = last = self._clock.now().mono_ms
-            async for upto in self._pace(index, end):
+            async for upto in self._pace(index, index if answer.ended else end):
                 last = self._clock.now().mono_ms
                 first = last if index == generation.resume_count else first
                 ordered = self._ordered_fault(generation.resume_count, upto)
@@ -175,10 +176,10 @@ class SyntheticEngine:
 class _Answer:
     """The tokens of one generation, up to a stop string or the model's own end."""
 
-    def __init__(self, words: "_Words", stops: Sequence[str]) -> None:
+    def __init__(self, words: "_Words", scanner: StopScanner) -> None:
         self._words = words
-        self._scanner = StopScanner(stops)
-        self.ended = False
+        self._scanner = scanner
+        self.ended = scanner.matched
         self.sent = 0
 
     def take(self, index: int, upto: int) -> list[Token]:
@@ -232,6 +233,13 @@ def _prompt(generation: Generation) -> tuple[str, tuple[str, ...]]:
     if generation.messages:
         return render_plain(generation.messages), PLAIN_STOPS
     return generation.prompt, ()
+
+
+def _hidden(generation: Generation) -> str:
+    """Return what the resumed tokens say beyond what was yielded of them; see `StopScanner`."""
+    text = "".join(_TOKENS[token].text for token in generation.resume_ids if token < len(_TOKENS))
+    yielded = generation.resume_text
+    return text[len(yielded) :] if text.startswith(yielded) else ""
 
 
 def _count(prompt: str) -> int:

@@ -5,6 +5,7 @@ the bytes of all of them, but only its own id. Second, an answer that is continu
 only the ids of the earlier tokens are known. In both cases the vocabulary of the model's file has the answer.
 """
 
+import codecs
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -63,6 +64,13 @@ class Vocabulary:
             if length:
                 return tail[-size:] if length > size else b""
         return b""
+
+    def hidden(self, tokens: Sequence[int], yielded: str) -> str:
+        """Return the text that these tokens have beyond what was yielded of them; usually none."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        text = decoder.decode(b"".join(self.bytes_of(token) for token in tokens))
+        # Text that is no beginning comes from another model, or from bytes that were no text: nothing to be learnt.
+        return text[len(yielded) :] if text.startswith(yielded) else ""
 
     def split(self, text: bytes, count: int) -> tuple[int, ...] | None:
         """Return `count` token ids that make up `text`, or None if there are none or it is too much to search."""
