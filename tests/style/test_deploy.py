@@ -57,6 +57,16 @@ def test_every_role_has_an_image_and_every_image_a_role() -> None:
         assert [bool(list((ROOT / "services").glob(f"*/{module}"))) for module in modules] == [True]
 
 
+def test_every_flag_that_compose_passes_is_known_to_its_role() -> None:
+    for name, service in services().items():
+        if "build" in service:
+            role = name.replace("-", "_")
+            told = run(sys.executable, "-m", f"beeyard_{role}", "--help")
+            assert told.returncode == 0, told.stderr
+            flags = {word.split("=")[0] for word in service["command"]}
+            assert flags <= set(re.findall(r"--[a-z-]+", told.stdout)), name
+
+
 def test_what_a_dockerfile_copies_exists_and_reaches_the_builder() -> None:
     sent = {line[1:] for line in text_of(".dockerignore").splitlines() if line.startswith("!")}
     for dockerfile in DOCKERFILES:
