@@ -233,3 +233,20 @@ def is_vague(name: str) -> bool:
 def test_the_core_runs_on_the_oldest_python_that_is_promised() -> None:
     # Everything the core may import is in the standard library: the list above cannot rot into a third-party name.
     assert CORE_IMPORTS - {"beeyard_core"} <= set(sys.stdlib_module_names)
+
+
+def test_every_limit_is_enforced_somewhere() -> None:
+    limits = next(m for m in repository.modules() if m.name == f"{CORE}beeyard_core/limits.py")
+    named = {
+        node.target.id
+        for node in limits.tree.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    used = {
+        node.attr if isinstance(node, ast.Attribute) else node.name
+        for module in repository.modules_under(SERVICES)
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute | ast.alias)
+    }
+    idle = [f"{name} is in limits.py and nobody keeps to it" for name in named - used]
+    assert not idle, offences(idle)
