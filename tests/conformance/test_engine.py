@@ -14,12 +14,12 @@ from contextlib import aclosing
 import pytest
 from beeyard_core.refusal import Refusal
 from beeyard_runtime.clock import SystemClock
-
 from beeyard_worker.engine.llamacpp import LlamaCppEngine
 from beeyard_worker.engine.llamacpp_options import LlamaOptions
 from beeyard_worker.engine.openai_http import OpenAIHttpEngine, UpstreamOptions
 from beeyard_worker.engine.port import Engine, EngineFacts, EngineFault
 from beeyard_worker.engine.synthetic import SyntheticEngine
+
 from tests.support.generations import collect, continued, generation
 from tests.support.tiny_gguf import tiny_gguf
 

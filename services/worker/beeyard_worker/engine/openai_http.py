@@ -243,8 +243,8 @@ def _request(
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    # Stop strings are looked for here: servers differ in how many they take, and llama-server loses the text that it held
-    # back when the answer reaches its limit.
+    # Stop strings are looked for here: servers differ in how many they take, and llama-server loses the text that it
+    # held back when the answer reaches its limit.
     if extensions:
         body["top_k"] = generation.top_k or -1  # every server takes -1 for all, not every one 0
         # So that the prompt's tokens are known also when a stop string ends the answer before the server's last event.
