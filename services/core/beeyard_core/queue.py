@@ -3,7 +3,7 @@
 Within a class the jobs are kept in one heap for each *shape* (everything that decides which workers could take a job),
 ordered by acceptance. Jobs of one shape are interchangeable to a worker, so if the oldest of them cannot be placed, no
 younger one of that shape can overtake it, and the next shape is looked at without a walk. Removal is lazy: a removed
-job's heap entry is skipped when it comes up.
+job's heap entry is skipped when it comes up, and swept out once more than half of the heap is such entries.
 """
 
 import heapq
@@ -15,13 +15,23 @@ from beeyard_core.job import Job, Priority, Shape
 
 #: Jobs are counted in runs of this many sequence numbers, which makes a position cheap without a balanced tree.
 _RUN = 512
+#: A heap is not swept below this many entries.
+_SWEEP_MIN = 32
+
+
+@dataclass(slots=True)
+class _Line:
+    """The jobs of one shape: a heap that may hold removed jobs, never at its head, and how many are not removed."""
+
+    heap: list[tuple[int, JobId]] = field(default_factory=list)
+    count: int = 0
 
 
 @dataclass(slots=True)
 class _Class:
     """One priority class."""
 
-    shapes: dict[ModelName, dict[Shape, list[tuple[int, JobId]]]] = field(default_factory=dict)
+    shapes: dict[ModelName, dict[Shape, _Line]] = field(default_factory=dict)
     runs: dict[int, set[int]] = field(default_factory=dict)
     depth: int = 0
 
@@ -48,7 +58,9 @@ class JobQueue:
         """Add a job at the place of its sequence: a new one comes last, a re-queued one before all younger ones."""
         group = self._classes[job.spec.priority]
         shapes = group.shapes.setdefault(job.spec.model, {})
-        heapq.heappush(shapes.setdefault(job.spec.shape, []), (job.sequence, job.job_id))
+        line = shapes.setdefault(job.spec.shape, _Line())
+        heapq.heappush(line.heap, (job.sequence, job.job_id))
+        line.count += 1
         group.runs.setdefault(job.sequence // _RUN, set()).add(job.sequence)
         group.depth += 1
         self._queued[job.job_id] = job
@@ -69,22 +81,29 @@ class JobQueue:
         self._trim(group, job)
 
     def _trim(self, group: _Class, job: Job) -> None:
-        """Drop entries of jobs that are gone from the head of the job's heap, and the heap once it is empty."""
+        """Count a removed job out of its line, drop what is gone from the line's head, and the line when it is empty."""
         shapes = group.shapes[job.spec.model]
-        heap = shapes[job.spec.shape]
-        while heap and heap[0][1] not in self._queued:
-            heapq.heappop(heap)
-        if not heap:
+        line = shapes[job.spec.shape]
+        line.count -= 1
+        if not line.count:
             del shapes[job.spec.shape]
             if not shapes:
                 del group.shapes[job.spec.model]
+            return
+        if len(line.heap) > max(2 * line.count, _SWEEP_MIN):
+            line.heap = [entry for entry in line.heap if entry[1] in self._queued]
+            heapq.heapify(line.heap)
+        while line.heap[0][1] not in self._queued:
+            heapq.heappop(line.heap)
 
     def heads(self, priority: Priority, model: ModelName) -> list[Job]:
         """Return the oldest job of each shape of a class and model, oldest first."""
         shapes = self._classes[priority].shapes.get(model)
         if not shapes:
             return []
-        return [self._queued[job_id] for _, job_id in sorted(heap[0] for heap in shapes.values())]
+        return [
+            self._queued[job_id] for _, job_id in sorted(line.heap[0] for line in shapes.values())
+        ]
 
     def models(self, priority: Priority) -> Iterator[ModelName]:
         """The models that jobs of a class wait for."""
