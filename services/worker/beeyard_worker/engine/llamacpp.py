@@ -26,7 +26,7 @@ from typing import Any, Final, Literal
 import httpx
 from beeyard_core.limits import RPC_DEADLINE_MS
 from beeyard_core.refusal import Refusal
-from beeyard_runtime.models.gguf_file import read_gguf_tokens
+from beeyard_runtime.models.gguf_file import GgufFacts, read_gguf_tokens
 
 from beeyard_worker.engine.chat_template import PLAIN_STOPS, render_plain
 from beeyard_worker.engine.llamacpp_answer import LlamaAnswer
@@ -63,20 +63,11 @@ class LlamaCppEngine:
             memory_free_bytes=free_memory_bytes() if options.gpu_layers == 0 else None,
         )
         await self._warm(on_progress)
-        key = secrets.token_urlsafe()
-        params = server_params(library, self._path, options, context_tokens=context, api_key=key)
-        try:
-            server = await asyncio.to_thread(library.Server, params)
-        except RuntimeError as error:
-            raise EngineFault(
-                Refusal.MODEL_LOAD_FAILED,
-                f"llama.cpp cannot load this {facts.architecture} model: it does not know it, "
-                "or its memory does not suffice",
-            ) from error
-        self._loaded = _Loaded(server, key, options.slots, own_template=facts.chat_template)
+        if not self._closed:
+            self._loaded = await self._start(library, facts, context)
         if self._closed:
             await self.close()
-            raise EngineFault(Refusal.MODEL_LOAD_FAILED, "the engine was closed while it loaded")
+            raise _closed()
         on_progress(1.0)
         return EngineFacts(
             engine="llamacpp",
@@ -100,11 +91,13 @@ class LlamaCppEngine:
             reason: Literal["stop", "length"] = "stop" if answer.ended_before else "length"
             yield _nothing_left(generation, await loaded.count(prompt), reason)
             return
+        if self._require() is not loaded:
+            raise _closed()
         body = completion_body(generation, prompt, reuse_prefix=self._options.uses_prefix_cache)
-        run = CompletionRun(loaded.server, body)
+        run = CompletionRun()
         self._runs.add(run)
         try:
-            run.start(loaded.threads)
+            run.start(loaded.server, body, loaded.threads)
             async for chunks in run.batches():
                 step: list[Token] = []
                 for chunk in chunks:
@@ -118,7 +111,7 @@ class LlamaCppEngine:
                 if answer.finish is not None:
                     yield answer.finish
                     return
-            raise EngineFault(Refusal.WORKER_RESET, "the engine was closed")
+            raise _closed()
         finally:
             await run.stop()
             self._runs.discard(run)
@@ -137,6 +130,20 @@ class LlamaCppEngine:
         await asyncio.gather(*(run.stop() for run in tuple(self._runs)))
         if loaded is not None:
             await loaded.close()
+
+    async def _start(self, library: ModuleType, facts: GgufFacts, context: int) -> "_Loaded":
+        key = secrets.token_urlsafe()
+        options = self._options
+        params = server_params(library, self._path, options, context_tokens=context, api_key=key)
+        try:
+            server = await asyncio.to_thread(library.Server, params)
+        except RuntimeError as error:
+            raise EngineFault(
+                Refusal.MODEL_LOAD_FAILED,
+                f"llama.cpp cannot load this {facts.architecture} model: it does not know it, "
+                "or its memory does not suffice",
+            ) from error
+        return _Loaded(server, key, options.slots, own_template=facts.chat_template)
 
     def _require(self) -> "_Loaded":
         if self._loaded is None:
@@ -205,7 +212,7 @@ class _Loaded:
             raise EngineFault(
                 Refusal.INVALID_REQUEST, "the model's chat template refuses this conversation"
             ) from error
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx.HTTPError, ValueError, RuntimeError) as error:  # the last: closed meanwhile
             raise EngineFault(Refusal.WORKER_ERROR, "llama.cpp does not answer") from error
 
 
@@ -220,6 +227,10 @@ def _nothing_left(
         prefill_ms=0.0,
         decode_ms=0.0,
     )
+
+
+def _closed() -> EngineFault:
+    return EngineFault(Refusal.WORKER_RESET, "the engine was closed")
 
 
 def _import_library() -> ModuleType:

@@ -39,10 +39,8 @@ class CompletionServer(Protocol):
 class CompletionRun:
     """Runs one completion and yields its chunks; lives in one event loop."""
 
-    def __init__(self, server: CompletionServer, body: Mapping[str, Any]) -> None:
+    def __init__(self) -> None:
         """Prepare; `start` begins."""
-        self._server = server
-        self._body = body
         self._loop = asyncio.get_running_loop()
         self._chunks: deque[Chunk] = deque()  # bounded by `_room`
         self._room = threading.Semaphore(ENGINE_BACKLOG_CHUNKS_MAX)
@@ -51,9 +49,14 @@ class CompletionRun:
         self._ended = False
         self._work: concurrent.futures.Future[None] | None = None
 
-    def start(self, threads: concurrent.futures.Executor) -> None:
-        """Begin in one of these threads."""
-        self._work = threads.submit(self._server.handle_completions, self._body, self._on_chunk)
+    def start(
+        self,
+        server: CompletionServer,
+        body: Mapping[str, Any],
+        threads: concurrent.futures.Executor,
+    ) -> None:
+        """Begin in one of these threads. The server is not kept: whoever closes it holds the last reference."""
+        self._work = threads.submit(server.handle_completions, body, self._on_chunk)
         # Posted after the last chunk, so that it runs after that: the loop keeps the order.
         self._work.add_done_callback(lambda _: self._post(self._end))
 
