@@ -152,7 +152,10 @@ async def test_a_model_in_parts_is_one_model_and_needs_all_of_them(tmp_path: Pat
 
 
 async def test_models_that_are_no_files_need_no_memory_here() -> None:
-    models = {"syn": SyntheticModel("200"), "far": HttpModel("http://h/v1#m")}
+    models: dict[str, ModelSource] = {
+        "syn": SyntheticModel("200"),
+        "far": HttpModel("http://h/v1#m"),
+    }
     catalogue = catalogue_of(None, models)
     await catalogue.refresh()
     found = {each.model: (each.engine, each.source) for each in catalogue.entries()}

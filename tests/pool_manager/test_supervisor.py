@@ -26,6 +26,11 @@ def has_exited(worker: WorkerProcess) -> bool:
     return worker.has_exited
 
 
+def reap(pid: int) -> None:
+    """Wait for a process of which this one is still the parent, whoever watched it last."""
+    os.waitpid(pid, 0)
+
+
 def records_in(work_dir: Path) -> list[str]:
     return [path.name for path in (work_dir / "workers").glob("*.json")]
 
@@ -84,6 +89,24 @@ async def test_a_killed_worker_takes_along_what_it_started(tmp_path: Path, mark:
         assert "SIGKILL" in killed.failure
         psutil.wait_procs([child], timeout=20)
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+async def test_an_adopted_worker_that_is_killed_takes_along_what_it_started(
+    tmp_path: Path, mark: Env
+) -> None:
+    async with supervising(tmp_path, mark, "serve", "--with-child") as first:
+        await first.supervisor.start(spec_of("w1"))
+        pid = (await first.until("w1", is_ready)).pid
+    async with supervising(tmp_path, mark, "serve") as second:
+        assert await second.supervisor.adopt() == 1
+        (child,) = psutil.Process(pid).children()
+        os.kill(pid, signal.SIGKILL)
+        killed = await second.until("w1", has_exited)
+        assert killed.exit_code is None
+        assert "exit code is not known" in killed.failure
+        psutil.wait_procs([child], timeout=20)
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    reap(pid)
 
 
 async def test_one_that_does_not_obey_is_killed_after_its_grace(tmp_path: Path, mark: Env) -> None:

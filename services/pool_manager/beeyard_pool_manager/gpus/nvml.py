@@ -28,15 +28,25 @@ _ECC_SINCE_DRIVER_LOAD = 0
 class MemoryReading(Protocol):
     """NVML's memory structure, in bytes."""
 
-    total: int
-    used: int
-    free: int
+    @property
+    def total(self) -> int:
+        """All memory."""
+
+    @property
+    def used(self) -> int:
+        """Memory in use, the driver's own included."""
+
+    @property
+    def free(self) -> int:
+        """Memory that can be allocated."""
 
 
 class UtilizationReading(Protocol):
     """NVML's utilisation structure, in percent."""
 
-    gpu: int
+    @property
+    def gpu(self) -> int:
+        """Share of the last sampling period in which a kernel ran."""
 
 
 class NvmlLibrary(Protocol):

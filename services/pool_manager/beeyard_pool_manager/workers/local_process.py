@@ -5,10 +5,10 @@ group takes along whatever it started itself. Its output goes to files and not t
 pool manager dies, and a successor could not read what was said before it came.
 """
 
-import asyncio
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from beeyard_runtime.clock import Clock
 from beeyard_pool_manager.gpus.cpu import CPU_UUID
 from beeyard_pool_manager.workers import worker_log
 from beeyard_pool_manager.workers.launcher import LaunchFailed, WorkerHandle
+from beeyard_pool_manager.workers.process_end import process_end
 from beeyard_pool_manager.workers.records import RecordFolder, file_stem
 from beeyard_pool_manager.workers.worker_process import RunRecord, WorkerSpec
 
@@ -95,31 +96,22 @@ class LocalLauncher:
         """Start a process and remember it on disk before anything else can happen to it."""
         files = self._files(spec.worker_id)
         try:
-            # A worker of the same id may have run before; what it said is not what this one says.
-            with files.stdout.open("wb") as stdout, files.log.open("ab") as log:
-                process = await asyncio.create_subprocess_exec(
-                    *self._command.arguments(spec),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=stdout,
-                    stderr=log,
-                    env=self._command.variables(spec),
-                    start_new_session=True,
-                )
+            pid = self._spawn(spec, files)
         except OSError as error:
             raise LaunchFailed(f"the worker program cannot be run: {error.strerror}") from error
         record = RunRecord(
             spec=spec,
-            pid=process.pid,
-            create_time_s=_create_time_s(process.pid) or 0.0,
+            pid=pid,
+            create_time_s=_create_time_s(pid) or 0.0,
             start_wall_ms=self._clock.now().wall_ms,
         )
-        handle = _LocalWorker(record, files, self._clock, process)
+        handle = _LocalWorker(record, files, self._clock, is_child=True)
         try:
             self._records.write(record)
         except OSError as error:
             # Nobody could adopt it, so it must not live.
             handle.signal_stop(force=True)
-            await process.wait()
+            await handle.exited()
             raise LaunchFailed(f"the work folder cannot be written: {error.strerror}") from error
         return handle
 
@@ -129,7 +121,7 @@ class LocalLauncher:
         for record in self._records.read_all():
             if _is_same_process(record):
                 files = self._files(record.spec.worker_id)
-                found.append(_LocalWorker(record, files, self._clock, None))
+                found.append(_LocalWorker(record, files, self._clock, is_child=False))
             else:
                 self._records.remove(record)
         return found
@@ -152,6 +144,23 @@ class LocalLauncher:
         worker_log.bound(files.log)
         worker_log.bound(files.stdout)
 
+    def _spawn(self, spec: WorkerSpec, files: "_Files") -> int:
+        # Not by the event loop: uvloop forks, and a fork of a process in which gRPC has threads crashed the child
+        # before it became a worker. CPython's own Popen uses vfork, after which nothing runs but exec.
+        # A worker of the same id may have run before; what it said on stdout is not what this one says.
+        with files.stdout.open("wb") as stdout, files.log.open("ab") as log:
+            process = subprocess.Popen(
+                self._command.arguments(spec),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=log,
+                env=self._command.variables(spec),
+                start_new_session=True,
+            )
+        # Its handle waits for it from here on; a Popen dropped while its process runs would complain.
+        process.returncode = 0
+        return process.pid
+
     def _files(self, worker_id: str) -> "_Files":
         stem = file_stem(worker_id)
         return _Files(log=self._logs / f"{stem}.log", stdout=self._logs / f"{stem}.stdout")
@@ -164,20 +173,15 @@ class _Files:
 
 
 class _LocalWorker:
-    """One process of this machine; a child of this process, or adopted (`process` is None)."""
+    """One process of this machine; a child of this process, or adopted."""
 
-    def __init__(
-        self,
-        record: RunRecord,
-        files: _Files,
-        clock: Clock,
-        process: asyncio.subprocess.Process | None,
-    ) -> None:
+    def __init__(self, record: RunRecord, files: _Files, clock: Clock, *, is_child: bool) -> None:
         self._record = record
         self._files = files
         self._clock = clock
-        self._process = process
+        self._is_child = is_child
         self._is_gone = False
+        self._exit_code: int | None = None
 
     @property
     def record(self) -> RunRecord:
@@ -194,20 +198,17 @@ class _LocalWorker:
 
     async def exited(self) -> int | None:
         """Return the exit code once the process is gone; None for an adopted one, whose code only its parent gets."""
-        if self._process is not None:
-            code: int | None = await self._process.wait()
-        else:
-            code = None
-            while _is_same_process(self._record):
-                await self._clock.sleep_ms(limits.PROCESS_POLL_MS)
+        if not self._is_gone:
+            await process_end(self._record.pid, self._runs, self._clock)
         if not self._is_gone:
             self._is_gone = True
-            self._end_group()
-        return code
+            self._end_orphans()
+            self._reap()
+        return self._exit_code
 
     def signal_stop(self, *, force: bool) -> None:
         """SIGTERM to the worker alone, which ends its own children in order; SIGKILL to its whole group."""
-        if self._is_gone or not self._is_ours():
+        if self._is_gone or not self._runs():
             return
         with suppress(ProcessLookupError, PermissionError):
             if force:
@@ -219,19 +220,30 @@ class _LocalWorker:
         """Return the last lines of its log."""
         return worker_log.tail(self._files.log)
 
-    def _is_ours(self) -> bool:
-        # A child keeps its pid until it is reaped, which `returncode` tells.
-        if self._process is not None:
-            return self._process.returncode is None
+    def _runs(self) -> bool:
+        if self._is_child:
+            # Looks without reaping, so that the pid cannot mean another process before `exited` has cleaned up.
+            peek = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            return os.waitid(os.P_PID, self._record.pid, peek) is None
         return _is_same_process(self._record)
 
-    def _end_group(self) -> None:
-        # A worker that crashed may leave an engine server behind. A group's id is not given to a new process while
-        # the group has members, so what answers to it now was started by the worker.
-        if self._process is None:
+    def _reap(self) -> None:
+        if self._is_child:
+            _, status = os.waitpid(self._record.pid, 0)
+            self._exit_code = os.waitstatus_to_exitcode(status)
+
+    def _end_orphans(self) -> None:
+        """End what the worker started and left behind when it crashed, such as an engine server."""
+        if self._is_child:
+            # Not reaped yet, so the group's id is still the worker's.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._record.pid, signal.SIGKILL)
             return
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._record.pid, signal.SIGKILL)
+        # The kernel gives no new process the id of a session that still has members.
+        for process in psutil.process_iter():
+            with suppress(ProcessLookupError, PermissionError):
+                if process.pid != self._record.pid and os.getsid(process.pid) == self._record.pid:
+                    os.kill(process.pid, signal.SIGKILL)
 
 
 def _read_address(path: Path) -> str:
