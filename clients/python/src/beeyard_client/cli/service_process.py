@@ -7,13 +7,18 @@ stderr is a log file; its stdout carries one line of JSON, when it listens.
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from beeyard_client import limits
 from beeyard_client.cli.faults import StackFailed
+
+# Every service begins its last words like this; we say ourselves who speaks.
+_FAULT_PREFIX: Final = re.compile(r"^beeyard [a-z_-]+: ")
 
 
 class ServiceProcess:
@@ -75,7 +80,7 @@ class ServiceProcess:
         await process.wait()
         tail = self.log_tail()
         # A service's own last words are one line made for a person.
-        words = tail[-1] if tail else f"its log is {self._log_path}"
+        words = _FAULT_PREFIX.sub("", tail[-1]) if tail else f"its log is {self._log_path}"
         raise StackFailed(f"the {self.name} did not start: {words}", tail[:-1])
 
     async def died(self) -> StackFailed:

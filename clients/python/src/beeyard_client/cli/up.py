@@ -94,9 +94,9 @@ def run_stack(plan: StackPlan, use: Callable[[Stack], Awaitable[int]]) -> int:
     try:
         return asyncio.run(_run_stack(plan, use))
     except StackFailed as fault:
+        complain(str(fault))
         for line in fault.log:
             sys.stderr.write(f"  {printable(line)}\n")
-        complain(str(fault))
         return FAILED
 
 
