@@ -17,12 +17,12 @@ class WorkerLink:
 
     Attributes:
         session: Number of the stream within this process.
-        welcome: Resolved with the queen's answer to the hello.
+        welcome: Resolved with the queen's answer to the hello; None: the stream ends without one.
     """
 
     worker_id: WorkerId
     session: int
-    welcome: asyncio.Future[pb.Welcome | Refused]
+    welcome: asyncio.Future[pb.Welcome | Refused | None]
     closed: Refused | None = None
     is_closed: bool = False
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -73,7 +73,7 @@ class WorkerLink:
     def close(self, refused: Refused | None = None) -> None:
         """End the stream, with an error if there is one."""
         self.closed, self.is_closed = refused, True
-        if not self.welcome.done() and refused is not None:
+        if not self.welcome.done():
             self.welcome.set_result(refused)
         self._woken.set()
 

@@ -94,6 +94,8 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         welcome = await link.welcome
         if isinstance(welcome, Refused):
             raise RpcRefusal(welcome)
+        if welcome is None:
+            return
         await context.write(pb.AttachResponse(welcome=welcome))
         # Whichever side ends first ends the stream; the other is cancelled, not awaited for ever.
         reader = asyncio.create_task(self._read(link, identity, requests))
