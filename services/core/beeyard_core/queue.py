@@ -81,7 +81,7 @@ class JobQueue:
         self._trim(group, job)
 
     def _trim(self, group: _Class, job: Job) -> None:
-        """Count a removed job out of its line, drop what is gone from the line's head, and the line when it is empty."""
+        """Count a removed job out of its line and drop what is gone from the line's head."""
         shapes = group.shapes[job.spec.model]
         line = shapes[job.spec.shape]
         line.count -= 1

@@ -1,0 +1,156 @@
+"""A queen's core with a little world round it: streams, heartbeats, a clock, a restart. No I/O, no chance of its own.
+
+Every step is checked: the state's invariants hold, and no effect promises what the batch does not first make durable.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+
+from beeyard_core import limits
+from beeyard_core.effect import Accept, AnnounceEnded, AnnounceRequeued, Effect, Offer, SaveJob
+from beeyard_core.event import (
+    Event,
+    LeaseClaim,
+    PoolReported,
+    Ticked,
+    WorkerAttached,
+    WorkerDetached,
+    WorkerReported,
+)
+from beeyard_core.fleet import PoolReport, WorkerReport
+from beeyard_core.ids import JobId, PoolId, WorkerId
+from beeyard_core.instant import Instant
+from beeyard_core.job import Job
+from beeyard_core.restore import restore
+from beeyard_core.state import QueenState, Settings
+from beeyard_core.step import step
+
+from tests.support.core_values import START, check_invariants
+
+Timed = tuple[int, Effect]
+
+
+@dataclass(slots=True)
+class Link:
+    """One worker's stream; a worker that is mute keeps it open and says nothing."""
+
+    report: WorkerReport
+    session: int
+    is_mute: bool = False
+
+
+@dataclass(slots=True)
+class Apiary:
+    """One queen after another over one durable memory.
+
+    Attributes:
+        links: Workers whose stream is open.
+        pools: The last report of every host that has not gone silent.
+        durable: The jobs as the store has them.
+        effects: Everything that the queens ever asked for, with the monotonic time.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    now: Instant = START
+    state: QueenState = field(default_factory=QueenState)
+    links: dict[WorkerId, Link] = field(default_factory=dict)
+    pools: dict[PoolId, PoolReport] = field(default_factory=dict)
+    durable: dict[JobId, Job] = field(default_factory=dict)
+    effects: list[Timed] = field(default_factory=list)
+    sessions_count: int = 0
+    ticked_at_ms: int = START.mono_ms
+
+    def __post_init__(self) -> None:
+        """Give the first queen its settings."""
+        self.state.settings = self.settings
+
+    def happen(self, event: Event) -> list[Effect]:
+        """Let one event happen now; return its effects."""
+        effects = step(self.state, event, self.now)
+        check_invariants(self.state)
+        self._check_promises(effects)
+        for effect in effects:
+            if isinstance(effect, SaveJob):
+                self.durable[effect.job_id] = deepcopy(self.state.jobs[effect.job_id])
+        self.effects += [(self.now.mono_ms, effect) for effect in effects]
+        return effects
+
+    def _check_promises(self, effects: list[Effect]) -> None:
+        """Whoever hears of a job's acceptance, offer, return or end hears what is durable."""
+        saved = {effect.job_id for effect in effects if isinstance(effect, SaveJob)}
+        for effect in effects:
+            match effect:
+                case Accept() | AnnounceEnded() | AnnounceRequeued():
+                    assert effect.job_id in saved, effect
+                case Offer():
+                    assert self.state.leases[effect.lease_id].job_id in saved, effect
+                case _:
+                    pass
+
+    def attach(self, report: WorkerReport, claims: tuple[LeaseClaim, ...] = ()) -> list[Effect]:
+        """A worker opens a stream, or another one."""
+        self.sessions_count += 1
+        self.links[report.worker_id] = Link(report, self.sessions_count)
+        return self.happen(
+            WorkerAttached(session=self.sessions_count, report=report, claims=claims)
+        )
+
+    def detach(self, worker_id: WorkerId) -> list[Effect]:
+        """A worker's stream breaks."""
+        link = self.links.pop(worker_id)
+        return self.happen(WorkerDetached(worker_id, link.session))
+
+    def heartbeat(self, worker_id: WorkerId) -> list[Effect]:
+        """A worker says how it is."""
+        link = self.links[worker_id]
+        return self.happen(WorkerReported(session=link.session, report=link.report))
+
+    def snapshot(self, report: PoolReport, *, is_first: bool = False) -> list[Effect]:
+        """A host says how it is."""
+        self.pools[report.pool_id] = report
+        return self.happen(PoolReported(report, is_first))
+
+    def advance(self, ms: int) -> list[Timed]:
+        """Let time pass: ticks, and once a second a heartbeat of every worker and host that is not mute.
+
+        Returns:
+            What happened, each with the milliseconds since the beginning.
+        """
+        begin, end = self.now, self.now.later(ms)
+        happened: list[Timed] = []
+        while self.now.mono_ms < end.mono_ms:
+            step_ms = min(limits.TICK_INTERVAL_MS, end.mono_ms - self.now.mono_ms)
+            self.now = self.now.later(step_ms)
+            effects: list[Effect] = []
+            if self.now.mono_ms - self.ticked_at_ms >= limits.HEARTBEAT_INTERVAL_MS:
+                self.ticked_at_ms = self.now.mono_ms
+                effects += self._beat()
+            effects += self.happen(Ticked())
+            elapsed_ms = self.now.mono_ms - begin.mono_ms
+            happened += [(elapsed_ms, effect) for effect in effects]
+        return happened
+
+    def _beat(self) -> list[Effect]:
+        effects: list[Effect] = []
+        for report in list(self.pools.values()):
+            effects += self.happen(PoolReported(report))
+        for worker_id, link in list(self.links.items()):
+            if not link.is_mute:
+                effects += self.heartbeat(worker_id)
+        return effects
+
+    def restart(self, away_ms: int = 0) -> None:
+        """Kill the queen; another starts with what was durable, and every stream is broken."""
+        self.now = self.now.later(away_ms)
+        self.links.clear()
+        models = set(self.state.fleet.known_models)
+        self.settings = replace(self.settings, incarnation=self.settings.incarnation + "x")
+        self.state = restore(
+            self.settings,
+            [deepcopy(job) for job in self.durable.values() if not job.is_ended],
+            epoch=max((job.epoch for job in self.durable.values()), default=0),
+            sequence=max((job.sequence for job in self.durable.values()), default=0),
+            models=models,
+            now=self.now,
+        )
+        check_invariants(self.state)
