@@ -61,7 +61,7 @@ def _wish_missing(state: QueenState, now: Instant) -> None:
     needed = _needed(state)
     if not needed:
         return
-    present = _present(state)
+    present = _present(state, now)
     for model, count in needed.items():
         for _ in range(count - len(present.get(model, ()))):
             wish_worker(state, model, None, now)
@@ -75,22 +75,30 @@ def _needed(state: QueenState) -> dict[ModelName, int]:
     return needed
 
 
-def _present(state: QueenState) -> dict[ModelName, set[WorkerId]]:
-    """The workers of each model that run, load, or were wished for."""
+def _present(state: QueenState, now: Instant) -> dict[ModelName, set[WorkerId]]:
+    """The workers of each model that run, load, or were wished for.
+
+    A host that fell silent may be gone with all that ran on it: of its workers only those count that are attached.
+    """
+    silent = {
+        pool_id
+        for pool_id, pool in state.fleet.pools.items()
+        if now.mono_ms - pool.reported_at_ms > limits.LEASE_TTL_MS
+    }
     present: dict[ModelName, set[WorkerId]] = {}
     for worker_id, worker in state.fleet.workers.items():
         if not worker.is_drained and worker.report.state in _ALIVE:
             present.setdefault(worker.report.model, set()).add(worker_id)
-    for pool in state.fleet.pools.values():
+    for pool_id, pool in state.fleet.pools.items():
         for process in pool.report.processes:
-            if not process.exited and process.state in _ALIVE:
+            if pool_id not in silent and not process.exited and process.state in _ALIVE:
                 present.setdefault(process.model, set()).add(process.worker_id)
     for worker_id, wish in state.wishes.items():
         ids = present.setdefault(wish.desired.model, set())
-        if wish.desired.state is DesiredState.RUNNING:
-            ids.add(worker_id)
-        else:
+        if wish.desired.state is not DesiredState.RUNNING:
             ids.discard(worker_id)
+        elif wish.pool_id not in silent:
+            ids.add(worker_id)
     return present
 
 
