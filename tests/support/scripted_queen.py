@@ -11,11 +11,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
-from google.rpc import code_pb2, error_details_pb2, status_pb2  # type: ignore[import-untyped]
-from grpc_status import rpc_status
-
 from beeyard.pool.v1 import snapshot_pb2
 from beeyard.queen.v1 import fleet_service_pb2 as fleet_pb
 from beeyard.queen.v1 import fleet_service_pb2_grpc as fleet_rpc
@@ -23,6 +18,10 @@ from beeyard.queen.v1 import inference_service_pb2 as inference_pb
 from beeyard.queen.v1 import inference_service_pb2_grpc as inference_rpc
 from beeyard.queen.v1 import job_pb2
 from beeyard.worker.v1 import engine_service_pb2, generation_pb2
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from grpc_status import rpc_status
 
 JOB_ID = "job-1"
 

@@ -1,14 +1,17 @@
 """`beeyard fleet` and `beeyard models`: what there is."""
 
+import asyncio
 from typing import Annotated
 
 import typer
 from rich.console import Group
 from rich.live import Live
 
+from beeyard_client import limits
 from beeyard_client.cli.printing import console, print_json, print_table, say, size, table
 from beeyard_client.cli.session import OK, ask
 from beeyard_client.client import BeeyardClient
+from beeyard_client.errors import BeeyardError
 from beeyard_client.fleet import Device, Fleet, Model, Pool, Worker
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of tables.")]
@@ -26,9 +29,7 @@ def fleet(
     async def command(client: BeeyardClient) -> int:
         if watch:
             return await _watch(client, as_json=as_json)
-        snapshots = client.watch_fleet(_WATCH_INTERVAL_MS)
-        now = await anext(snapshots)
-        await snapshots.aclose()
+        now = await _first_snapshot(client)
         if as_json:
             print_json(now)
         else:
@@ -36,6 +37,17 @@ def fleet(
         return OK
 
     ask(context, command, as_json=as_json)
+
+
+async def _first_snapshot(client: BeeyardClient) -> Fleet:
+    snapshots = client.watch_fleet(_WATCH_INTERVAL_MS)
+    try:
+        async with asyncio.timeout(limits.RPC_DEADLINE_MS / 1000):
+            return await anext(snapshots)
+    except TimeoutError:
+        raise BeeyardError("DEADLINE_EXCEEDED", "the queen did not answer in time") from None
+    finally:
+        await snapshots.aclose()
 
 
 async def _watch(client: BeeyardClient, *, as_json: bool) -> int:

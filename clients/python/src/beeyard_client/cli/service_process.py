@@ -83,6 +83,11 @@ class ServiceProcess:
         words = _FAULT_PREFIX.sub("", tail[-1]) if tail else f"its log is {self._log_path}"
         raise StackFailed(f"the {self.name} did not start: {words}", tail[:-1])
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the child listens and has not ended."""
+        return bool(self.address and self._process and self._process.returncode is None)
+
     async def died(self) -> StackFailed:
         """Wait until the child ends and return what to say about it."""
         code = await self._process.wait() if self._process else 0

@@ -129,7 +129,6 @@ class Stack:
         snapshots = client.watch_fleet(_WATCH_INTERVAL_MS)
         try:
             async for fleet in snapshots:
-                self._worker_pids = {one.pid for one in fleet.workers if one.pid}
                 waiting = self._waiting(fleet)
                 if not waiting and any(pool.fresh for pool in fleet.pools):
                     return
@@ -172,11 +171,26 @@ class Stack:
 
     async def stop(self) -> None:
         """Stop the pool manager, which stops its workers, and then the queen, which hears of it."""
+        await self._note_workers()
         await self.pool.stop(limits.STACK_STOP_MS)
         await self.queen.stop(limits.STACK_STOP_MS)
 
+    async def _note_workers(self) -> None:
+        # Asked for now and not earlier: a pid that was noted long ago may belong to somebody else.
+        if not self.queen.is_alive:
+            return
+        try:
+            async with (
+                asyncio.timeout(limits.CLI_CONNECT_PATIENCE_MS / 1000),
+                BeeyardClient(self.queen.address, connect_patience_ms=0) as client,
+            ):
+                self._worker_pids = {one.pid for one in await client.workers() if one.pid}
+        except (TimeoutError, BeeyardError):
+            # Then a second signal kills without them, and they end by themselves when nobody supervises them.
+            return
+
     def kill(self) -> None:
-        """End every process of the stack at once."""
+        """End every process of the stack at once; workers too, if a stop was begun before."""
         self.pool.kill()
         self.queen.kill()
         for pid in self._worker_pids:
