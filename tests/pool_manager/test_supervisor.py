@@ -70,6 +70,13 @@ async def test_a_crash_is_told_with_exit_code_and_the_end_of_the_log(
         assert records_in(tmp_path) == []
 
 
+async def test_a_worker_that_says_why_it_cannot_start_is_quoted(tmp_path: Path, mark: Env) -> None:
+    async with supervising(tmp_path, mark, "clear-fault") as watched:
+        await watched.supervisor.start(spec_of("w1"))
+        failed = await watched.until("w1", has_exited)
+        assert (failed.exit_code, failed.failure) == (1, "there is no such engine")
+
+
 async def test_a_crash_of_a_serving_worker_is_noticed(tmp_path: Path, mark: Env) -> None:
     async with supervising(tmp_path, mark, "crash-later") as watched:
         await watched.supervisor.start(spec_of("w1"))

@@ -15,7 +15,10 @@ from beeyard.worker.v1 import engine_service_pb2 as pb
 from beeyard.worker.v1 import engine_service_pb2_grpc as rpc
 from beeyard_runtime.lifecycle import announce
 
-BEHAVIOURS = ("serve", "stubborn", "crash", "crash-later", "mute", "impostor", "broken", "loading")
+BEHAVIOURS = (
+    *("serve", "stubborn", "crash", "crash-later", "mute", "impostor", "broken", "loading"),
+    "clear-fault",
+)
 
 
 class ScriptedEngine(rpc.EngineServiceServicer):
@@ -112,6 +115,9 @@ def run() -> None:
             say(f"line {number}")
         say("no such device")
         sys.exit(3)
+    if given.behaviour == "clear-fault":
+        say("beeyard worker: there is no such engine")
+        sys.exit(1)
     asyncio.run(main(given.behaviour, given.worker_id, with_child=given.with_child))
 
 

@@ -136,7 +136,8 @@ class LocalLauncher:
     def forget(self, record: RunRecord) -> None:
         """Remove the record and what the process said on stdout; its log stays for the operator."""
         self._records.remove(record)
-        self._files(record.spec.worker_id).stdout.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._files(record.spec.worker_id).stdout.unlink(missing_ok=True)
 
     def tidy(self, record: RunRecord) -> None:
         """Keep the log within its bound."""

@@ -47,10 +47,6 @@ class Reconciler:
         self._desired = desired
         self._wake.set()
 
-    def wake(self) -> None:
-        """Compare soon, since something changed."""
-        self._wake.set()
-
     async def run(self) -> None:
         """Compare at each change and at a steady interval, until cancelled."""
         while True:

@@ -68,10 +68,15 @@ class RecordFolder:
             found = _SCHEMA.validate_json(path.read_bytes())
         except FileNotFoundError:
             return
-        except ValidationError:
+        except (OSError, ValidationError):
             found = record
-        if dataclasses.replace(found, spec=record.spec) == record:
+        if dataclasses.replace(found, spec=record.spec) != record:
+            return
+        try:
             path.unlink(missing_ok=True)
+        except OSError as error:
+            # A successor finds out by itself that the process is gone; this must not end supervision.
+            _log.warning("record_not_removed", record=path.name, error=error.strerror)
 
     def _path(self, worker_id: str) -> Path:
         return self._folder / f"{file_stem(worker_id)}.json"

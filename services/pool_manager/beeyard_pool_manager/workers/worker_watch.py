@@ -24,6 +24,8 @@ from beeyard_pool_manager.workers.launcher import EngineLink, WorkerHandle
 from beeyard_pool_manager.workers.worker_process import EngineReading, WorkerProcess, WorkerSpec
 
 _log = get_log("worker_watch")
+# What `lifecycle.report_fault` writes before the message of an expected fault.
+_FAULT_PREFIX: Final = "beeyard worker: "
 _SERVING: Final = frozenset({WorkerState.READY, WorkerState.BUSY})
 
 
@@ -123,6 +125,7 @@ class WorkerWatch:
     def begin(self) -> None:
         """Follow the process from now on."""
         self._task = asyncio.create_task(self._follow(), name=f"watch {self.spec.worker_id}")
+        self._task.add_done_callback(_tell_bug)
 
     async def let_go(self) -> None:
         """Follow it no longer; the process goes on."""
@@ -220,10 +223,11 @@ class WorkerWatch:
     def _record_end(self, exit_code: int | None) -> None:
         self._exit_code = exit_code
         self._state = WorkerState.FAILED
+        log_tail = self._handle.log_tail()
         if not self._is_stopping:
-            self._failure = self._failure or _describe_end(exit_code)
+            self._failure = self._failure or _last_words(log_tail) or _describe_end(exit_code)
         if self._failure:
-            self._log_tail = self._handle.log_tail()
+            self._log_tail = log_tail
         _log.info(
             "worker_exited",
             worker_id=self.spec.worker_id,
@@ -246,6 +250,18 @@ class WorkerWatch:
         except TimeoutError:
             return False
         return True
+
+
+def _tell_bug(task: "asyncio.Task[None]") -> None:
+    # Nobody awaits a watch before shutdown, so a bug in it would stay unheard until then.
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("watch_broke", task=task.get_name(), exc_info=error)
+
+
+def _last_words(log_tail: str) -> str:
+    """Return the one line by which a worker that cannot start says why, if that is how its log ends."""
+    last = log_tail.rpartition("\n")[2]
+    return last.removeprefix(_FAULT_PREFIX) if last.startswith(_FAULT_PREFIX) else ""
 
 
 def _describe_end(exit_code: int | None) -> str:
