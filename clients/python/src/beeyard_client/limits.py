@@ -47,3 +47,5 @@ LOG_TAIL_LINES: Final = 20
 # A service's log of one run; the one before is kept beside it.
 LOG_TAIL_BYTES: Final = 64 << 10
 CHECK_TIMEOUT_MS: Final = 20_000
+# A collector that is away delays the end of a command by no more than this.
+TRACE_EXPORT_MS: Final = 2_000

@@ -1,7 +1,10 @@
 """Where the command line's own spans go: to the collector that the environment names, if any."""
 
+import logging
 import os
 from typing import TYPE_CHECKING
+
+from beeyard_client import limits
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -27,7 +30,12 @@ def tracer_provider(*, wanted: bool) -> "TracerProvider | None":
         )
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
-        insecure = endpoint.startswith("http://")
-        exporter = OTLPSpanExporter(endpoint=endpoint, insecure=insecure)
+        # The exporter warns of each of its tries; one line at the end is enough.
+        logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
+        exporter = OTLPSpanExporter(
+            endpoint=endpoint,
+            insecure=endpoint.startswith("http://"),
+            timeout=limits.TRACE_EXPORT_MS / 1000,
+        )
         provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
