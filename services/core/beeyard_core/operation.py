@@ -19,18 +19,17 @@ def start_requested(
     """Wish for one more worker, once for each request id."""
     earlier = state.answered.get(event.request_id) if event.request_id else None
     if earlier is not None:
-        pool_id = state.wishes[earlier].pool_id if earlier in state.wishes else event.pool_id
-        effects.append(AnswerCall(event.call_id, earlier, pool_id))
+        effects.append(AnswerCall(event.call_id, *earlier))
         return
     found = wish_worker(state, event.model, event.pool_id, now)
     if isinstance(found, Refused):
         effects.append(AnswerCall(event.call_id, None, None, found))
         return
+    pool_id = state.wishes[found].pool_id
     if event.request_id:
-        state.answered[event.request_id] = found
+        state.answered[event.request_id] = (found, pool_id)
         if len(state.answered) > limits.OPERATOR_REQUESTS_KEPT_MAX:
             del state.answered[next(iter(state.answered))]
-    pool_id = state.wishes[found].pool_id
     send_desired(state, pool_id, effects)
     effects.append(AnswerCall(event.call_id, found, pool_id))
 

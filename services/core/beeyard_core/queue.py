@@ -14,7 +14,7 @@ from beeyard_core.ids import JobId, ModelName
 from beeyard_core.job import Job, Priority, Shape
 
 #: Jobs are counted in runs of this many sequence numbers, which makes a position cheap without a balanced tree.
-_RUN = 512
+_RUN = 256
 #: A heap is not swept below this many entries.
 _SWEEP_MIN = 32
 
@@ -121,6 +121,10 @@ class JobQueue:
         """Every job that waits for a model, oldest first. Walks the queue: for rare decisions only."""
         found = [job for job in self._queued.values() if job.spec.model == model]
         return sorted(found, key=lambda job: job.sequence)
+
+    def ahead_of_new(self, priority: Priority) -> int:
+        """How many jobs are served before one that is accepted now."""
+        return sum(group.depth for p, group in self._classes.items() if p <= priority)
 
     def position(self, job: Job) -> int:
         """How many jobs are served before this one: those of higher classes and the older ones of its own."""

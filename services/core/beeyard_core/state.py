@@ -67,7 +67,7 @@ class QueenState:
         ended: Ended jobs still kept, oldest first.
         timers: Heap of (due in monotonic ms, number, kind, id); `armed` has the kind and id of each.
         wishes: Workers that should be, by id.
-        answered: Worker ids by the idempotency key of the operator's request.
+        answered: Worker and pool by the idempotency key of the operator's request.
     """
 
     settings: Settings = Settings()
@@ -82,7 +82,7 @@ class QueenState:
     timer_count: int = 0
     armed: set[tuple[TimerKind, str]] = field(default_factory=set)
     wishes: dict[WorkerId, Wish] = field(default_factory=dict)
-    answered: dict[str, WorkerId] = field(default_factory=dict)
+    answered: dict[str, tuple[WorkerId, PoolId]] = field(default_factory=dict)
     failures: dict[ModelName, LoadFailures] = field(default_factory=dict)
     desired_sent: dict[PoolId, tuple[DesiredWorker, ...]] = field(default_factory=dict)
     worker_count: int = 0

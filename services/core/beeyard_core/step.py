@@ -138,8 +138,8 @@ def _job_submitted(
     if admitted.deadline_ms is not None:
         job.deadline_at_ms = now.mono_ms + admitted.deadline_ms
         state.set_timer(job.deadline_at_ms, TimerKind.DEADLINE, job.job_id)
+    position = state.queue.ahead_of_new(admitted.priority)
     state.queue.push(job)
-    position = state.queue.position(job)
     predicted_ms = state.forecast.start_ms(admitted.model, position, state.fleet)
     effects.append(SaveJob(job.job_id))
     effects.append(Accept(job.job_id, position, predicted_ms))

@@ -1,8 +1,8 @@
 """The single writer: events in, `step`, one commit for the batch, then the effects.
 
 Everything that changes the queen's state passes through here, one event after the other. Events that arrive while a
-commit is under way gather and become the next batch, so the busier the queen, the more jobs share one fsync: group
-commit without a timer. Effects run only after their batch is durable, in the order in which the core gave them.
+commit is under way gather and become the next batch, and under load commits keep a batch window apart, so the busier
+the queen, the more jobs share one fsync: group commit. Effects run only after their batch is durable, in the order in which the core gave them.
 
 When the store is unavailable the batch is kept and tried again; whoever waits for an acceptance is told so at once, and
 nothing is acknowledged that is not on disk.
@@ -27,6 +27,8 @@ from beeyard_queen.store.port import Batch, JobWriter, StoreUnavailable
 
 _log = get_log("loop")
 _COMMIT_RETRY_MAX_MS: Final = 2_000
+#: A commit of so many jobs says that more are on their way; waiting for them costs less than another fsync.
+_LOADED_ROWS: Final = 4
 
 
 class Actor(Protocol):
@@ -81,6 +83,7 @@ class WriterLoop:
         self._stopping = False
         self._is_poked = False
         self._last_commit_ms = 0
+        self._last_rows_count = 0
         self._turn_over: asyncio.Future[None] | None = None
         self.is_store_healthy = True
         self.commits_count = 0
@@ -112,6 +115,7 @@ class WriterLoop:
             await self._inbox.woken.wait()
             self._inbox.woken.clear()
             while self._inbox.events or self._is_poked:
+                await self._gather()
                 await self._turn(actor)
             if self._stopping:
                 await self._turn(actor, everything=True)
@@ -177,7 +181,8 @@ class WriterLoop:
 
     async def _commit(self, batch: Batch, actor: Actor) -> None:
         """Make the batch durable, however often it takes."""
-        await self._pace()
+        self._last_commit_ms = self._clock.now().mono_ms
+        self._last_rows_count = len(batch.jobs)
         delay_ms = limits.RECONNECT_MIN_MS
         while True:
             try:
@@ -196,12 +201,13 @@ class WriterLoop:
         self.commits_count += 1
         actor.committed(batch)
 
-    async def _pace(self) -> None:
-        """Keep commits a millisecond apart under load: the events of that millisecond share the next one."""
-        now_ms = self._clock.now().mono_ms
-        if now_ms == self._last_commit_ms:
-            await self._clock.sleep_ms(1)
-        self._last_commit_ms = self._clock.now().mono_ms
+    async def _gather(self) -> None:
+        """Under load, let the events of a batch window share one commit; a queen with little to do never waits."""
+        waited_ms = self._clock.now().mono_ms - self._last_commit_ms
+        remaining_ms = limits.BATCH_WINDOW_MS - waited_ms
+        is_loaded = self._last_rows_count >= _LOADED_ROWS
+        if is_loaded and remaining_ms > 0 and len(self._inbox.events) < limits.BATCH_EVENTS_MAX:
+            await self._clock.sleep_ms(remaining_ms)
 
 
 async def every(clock: Clock, interval_ms: int, act: Callable[[], Awaitable[None]]) -> None:
