@@ -60,7 +60,7 @@ class Session:
     def __init__(
         self,
         *,
-        stub: worker_service_pb2_grpc.WorkerServiceAsyncStub,
+        stub: "worker_service_pb2_grpc.WorkerServiceAsyncStub",
         leases: Leases,
         status: WorkerStatus,
         address: str,
@@ -93,6 +93,7 @@ class Session:
         self._dirty = asyncio.Event()
         self._at_once = asyncio.Event()
         self._silence = asyncio.Event()
+        self._terms_changed = asyncio.Event()
         self._heartbeat_due = False
         leases.listen(self._wake)
         status.watch(self._change)
@@ -147,6 +148,7 @@ class Session:
         welcome = answer.welcome
         self._heard_ms = self._clock.now().mono_ms
         self._ttl_ms = welcome.lease_ttl_ms if welcome.lease_ttl_ms > 0 else limits.LEASE_TTL_MS
+        self._terms_changed.set()
         self._heartbeat_ms = max(welcome.heartbeat_interval_ms, _HEARTBEAT_MS_MIN)
         self._leases.adopt(welcome.adopted)
         _log.info("attached", queen=welcome.queen_incarnation, adopted=len(welcome.adopted))
@@ -179,7 +181,7 @@ class Session:
         while True:
             await self._dirty.wait()
             # One turn of the loop: the other jobs of this engine step get their tokens in.
-            await asyncio.sleep(0)
+            await self._clock.sleep_ms(0)
             await self._mind_the_gap()
             self._dirty.clear()
             self._at_once.clear()
@@ -214,7 +216,9 @@ class Session:
             counted_from_ms = max(counted_from_ms, self._heard_ms)
             rest_ms = counted_from_ms + self._ttl_ms - self._clock.now().mono_ms
             if rest_ms > 0:
-                await self._clock.sleep_ms(rest_ms)
+                # A welcome may shorten the time to live.
+                self._terms_changed.clear()
+                await _first_of(self._clock.sleep_ms(rest_ms), self._terms_changed.wait())
                 continue
             if stopped := self._leases.expire():
                 _log.warning("leases_expired", count=stopped, ttl_ms=self._ttl_ms)

@@ -1,0 +1,104 @@
+"""What a worker can be told, on the command line, in `beeyard.toml` and by `BEEYARD_WORKER_*`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+from beeyard_core import limits
+from beeyard_runtime.config import Secret, ServiceSettings, load
+from pydantic import Field, model_validator
+
+
+class WorkerSettings(ServiceSettings):
+    """One worker: one model on one device.
+
+    Attributes:
+        worker_id: The name under which the fleet knows it.
+        queen: HOST:PORT of the queen; empty: a lone worker, spoken to directly.
+        pool_id: The host that it runs on.
+        listen: HOST:PORT of its EngineService; port 0 takes a free one.
+        admin_listen: The same for channelz, health and reflection.
+        engine: What generates the tokens.
+        model: The name under which jobs ask for the model.
+        model_source: A GGUF file or package:NAME for `llamacpp`; URL#UPSTREAM-MODEL for `openai_http`; tokens a
+            second of each slot for `synthetic`, 0 for as fast as they are taken.
+        device: `cpu`, or a GPU's UUID.
+        slots: Answers at once.
+        context_tokens: Longest prompt plus answer of one job; 0: the engine's own.
+        kv_tokens: Tokens of KV memory that all slots share; 0: slots times context.
+        threads: Threads of the embedded engine; 0: half of the cores.
+        supervised: Whether a pool manager started it: it ends itself when none calls any more.
+        supervisor_grace_ms: For how long none may call, milliseconds.
+        drain_grace_ms: How long running work may go on after SIGTERM, milliseconds.
+        package_cache: Folder for models that come as packages; None: below the user's cache folder.
+        upstream_command: Starts the server of `openai_http`; empty: it runs already.
+        api_key: For the server of `openai_http`. Not a flag: command lines are seen by everybody.
+        state_file: Where the worker says that it runs; its folder must exist.
+    """
+
+    worker_id: str = Field(min_length=1, max_length=limits.ID_BYTES_MAX)
+    queen: str = "127.0.0.1:7700"
+    pool_id: str = Field(default="", max_length=limits.ID_BYTES_MAX)
+    listen: str = "127.0.0.1:0"
+    admin_listen: str | None = None
+    engine: Literal["llamacpp", "openai_http", "synthetic"]
+    model: str = Field(min_length=1, max_length=limits.ID_BYTES_MAX)
+    model_source: str = ""
+    device: str = Field(default="cpu", min_length=1, max_length=limits.ID_BYTES_MAX)
+    slots: int = Field(default=1, ge=1, le=limits.SLOTS_MAX)
+    context_tokens: int = Field(default=0, ge=0)
+    kv_tokens: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0)
+    supervised: bool = False
+    supervisor_grace_ms: int = Field(default=limits.SUPERVISOR_GRACE_MS, ge=1)
+    drain_grace_ms: int = Field(default=limits.DRAIN_GRACE_MS, ge=1)
+    state_file: Path | None = None
+    package_cache: Path | None = None
+    upstream_command: str = ""
+    api_key: Secret = Secret("")
+
+    @model_validator(mode="after")
+    def _source_fits_engine(self) -> Self:
+        if self.engine == "synthetic":
+            if not _is_rate(self.model_source or "0"):
+                raise ValueError("model_source must be tokens a second, 0 or more, for synthetic")
+        elif not self.model_source:
+            raise ValueError(f"model_source must be set for the engine {self.engine}")
+        return self
+
+    @property
+    def tokens_per_s(self) -> float:
+        """The speed of the synthetic engine, tokens a second of each slot."""
+        return float(self.model_source or "0")
+
+
+def settings_from(arguments: Sequence[str]) -> WorkerSettings:
+    """Return the settings of this process.
+
+    Args:
+        arguments: The command line without the program.
+
+    Raises:
+        ConfigInvalid: A key is unknown or a value is wrong; the message is one line.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m beeyard_worker", description="One model on one device.", allow_abbrev=False
+    )
+    for name, field in WorkerSettings.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        if field.annotation is Secret:
+            continue
+        if field.annotation is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None)
+        else:
+            parser.add_argument(flag, default=None)
+    return load(WorkerSettings, "worker", overrides=vars(parser.parse_args(arguments)))
+
+
+def _is_rate(text: str) -> bool:
+    try:
+        rate = float(text)
+    except ValueError:
+        return False
+    return 0 <= rate < float("inf")

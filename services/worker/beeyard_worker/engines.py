@@ -1,0 +1,65 @@
+"""The engine that the settings name, made when it is loaded.
+
+Making one may join a packaged model on disk, which takes a second, so it waits until the server is up
+and happens off the event loop; what goes wrong then is a failed load like any other.
+"""
+
+import asyncio
+import shlex
+from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
+
+from beeyard_core.refusal import Refusal
+from beeyard_runtime.clock import Clock
+
+from beeyard_worker.config import WorkerSettings
+from beeyard_worker.engine.port import Engine, EngineFacts, EngineFault, Finish, Generation, Token
+from beeyard_worker.engine.registry import EngineSettings, build_engine
+
+
+class LateEngine:
+    """An engine that exists only once it is loaded."""
+
+    def __init__(self, build: Callable[[], Engine]) -> None:
+        """Call `build` in a thread when loading."""
+        self._build = build
+        self._engine: Engine | None = None
+
+    async def load(self, on_progress: Callable[[float], None]) -> EngineFacts:
+        """Make the engine and load it; as `Engine.load`."""
+        self._engine = await asyncio.to_thread(self._build)
+        return await self._engine.load(on_progress)
+
+    def generate(self, generation: Generation) -> AsyncGenerator[Sequence[Token] | Finish, None]:
+        """Generate; as `Engine.generate`."""
+        return self._made().generate(generation)
+
+    async def count_prompt_tokens(self, generation: Generation) -> int:
+        """Count; as `Engine.count_prompt_tokens`."""
+        return await self._made().count_prompt_tokens(generation)
+
+    async def close(self) -> None:
+        """Free the model, if there is one."""
+        if self._engine is not None:
+            await self._engine.close()
+
+    def _made(self) -> Engine:
+        if self._engine is None:
+            raise EngineFault(Refusal.WORKER_ERROR, "the engine is not loaded")
+        return self._engine
+
+
+def engine_from(settings: WorkerSettings, clock: Clock) -> LateEngine:
+    """Return the engine that the settings name."""
+    chosen = EngineSettings(
+        engine=settings.engine,
+        source=settings.model_source,
+        device=settings.device,
+        slots=settings.slots,
+        context_tokens=settings.context_tokens,
+        threads=settings.threads,
+        package_cache=settings.package_cache or Path.home() / ".cache" / "beeyard" / "models",
+        api_key=settings.api_key.get_secret_value(),
+        command=tuple(shlex.split(settings.upstream_command)),
+    )
+    return LateEngine(lambda: build_engine(chosen, clock))
