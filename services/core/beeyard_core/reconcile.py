@@ -90,18 +90,18 @@ def _present(state: QueenState, now: Instant) -> dict[ModelName, set[WorkerId]]:
         for process in pool.report.processes:
             if pool_id not in silent and not process.exited and process.state in _ALIVE:
                 present.setdefault(process.model, set()).add(process.worker_id)
+    for worker_id, wish in state.wishes.items():
+        ids = present.setdefault(wish.desired.model, set())
+        if wish.desired.state is not DesiredState.RUNNING:
+            ids.discard(worker_id)
+        elif wish.pool_id not in silent:
+            ids.add(worker_id)
     for worker_id, worker in state.fleet.workers.items():
         ids = present.setdefault(worker.report.model, set())
         # What the worker says of itself, and what was decided about it, goes before what its host saw.
         if worker.is_drained or worker.report.state not in _ALIVE:
             ids.discard(worker_id)
         else:
-            ids.add(worker_id)
-    for worker_id, wish in state.wishes.items():
-        ids = present.setdefault(wish.desired.model, set())
-        if wish.desired.state is not DesiredState.RUNNING:
-            ids.discard(worker_id)
-        elif wish.pool_id not in silent:
             ids.add(worker_id)
     return present
 
