@@ -136,9 +136,11 @@ class AttachedQueen(worker_service_pb2_grpc.WorkerServiceServicer):
             return
         attachment = Attachment(context, first.hello)
         await self._arrivals.put(attachment)
-        async with _cancelled_on_exit(self._listen(attachment, context)) as listening:
-            async with _cancelled_on_exit(attachment.until_broken()) as broken:
-                await asyncio.wait([broken, listening], return_when=asyncio.FIRST_COMPLETED)
+        async with (
+            _cancelled_on_exit(self._listen(attachment, context)) as listening,
+            _cancelled_on_exit(attachment.until_broken()) as broken,
+        ):
+            await asyncio.wait([broken, listening], return_when=asyncio.FIRST_COMPLETED)
 
     async def _listen(
         self,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal, Self
 
 from beeyard_core import limits
-from beeyard_runtime.config import Secret, ServiceSettings, load
-from pydantic import Field, model_validator
+from beeyard_runtime.config import ServiceSettings, load
+from pydantic import Field, SecretStr, model_validator
 
 
 class WorkerSettings(ServiceSettings):
@@ -56,7 +56,7 @@ class WorkerSettings(ServiceSettings):
     state_file: Path | None = None
     package_cache: Path | None = None
     upstream_command: str = ""
-    api_key: Secret = Secret("")
+    api_key: SecretStr = SecretStr("")
 
     @model_validator(mode="after")
     def _source_fits_engine(self) -> Self:
@@ -87,7 +87,7 @@ def settings_from(arguments: Sequence[str]) -> WorkerSettings:
     )
     for name, field in WorkerSettings.model_fields.items():
         flag = f"--{name.replace('_', '-')}"
-        if field.annotation is Secret:
+        if field.annotation is SecretStr:
             continue
         if field.annotation is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None)

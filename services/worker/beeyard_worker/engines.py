@@ -14,7 +14,6 @@ from beeyard_runtime.clock import Clock
 
 from beeyard_worker.config import WorkerSettings
 from beeyard_worker.engine.port import Engine, EngineFacts, EngineFault, Finish, Generation, Token
-from beeyard_worker.engine.registry import EngineSettings, build_engine
 
 
 class LateEngine:
@@ -51,15 +50,25 @@ class LateEngine:
 
 def engine_from(settings: WorkerSettings, clock: Clock) -> LateEngine:
     """Return the engine that the settings name."""
-    chosen = EngineSettings(
-        engine=settings.engine,
-        source=settings.model_source,
-        device=settings.device,
-        slots=settings.slots,
-        context_tokens=settings.context_tokens,
-        threads=settings.threads,
-        package_cache=settings.package_cache or Path.home() / ".cache" / "beeyard" / "models",
-        api_key=settings.api_key.get_secret_value(),
-        command=tuple(shlex.split(settings.upstream_command)),
-    )
-    return LateEngine(lambda: build_engine(chosen, clock))
+
+    def build() -> Engine:
+        # Imported late, too: the engines' libraries take longer to import than all the rest.
+        from beeyard_worker.engine.registry import (  # noqa: PLC0415 - see above
+            EngineSettings,
+            build_engine,
+        )
+
+        chosen = EngineSettings(
+            engine=settings.engine,
+            source=settings.model_source,
+            device=settings.device,
+            slots=settings.slots,
+            context_tokens=settings.context_tokens,
+            threads=settings.threads,
+            package_cache=settings.package_cache or Path.home() / ".cache" / "beeyard" / "models",
+            api_key=settings.api_key.get_secret_value(),
+            command=tuple(shlex.split(settings.upstream_command)),
+        )
+        return build_engine(chosen, clock)
+
+    return LateEngine(build)
