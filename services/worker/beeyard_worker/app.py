@@ -108,12 +108,8 @@ class Worker:
         await server.start()
         try:
             with state_file(self._settings.state_file, self.status.identity, server.address):
-                announce(
-                    "worker",
-                    server.address,
-                    admin_address=server.admin_address or None,
-                    worker_id=self._settings.worker_id,
-                )
+                if not self._is_lone:
+                    self._announce(server)
                 await self._serve(stop, server)
         finally:
             await server.stop(0)
@@ -147,11 +143,30 @@ class Worker:
             raise StartFailed(f"{self._settings.model}: {fault.message}") from None
         self.status.loaded(facts, _slots(self._settings, facts.slots, facts.context_tokens))
         server.set_serving(True)
+        if self._is_lone:
+            self._announce(server)
         _log.info("model_loaded", model=self._settings.model, engine=facts.engine)
 
     async def _begin_drain_on(self, stop: Stop) -> None:
         await stop.wait()
         self._drain.begin()
+
+    @property
+    def _is_lone(self) -> bool:
+        """Whether nobody watches the worker load.
+
+        A pool manager and a queen want its address while the model loads; whoever starts a worker by
+        hand waits for the ready line to generate something, so that line has to wait for the model.
+        """
+        return not (self._settings.queen or self._settings.supervised)
+
+    def _announce(self, server: RpcServer) -> None:
+        announce(
+            "worker",
+            server.address,
+            admin_address=server.admin_address or None,
+            worker_id=self._settings.worker_id,
+        )
 
     def _is_idle(self) -> bool:
         return self._leases.is_idle and self._direct.is_idle
