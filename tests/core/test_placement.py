@@ -9,7 +9,7 @@ from beeyard_core.ids import ModelName, PoolId, WorkerId
 from beeyard_core.job import JobSpec, PlacementWish, Requirements
 from beeyard_core.placement import candidates, exclusion, place
 from beeyard_core.refusal import Refusal
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.core_values import (
@@ -314,6 +314,7 @@ HOSTS = tuple(
 )
 
 
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(FLEETS, st.randoms(use_true_random=False))
 def test_the_decision_does_not_depend_on_the_order_in_which_workers_came(
     reports: list[WorkerReport], chance: object
@@ -324,6 +325,7 @@ def test_the_decision_does_not_depend_on_the_order_in_which_workers_came(
     assert first == place(spec_of(), fleet_of(*shuffled, pools=tuple(reversed(HOSTS))), NOW_MS)
 
 
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(FLEETS)
 def test_who_is_chosen_is_feasible_and_somebody_is_if_anybody_is(
     reports: list[WorkerReport],

@@ -34,7 +34,6 @@ from beeyard_core.forecast import Forecast
 from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, WorkerId, lease_id_of
 from beeyard_core.instant import Instant
 from beeyard_core.job import Finish, JobState, timings_of
-from beeyard_core.queue import JobQueue
 from beeyard_core.refusal import Refusal
 from beeyard_core.restore import restore
 from beeyard_core.state import QueenState, Settings, TimerKind
@@ -43,6 +42,7 @@ from beeyard_core.step import conflict, step
 from tests.support.apiary import Apiary
 from tests.support.core_values import (
     START,
+    CrowdedQueue,
     cached_of,
     check_invariants,
     fleet_of,
@@ -63,17 +63,9 @@ def submitted(job_id: str, **changes: object) -> JobSubmitted:
 # --- Bounds ---
 
 
-class FullQueue(JobQueue):
-    """A queue in which as many jobs wait as may."""
-
-    def __len__(self) -> int:
-        return limits.QUEUE_DEPTH_MAX
-
-
 def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
-    state = QueenState(queue=FullQueue(), fleet=fleet_of(report_of("w1", slots_total=2)))
+    state = QueenState(queue=CrowdedQueue(), fleet=fleet_of(report_of("w1", slots_total=2)))
     state.forecast.observe(M, 1_000.0)
-    state.is_draining = False
     (refused,) = step(state, submitted("j1"), START)
     assert isinstance(refused, Refuse)
     assert refused.refused.reason is Refusal.QUEUE_FULL_REJECT

@@ -7,7 +7,15 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
 from beeyard_core import limits
-from beeyard_core.effect import Accept, AnnounceEnded, AnnounceRequeued, Effect, Offer, SaveJob
+from beeyard_core.effect import (
+    Accept,
+    AnnounceEnded,
+    AnnounceRequeued,
+    Effect,
+    Offer,
+    SaveJob,
+    Welcome,
+)
 from beeyard_core.event import (
     Event,
     LeaseClaim,
@@ -84,6 +92,14 @@ class Apiary:
                     assert effect.job_id in saved, effect
                 case Offer():
                     assert self.state.leases[effect.lease_id].job_id in saved, effect
+                case Welcome(worker_id, session, adopted):
+                    # What a worker may go on with is what the queen counts on, and nothing else.
+                    worker = self.state.fleet.workers[worker_id]
+                    held = {each for each in worker.leases if self.state.leases[each].is_current}
+                    ours = {lease_id for lease_id, _ in adopted}
+                    offered = {e.lease_id for e in effects if isinstance(e, Offer)}
+                    assert worker.session == session
+                    assert held - offered == ours
                 case _:
                     pass
 

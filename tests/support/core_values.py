@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from beeyard_core import limits
 from beeyard_core.fleet import (
     CachedModel,
     Device,
@@ -15,6 +16,7 @@ from beeyard_core.fleet import (
 from beeyard_core.ids import JobId, ModelName, PoolId, WorkerId, lease_id_of
 from beeyard_core.instant import Instant
 from beeyard_core.job import Job, JobSpec, JobState
+from beeyard_core.queue import JobQueue
 from beeyard_core.state import QueenState
 
 START = Instant(mono_ms=1_000_000, wall_ms=1_700_000_000_000)
@@ -90,6 +92,14 @@ def pool_of(pool_id: str = "p1", **changes: object) -> PoolReport:
     )
 
 
+class CrowdedQueue(JobQueue):
+    """A queue that says that as many jobs wait as may: 100,000 real ones would take seconds."""
+
+    def __len__(self) -> int:
+        """As many as may."""
+        return limits.QUEUE_DEPTH_MAX
+
+
 def fleet_of(*reports: WorkerReport, pools: tuple[PoolReport, ...] = ()) -> Fleet:
     """A fleet whose workers and pools were all heard of just now."""
     fleet = Fleet()
@@ -135,7 +145,7 @@ def _check_jobs(state: QueenState) -> None:
         assert (job_id in state.ended) == job.is_ended
         assert job.attempt <= job.spec.max_attempts
         waiting += job.state is JobState.QUEUED
-    assert len(state.queue) == waiting
+    assert JobQueue.__len__(state.queue) == waiting
     for (tenant_id, request_id), job_id in state.requests.items():
         job = state.jobs[job_id]
         assert (job.spec.tenant_id, job.request_id) == (tenant_id, request_id)

@@ -19,6 +19,7 @@ Commands (words in brackets may be left out; `5s`, `250ms`, `24g` are what they 
     start MODEL [pool= request=]          stop W [keep]
     drain          restart [away=5s]          advance 10s
     settings [default=m keep=m:2]         before anything else
+    crowd | uncrowd         from now on the queue is, or is not, as full as it may be
     jobs           print every job that the queen keeps
 """
 
@@ -39,11 +40,19 @@ from beeyard_core.fleet import (
 )
 from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, TenantId, WorkerId
 from beeyard_core.job import Finish, Job, PlacementWish, Priority, Requirements
+from beeyard_core.queue import JobQueue
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.state import Settings
 
 from tests.support.apiary import Apiary
-from tests.support.core_values import cached_of, device_of, pool_of, report_of, spec_of
+from tests.support.core_values import (
+    CrowdedQueue,
+    cached_of,
+    device_of,
+    pool_of,
+    report_of,
+    spec_of,
+)
 
 SEPARATOR = "----"
 NOTHING = "(nothing)"
@@ -299,6 +308,14 @@ class Story:
                 keep=tuple((ModelName(model), int(count)) for model, _, count in keep),
             )
         )
+        return []
+
+    def _do_crowd(self, _words: Words) -> list[fx.Effect]:
+        self.apiary.state.queue = CrowdedQueue()
+        return []
+
+    def _do_uncrowd(self, _words: Words) -> list[fx.Effect]:
+        self.apiary.state.queue = JobQueue()
         return []
 
     def _do_jobs(self, _words: Words) -> list[str]:
