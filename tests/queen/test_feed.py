@@ -1,4 +1,4 @@
-"""One feed, many followers: each sees everything from its place on, in order, and costs nothing while it reads nothing."""
+"""One feed, many followers: each sees everything from its place on, in order, and costs nothing while idle."""
 
 import pytest
 from beeyard_core import limits

@@ -3,7 +3,7 @@
     async with running_queen() as queen, queen.worker() as worker:
         job = await queen.inference.SubmitJob(pb.SubmitJobRequest(model="tiny", prompt="bee"))
 
-Time stands still but for the millisecond by which the writer keeps its commits apart, so nothing expires unless the
+Time stands still but for the milliseconds by which the writer keeps its commits apart, so nothing expires unless the
 test turns the clock. The store outlives the queen: give it to a second one, and that is a restart.
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import grpc
 from beeyard.queen.v1 import fleet_service_pb2_grpc as fleet_rpc
 from beeyard.queen.v1 import inference_service_pb2_grpc as inference_rpc
+from beeyard_core import limits
 from beeyard_core.instant import Instant
 from beeyard_queen.app import Queen, _assemble, _Store
 from beeyard_queen.config import QueenSettings
@@ -31,7 +32,7 @@ LOOPBACK = "127.0.0.1:0"
 
 
 class PacedClock:
-    """A `ManualClock` on which one millisecond passes by itself whenever somebody waits for just that."""
+    """A `ManualClock` on which the writer's batch window passes by itself; nothing else is as short."""
 
     def __init__(self) -> None:
         self._manual = ManualClock()
@@ -45,7 +46,7 @@ class PacedClock:
         return self._manual.sleepers
 
     async def sleep_ms(self, ms: int) -> None:
-        if ms > 1:
+        if ms > limits.BATCH_WINDOW_MS:
             await self._manual.sleep_ms(ms)
             return
         self._passed_ms += ms

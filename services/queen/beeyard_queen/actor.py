@@ -58,12 +58,14 @@ class Answers:
     )
     operators: dict[int, asyncio.Future[AnswerCall]] = field(default_factory=dict)
     cancellers: dict[JobId, list[asyncio.Future[None]]] = field(default_factory=dict)
-    #: Jobs whose submitters were told that the store is unavailable; cancelled if they become durable after all.
+    #: Submissions that were told that the store is unavailable. A job that becomes durable after all is cancelled,
+    #: unless it has a request id: then its submitter asks again and finds it.
     disowned: set[JobId] = field(default_factory=set)
     calls_count: int = 0
 
     def answer_submitter(self, job_id: JobId, answer: Accept | AcceptAgain | Refused) -> None:
         """Answer a submission, if somebody still waits for it."""
+        self.disowned.discard(job_id)
         waiter = self.submitters.pop(job_id, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(answer)
@@ -147,11 +149,10 @@ class QueenActor:
             retry_after_ms=limits.RECONNECT_MAX_MS,
         )
         for job_id in list(self.answers.submitters):
-            job = self.state.jobs.get(job_id)
-            if job is not None and not job.request_id:
-                # It may become durable once the store heals, and its submitter will have gone elsewhere by then.
-                self.answers.disowned.add(job_id)
             self.answers.answer_submitter(job_id, refused)
+            # It may become durable once the store heals, and its submitter will have gone elsewhere by then. That holds
+            # for submissions that still wait for the writer, too.
+            self.answers.disowned.add(job_id)
 
     # --- Effects ---
 
@@ -205,8 +206,7 @@ class QueenActor:
         job = self.state.jobs[effect.job_id]
         self.traces.accepted(job)
         _log.debug("job_accepted", job_id=job.job_id, position=effect.position)
-        if effect.job_id in self.answers.disowned:
-            self.answers.disowned.discard(effect.job_id)
+        if effect.job_id in self.answers.disowned and not job.request_id:
             self.post(CancelRequested(effect.job_id))
         self.answers.answer_submitter(effect.job_id, effect)
 

@@ -124,6 +124,9 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             self._answers.cancellers.setdefault(job_id, []).append(waiter)
             self._loop.post(CancelRequested(job_id))
             await waiter
+        else:
+            # It may have ended in the batch that is being committed just now.
+            await self._loop.settled()
         return await self._wire_job(job_id)
 
     async def ExplainJob(  # noqa: N802
