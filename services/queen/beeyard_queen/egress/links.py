@@ -7,8 +7,15 @@ import asyncio
 from dataclasses import dataclass, field
 
 from beeyard.worker.v1 import worker_service_pb2 as pb
+from beeyard_core import limits
 from beeyard_core.ids import Epoch, LeaseId, WorkerId
-from beeyard_core.refusal import Refused
+from beeyard_core.refusal import Refusal, Refused
+
+_REPLACED = Refused(
+    reason=Refusal.WORKER_RESET,
+    message="the stream was closed before the queen could answer the hello; attach again",
+    retry_after_ms=limits.RECONNECT_MIN_MS,
+)
 
 
 @dataclass(slots=True)

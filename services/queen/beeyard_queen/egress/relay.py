@@ -67,6 +67,12 @@ class Relay:
             return None
         return lease if lease.is_current else None
 
+    def next_index(self, lease_id: LeaseId) -> int:
+        """Return the index of the first token of a lease's job that the queen does not have."""
+        lease = self.state.leases.get(lease_id)
+        feed = self.feeds.by_job.get(lease.job_id) if lease else None
+        return feed.log.next_index if feed else 0
+
     def _take_reply(self, link: WorkerLink, reply: pb.OfferReply) -> None:
         lease_id, epoch = LeaseId(reply.lease_id), Epoch(reply.epoch)
         if not reply.accepted:

@@ -20,6 +20,7 @@ from beeyard_runtime.log import get_log
 from beeyard_runtime.rpc_errors import refuse
 
 from beeyard_queen.egress.hosts import HostLink, Hosts
+from beeyard_queen.ingress.opening import first_message
 from beeyard_queen.ingress.pool_wire import pool_report_of
 
 _log = get_log("pool_service")
@@ -41,8 +42,7 @@ class PoolServicer(pool_service_pb2_grpc.PoolServiceServicer):
     ) -> None:
         """Serve one host until its stream ends."""
         requests = aiter(request_iterator)
-        async with asyncio.timeout(limits.RPC_DEADLINE_MS / 1000):
-            first = await anext(requests, None)
+        first = await first_message(requests)
         if first is None:
             return
         link = self._hosts.open(self._pool_id(first.snapshot))

@@ -12,8 +12,13 @@ from typing import TypeAlias
 import grpc
 from beeyard.worker.v1 import worker_service_pb2 as pb
 from beeyard.worker.v1 import worker_service_pb2_grpc
-from beeyard_core import limits
-from beeyard_core.event import Event, WorkerAttached, WorkerDetached, WorkerReported
+from beeyard_core.event import (
+    Event,
+    LeaseClaim,
+    WorkerAttached,
+    WorkerDetached,
+    WorkerReported,
+)
 from beeyard_core.ids import WorkerId
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_runtime.log import get_log
@@ -21,6 +26,7 @@ from beeyard_runtime.rpc_errors import RpcRefusal, refuse
 
 from beeyard_queen.egress.links import Links, WorkerLink
 from beeyard_queen.egress.relay import Relay
+from beeyard_queen.ingress.opening import first_message
 from beeyard_queen.ingress.worker_wire import check_hello, claims_of, report_of
 
 _log = get_log("worker_service")
@@ -65,7 +71,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
                 session=link.session,
                 report=report_of(hello.status, identity.pool_id, identity.address),
                 incarnation=hello.incarnation,
-                claims=claims_of(hello),
+                claims=self._claims(hello),
             )
         )
         log.info("worker_attached", model=hello.status.model, claims=len(hello.leases))
@@ -76,9 +82,17 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
             self._post(WorkerDetached(worker_id, link.session))
             log.info("worker_detached")
 
+    def _claims(self, hello: pb.Hello) -> tuple[LeaseClaim, ...]:
+        """Return the claims that can go on: the worker still has every token that the queen misses."""
+        first_kept = {held.lease_id: held.first_kept_index for held in hello.leases}
+        return tuple(
+            claim
+            for claim in claims_of(hello)
+            if first_kept[claim.lease_id] <= self._relay.next_index(claim.lease_id)
+        )
+
     async def _hello(self, requests: AsyncIterator[pb.AttachRequest]) -> pb.Hello:
-        async with asyncio.timeout(limits.RPC_DEADLINE_MS / 1000):
-            first = await anext(aiter(requests), None)
+        first = await first_message(requests)
         if first is None or first.WhichOneof("message") != "hello":
             raise refuse(Refusal.INVALID_REQUEST, "the first message must be hello", field="hello")
         check_hello(first.hello)
