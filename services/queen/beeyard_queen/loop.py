@@ -2,7 +2,8 @@
 
 Everything that changes the queen's state passes through here, one event after the other. Events that arrive while a
 commit is under way gather and become the next batch, and under load commits keep a batch window apart, so the busier
-the queen, the more jobs share one fsync: group commit. Effects run only after their batch is durable, in the order in which the core gave them.
+the queen, the more jobs share one fsync: group commit. Effects run only after their batch is durable, in the order in
+which the core gave them.
 
 When the store is unavailable the batch is kept and tried again; whoever waits for an acceptance is told so at once, and
 nothing is acknowledged that is not on disk.
