@@ -25,7 +25,7 @@ up: $(VENV)/.installed-demo ## the same stack, kept running until Ctrl-C
 install: $(VENV)/.installed ## everything that a contributor needs, into .venv
 
 test: lint ## everything that a contributor must pass
-	$(BIN)/pytest tests/core tests/scenarios --quiet --cov=beeyard_core --cov-report=term
+	$(BIN)/pytest tests/core tests/scenarios --quiet --cov --cov-report=term
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
 
 check: lint ## the static checks and the style tests
