@@ -65,24 +65,26 @@ async def _echo() -> Sample:
 
 
 async def _end_to_end() -> Sample:
-    async with stack(rate="0", slots=CLIENTS) as (processes, address):
-        async with grpc.aio.insecure_channel(address) as channel:
-            await serving_worker(channel)
-            stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-            request = pb.InferRequest(prompt="one token", max_tokens=1)
+    async with (
+        stack(rate="0", slots=CLIENTS) as (processes, address),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        await serving_worker(channel)
+        stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        request = pb.InferRequest(prompt="one token", max_tokens=1)
 
-            async def infer() -> None:
-                tokens, ended = 0, False
-                async for event in stub.Infer(request, timeout=30):
-                    match event.WhichOneof("event"):
-                        case "tokens":
-                            tokens += event.tokens.count
-                        case "finished":
-                            ended = True
-                assert tokens == 1
-                assert ended
+        async def infer() -> None:
+            tokens, ended = 0, False
+            async for event in stub.Infer(request, timeout=30):
+                match event.WhichOneof("event"):
+                    case "tokens":
+                        tokens += event.tokens.count
+                    case "finished":
+                        ended = True
+            assert tokens == 1
+            assert ended
 
-            return await _closed_loop(processes, infer)
+        return await _closed_loop(processes, infer)
 
 
 async def _relayed() -> Sample:

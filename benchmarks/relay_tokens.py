@@ -30,26 +30,26 @@ async def measure(rounds: int) -> Figure:
 
 
 async def _subject() -> Sample:
-    async with stack(rate="0", slots=STREAMS) as (processes, address):
-        async with grpc.aio.insecure_channel(address) as channel:
-            await serving_worker(channel)
-            stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-            counts = [0] * STREAMS
+    async with (
+        stack(rate="0", slots=STREAMS) as (processes, address),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        await serving_worker(channel)
+        stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        counts = [0] * STREAMS
 
-            async def follow(index: int) -> None:
-                while True:
-                    request = pb.InferRequest(
-                        prompt=f"stream {index}", max_tokens=32_000, seed=index
-                    )
-                    call = stub.Infer(request)
-                    try:
-                        async for event in call:
-                            if event.HasField("tokens"):
-                                counts[index] += event.tokens.count
-                    finally:
-                        call.cancel()
+        async def follow(index: int) -> None:
+            while True:
+                request = pb.InferRequest(prompt=f"stream {index}", max_tokens=32_000, seed=index)
+                call = stub.Infer(request)
+                try:
+                    async for event in call:
+                        if event.HasField("tokens"):
+                            counts[index] += event.tokens.count
+                finally:
+                    call.cancel()
 
-            return await _window(processes, counts, [follow(index) for index in range(STREAMS)])
+        return await _window(processes, counts, [follow(index) for index in range(STREAMS)])
 
 
 async def _control() -> Sample:

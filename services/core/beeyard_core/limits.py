@@ -155,7 +155,7 @@ WORKER_LOAD_TIMEOUT_MS: Final = 30 * 60_000
 # A worker that failed, or that was told to drain, gets so long between SIGTERM and SIGKILL at the end of its grace.
 WORKER_KILL_MARGIN_MS: Final = 2_000
 assert WORKER_KILL_MARGIN_MS < WORKER_STOP_GRACE_MS
-# A process that runs but answers no status for so long is hung, and is ended. Loading may hold the interpreter for long.
+# A process that runs but answers no status for so long is hung, and is ended. Loading may hold the interpreter long.
 WORKER_SILENCE_MAX_MS: Final = 60_000
 assert WORKER_SILENCE_MAX_MS >= 5 * (SUPERVISOR_INTERVAL_MS + STATUS_DEADLINE_MS)
 ADOPTION_TIMEOUT_MS: Final = 10_000

@@ -134,38 +134,23 @@ class Queen:
         self._settings = settings
         self._clock = clock
         self._store = store
+        self._state = state
         self._feeds, self._links, self._hosts = feeds, Links(), Hosts()
-        answers, traces = Answers(), JobTraces(telemetry)
-        prompts = Prompts(store.reader)
+        self._answers = Answers()
         self.loop = WriterLoop(state, store.writer, clock)
-        relay = Relay(state, feeds, clock, self.loop.post, self.loop.poke)
+        self._relay = Relay(state, feeds, clock, self.loop.post, self.loop.poke)
         self._actor = QueenActor(
             state=state,
             clock=clock,
             feeds=feeds,
             links=self._links,
             hosts=self._hosts,
-            relay=relay,
-            prompts=prompts,
-            traces=traces,
-            answers=answers,
+            relay=self._relay,
+            prompts=Prompts(store.reader),
+            traces=JobTraces(telemetry),
+            answers=self._answers,
             post=self.loop.post,
             welcome_incarnation=incarnation,
-        )
-        submissions = Submissions(
-            loop=self.loop,
-            reader=store.reader,
-            prompts=prompts,
-            answers=answers,
-            traces=traces,
-            clock=clock,
-        )
-        following = Following(
-            state=state,
-            feeds=feeds,
-            reader=store.reader,
-            clock=clock,
-            settled=self.loop.settled,
         )
         self.server = RpcServer(
             "queen",
@@ -173,35 +158,52 @@ class Queen:
             admin_listen=settings.admin_listen,
             telemetry=telemetry,
         )
-        self.server.register(
+        self._register()
+
+    def _register(self) -> None:
+        """Register every service that the queen hosts."""
+        fleet = FleetServicer(
+            state=self._state,
+            hosts=self._hosts,
+            answers=self._answers,
+            clock=self._clock,
+            post=self.loop.post,
+        )
+        workers = WorkerServicer(self._links, self._relay, self.loop.post)
+        pools = PoolServicer(self._hosts, self._clock, self.loop.post)
+        register = self.server.register
+        register(
             inference_service_pb2_grpc.add_InferenceServiceServicer_to_server,
-            InferenceServicer(
-                loop=self.loop,
-                reader=store.reader,
-                submissions=submissions,
-                following=following,
-                feeds=feeds,
-                answers=answers,
-                clock=clock,
-            ),
+            self._inference_servicer(),
         )
-        self.server.register(
-            fleet_service_pb2_grpc.add_FleetServiceServicer_to_server,
-            FleetServicer(
-                state=state,
-                hosts=self._hosts,
-                answers=answers,
-                clock=clock,
-                post=self.loop.post,
-            ),
+        register(fleet_service_pb2_grpc.add_FleetServiceServicer_to_server, fleet)
+        register(worker_service_pb2_grpc.add_WorkerServiceServicer_to_server, workers)
+        register(pool_service_pb2_grpc.add_PoolServiceServicer_to_server, pools)
+
+    def _inference_servicer(self) -> InferenceServicer:
+        submissions = Submissions(
+            loop=self.loop,
+            reader=self._store.reader,
+            prompts=self._actor.prompts,
+            answers=self._answers,
+            traces=self._actor.traces,
+            clock=self._clock,
         )
-        self.server.register(
-            worker_service_pb2_grpc.add_WorkerServiceServicer_to_server,
-            WorkerServicer(self._links, relay, self.loop.post),
+        following = Following(
+            state=self._state,
+            feeds=self._feeds,
+            reader=self._store.reader,
+            clock=self._clock,
+            settled=self.loop.settled,
         )
-        self.server.register(
-            pool_service_pb2_grpc.add_PoolServiceServicer_to_server,
-            PoolServicer(self._hosts, clock, self.loop.post),
+        return InferenceServicer(
+            loop=self.loop,
+            reader=self._store.reader,
+            submissions=submissions,
+            following=following,
+            feeds=self._feeds,
+            answers=self._answers,
+            clock=self._clock,
         )
 
     async def run(self, stop: Stop) -> None:

@@ -9,7 +9,7 @@ from beeyard.queen.v1 import job_pb2
 from beeyard_core import limits
 from beeyard_core.fleet import WorkerState
 from beeyard_core.ids import JobId
-from beeyard_core.job import Job, JobState
+from beeyard_core.job import Decision, Job, JobState
 from beeyard_core.refusal import Refusal
 from beeyard_core.state import QueenState
 from beeyard_core.stream import Frame, TokenLog
@@ -151,10 +151,27 @@ class Following:
                 Refusal.RESUME_OFFSET_GONE, message, metadata={"first_index": str(job.next_index)}
             )
         await context.write(queued_event(job_id, 0, 0))
+        if job.decision is not None and job.attempt:
+            # Of all attempts the store remembers the last; where and on which device it ran, it does not.
+            await context.write(started_event(job_id, _last_attempt(job, job.decision)))
         reader = log.reader(from_token)
         while (frame := reader.take()) is not None:
             await context.write(tokens_event(job_id, frame))
         await context.write(ending_event(job))
+
+
+def _last_attempt(job: Job, decision: Decision) -> AttemptStarted:
+    return AttemptStarted(
+        first_index=0,
+        epoch=job.epoch,
+        worker_id=decision.worker_id,
+        worker_address="",
+        model=job.spec.model,
+        device="",
+        attempt=job.attempt,
+        policy_version=decision.policy_version,
+        decision=decision.summary,
+    )
 
 
 def _beyond(next_index: int) -> RpcRefusal:
