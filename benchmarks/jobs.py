@@ -6,16 +6,19 @@ Controls: a bare unary echo, and a bare relay that carries the same one-token jo
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 import grpc
 from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard.queen.v1 import inference_service_pb2_grpc
 
+from benchmarks.bare_relay import SAME
 from benchmarks.client import serving_worker
 from benchmarks.measure import Figure, Sample, compare
 from benchmarks.processes import Group, group, spent, stack
 
+Stream: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 CLIENTS = 64
 WARM_S = 0.5
 MEASURED_S = 2.0
@@ -56,7 +59,7 @@ async def _echo() -> Sample:
     async with group() as processes:
         address = await processes.start("server", "benchmarks.bare_relay", "relay")
         async with grpc.aio.insecure_channel(address) as channel:
-            call = channel.unary_unary("/bare.Relay/Echo")
+            call = channel.unary_unary("/bare.Relay/Echo", SAME, SAME)
 
             async def echo() -> None:
                 assert await call(b"a job that waits", timeout=30)
@@ -81,6 +84,8 @@ async def _end_to_end() -> Sample:
                         tokens += event.tokens.count
                     case "finished":
                         ended = True
+                    case _:
+                        pass
             assert tokens == 1
             assert ended
 
@@ -92,7 +97,7 @@ async def _relayed() -> Sample:
         address = await processes.start("relay", "benchmarks.bare_relay", "relay")
         await processes.start("worker", "benchmarks.bare_relay", "answer", address)
         async with grpc.aio.insecure_channel(address) as channel:
-            call = channel.stream_stream("/bare.Relay/Jobs")()
+            call = channel.stream_stream("/bare.Relay/Jobs", SAME, SAME)(None)
             answers: dict[bytes, asyncio.Future[None]] = {}
             reader = asyncio.create_task(_read(call, answers))
             waiting: deque[bytes] = deque()
@@ -117,9 +122,7 @@ async def _relayed() -> Sample:
                 call.cancel()
 
 
-async def _write(
-    call: grpc.aio.StreamStreamCall, waiting: deque[bytes], woken: asyncio.Event
-) -> None:
+async def _write(call: Stream, waiting: deque[bytes], woken: asyncio.Event) -> None:
     """Send what waits; a stream takes one write at a time."""
     while True:
         await woken.wait()
@@ -128,7 +131,7 @@ async def _write(
             await call.write(waiting.popleft())
 
 
-async def _read(call: AsyncIterator[bytes], answers: dict[bytes, asyncio.Future[None]]) -> None:
+async def _read(call: Stream, answers: dict[bytes, asyncio.Future[None]]) -> None:
     async for name in call:
         waiter = answers.pop(name)
         if not waiter.done():

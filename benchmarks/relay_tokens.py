@@ -12,6 +12,7 @@ import grpc
 from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard.queen.v1 import inference_service_pb2_grpc
 
+from benchmarks.bare_relay import SAME
 from benchmarks.client import serving_worker
 from benchmarks.measure import Figure, Sample, compare
 from benchmarks.processes import Group, group, spent, stack
@@ -60,7 +61,9 @@ async def _control() -> Sample:
             counts = [0] * STREAMS
 
             async def follow(index: int) -> None:
-                call = channel.unary_stream("/bare.Relay/Follow")(index.to_bytes(2, "big"))
+                call = channel.unary_stream("/bare.Relay/Follow", SAME, SAME)(
+                    index.to_bytes(2, "big")
+                )
                 try:
                     async for _ in call:
                         counts[index] += 1
