@@ -25,6 +25,12 @@ def _short(text: str) -> str:
     return text
 
 
+def _label(text: str) -> str:
+    if len(text.encode()) > limits.LABEL_BYTES_MAX:
+        raise ValueError(f"must be at most {limits.LABEL_BYTES_MAX} bytes")
+    return text
+
+
 def _stop(text: str) -> str:
     if not text or len(text.encode()) > limits.STOP_BYTES_MAX:
         raise ValueError(f"must be 1 to {limits.STOP_BYTES_MAX} bytes")
@@ -51,6 +57,7 @@ def _capability(text: str) -> str:
 
 
 Short = Annotated[str, AfterValidator(_short)]
+Label = Annotated[str, AfterValidator(_label)]
 
 
 class _Schema(BaseModel):
@@ -101,7 +108,7 @@ class JobSchema(_Schema):
     engine: Annotated[str, AfterValidator(_engine)]
     requirements: RequirementsSchema
     placement: PlacementSchema
-    labels: dict[Short, Short] = Field(max_length=limits.LABEL_COUNT_MAX)
+    labels: dict[Label, Label] = Field(max_length=limits.LABEL_COUNT_MAX)
     cost_units: int = Field(ge=0, le=limits.COST_UNITS_MAX)
     max_attempts: int = Field(ge=0, le=limits.ATTEMPTS_MAX)
 
