@@ -4,6 +4,7 @@ A history is a list of numbers that `Player` turns into events, so that a failin
 is checked by the apiary as well: invariants of the state, and nothing promised that is not durable.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -266,7 +267,11 @@ HISTORIES = st.binary(min_size=100, max_size=200).map(
     lambda raw: list(zip(raw[::2], raw[1::2], strict=False))
 )
 in_every_history = given(HISTORIES)
-as_often_as_is_fast = settings(max_examples=30, deadline=None, derandomize=True, database=None)
+# A few on every run; `BEEYARD_HISTORIES=2000 pytest tests/core/test_properties.py` looks harder.
+HISTORIES_COUNT = int(os.environ.get("BEEYARD_HISTORIES", "15"))
+as_often_as_is_fast = settings(
+    max_examples=HISTORIES_COUNT, deadline=None, derandomize=True, database=None
+)
 
 
 @as_often_as_is_fast

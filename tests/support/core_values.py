@@ -137,12 +137,13 @@ def _check_leases(state: QueenState) -> None:
 
 def _check_jobs(state: QueenState) -> None:
     current = {lease.job_id for lease in state.leases.values() if lease.is_current}
+    ended = set(state.ended)
     waiting = 0
     for job_id, job in state.jobs.items():
         assert (job_id in state.queue) == (job.state is JobState.QUEUED)
         assert (job_id in current) == (job.state in (JobState.LEASED, JobState.RUNNING))
         assert (job.ended_at is not None) == job.is_ended
-        assert (job_id in state.ended) == job.is_ended
+        assert (job_id in ended) == job.is_ended
         assert job.attempt <= job.spec.max_attempts
         waiting += job.state is JobState.QUEUED
     assert JobQueue.__len__(state.queue) == waiting
