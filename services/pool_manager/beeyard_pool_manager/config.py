@@ -1,6 +1,5 @@
 """What a pool manager can be told, by flags, `BEEYARD_POOL_MANAGER_*` or `[pool_manager]` in `beeyard.toml`."""
 
-import argparse
 import shlex
 import socket
 import sys
@@ -10,6 +9,7 @@ from typing import Annotated
 
 from beeyard_core import limits
 from beeyard_runtime.config import ServiceSettings
+from beeyard_runtime.flags import parse_flags
 from beeyard_runtime.lifecycle import ConfigInvalid
 from pydantic import Field, field_validator
 
@@ -25,13 +25,14 @@ class PoolManagerSettings(ServiceSettings):
 
     Attributes:
         listen: HOST:PORT of the PoolManagerService.
-        admin_listen: HOST:PORT of channelz and health; None: none.
+        admin_listen: HOST:PORT of channelz, health and reflection; port 0 takes a free one.
         queen: HOST:PORT of the queen; empty: this host stands alone.
         pool_id: The host's id; the host name if not set.
         work_dir: Records and logs of workers; belongs to one pool manager at a time.
         models_dir: Folder of GGUF files; None: only the named models.
         cache_dir: Where packaged models are joined; None: within the work folder.
-        model: Further models, each `NAME=SOURCE`.
+        model: One more model as NAME=SOURCE, where SOURCE is a GGUF file, package:NAME, synthetic:TOKENS_PER_SECOND, or
+            http://HOST:PORT/v1#UPSTREAM-MODEL; may be repeated.
         inventory: `auto`, `nvml`, `cpu`, or a scripted inventory file.
         report_interval_ms: Time between two snapshots until the queen says otherwise, milliseconds.
         slots: Answers that each worker generates at once.
@@ -45,7 +46,7 @@ class PoolManagerSettings(ServiceSettings):
     """
 
     listen: str = "127.0.0.1:7701"
-    admin_listen: str | None = None
+    admin_listen: str = "127.0.0.1:0"
     queen: str = "127.0.0.1:7700"
     pool_id: Annotated[str, Field(min_length=1, max_length=limits.ID_BYTES_MAX)] = Field(
         default_factory=socket.gethostname
@@ -103,26 +104,13 @@ def read_settings(arguments: Sequence[str]) -> PoolManagerSettings:
     Raises:
         ConfigInvalid: One of them is wrong.
     """
-    settings = PoolManagerSettings.load(
-        "pool_manager", overrides=vars(_flags().parse_args(arguments))
+    given = parse_flags(
+        PoolManagerSettings,
+        arguments,
+        role="pool-manager",
+        description="Reports what this host is and does, and runs its workers.",
     )
+    settings = PoolManagerSettings.load("pool_manager", overrides=given)
     if settings.models_dir is not None and not settings.models_dir.is_dir():
         raise ConfigInvalid(f"the models folder {settings.models_dir} is not there")
     return settings
-
-
-def _flags() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        prog="beeyard pool-manager",
-        description="Reports what this host is and does, and runs its workers.",
-        allow_abbrev=False,
-    )
-    for name, field in PoolManagerSettings.model_fields.items():
-        flag = f"--{name.replace('_', '-')}"
-        if field.annotation is bool:
-            flags.add_argument(flag, action=argparse.BooleanOptionalAction, default=None)
-        elif name == "model":
-            flags.add_argument(flag, action="append", metavar="NAME=SOURCE")
-        else:
-            flags.add_argument(flag)
-    return flags

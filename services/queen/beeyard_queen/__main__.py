@@ -7,13 +7,13 @@ from beeyard_runtime.lifecycle import report_fault, run_service
 from beeyard_runtime.log import setup_log
 
 from beeyard_queen.app import main
-from beeyard_queen.config import QueenSettings, parse_arguments
+from beeyard_queen.config import read_settings
 
 
 def run() -> int:
     """Run until stopped; return the exit code."""
     try:
-        settings = QueenSettings.load("queen", overrides=parse_arguments(sys.argv[1:]))
+        settings = read_settings(sys.argv[1:])
     except StartFailed as fault:
         return report_fault("queen", fault)
     setup_log("queen", fmt=settings.log_format, level=settings.log_level)

@@ -89,7 +89,9 @@ async def _assemble(
         Settings(
             incarnation=incarnation,
             default_model=ModelName(settings.default_model),
-            keep=tuple((ModelName(model), count) for model, count in settings.keep.items()),
+            keep=tuple(
+                (ModelName(model), count) for model, count in settings.kept_models().items()
+            ),
         ),
         jobs,
         epoch=restored.epoch,

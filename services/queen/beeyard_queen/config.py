@@ -1,12 +1,12 @@
 """What an operator can tell the queen, by file, environment or command line."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from beeyard_core import limits
 from beeyard_runtime.config import ServiceSettings
-from pydantic import Field
+from beeyard_runtime.flags import parse_flags
+from pydantic import Field, field_validator
 
 
 class QueenSettings(ServiceSettings):
@@ -17,7 +17,7 @@ class QueenSettings(ServiceSettings):
         admin_listen: `host:port` of channelz, health and reflection.
         store: The SQLite file; made if it is not there.
         default_model: What a job without a model gets; empty: the only model there is.
-        keep: Workers that should always run, by model.
+        keep: A model that should always have a worker, as MODEL or MODEL=N for N of them; may be repeated.
         retention_hours: How long ended jobs and their output are kept.
     """
 
@@ -25,40 +25,39 @@ class QueenSettings(ServiceSettings):
     admin_listen: str = "127.0.0.1:0"
     store: Path = Path("beeyard.sqlite")
     default_model: str = Field(default="", max_length=limits.ID_BYTES_MAX)
-    keep: dict[str, int] = Field(default_factory=dict)
+    keep: list[str] = Field(default_factory=list)
     retention_hours: float = Field(default=limits.OUTPUT_RETENTION_MS / 3_600_000, gt=0)
 
+    @field_validator("keep")
+    @classmethod
+    def _counts_are_numbers(cls, texts: list[str]) -> list[str]:
+        for text in texts:
+            model, count = _kept(text)
+            if not model or not 1 <= count <= limits.SLOTS_MAX:
+                raise ValueError(f"write MODEL or MODEL=N with N from 1 to {limits.SLOTS_MAX}")
+        return texts
 
-def parse_arguments(argv: Sequence[str]) -> dict[str, object]:
-    """Return what the command line sets; None where a flag was not given."""
-    parser = argparse.ArgumentParser(
-        prog="beeyard queen",
-        description="The queen admits, queues, schedules and leases. Settings may also come from beeyard.toml, table "
-        "[queen], and from BEEYARD_QUEEN_* variables; the command line wins.",
-    )
-    parser.add_argument("--listen", help="HOST:PORT to serve on (default 127.0.0.1:7700)")
-    parser.add_argument(
-        "--admin-listen", help="HOST:PORT of channelz and health (default: any free port)"
-    )
-    parser.add_argument("--store", help="the SQLite file of jobs (default beeyard.sqlite)")
-    parser.add_argument("--default-model", help="what a job without a model gets")
-    parser.add_argument(
-        "--keep",
-        action="append",
-        metavar="MODEL[=N]",
-        help="keep N workers (default 1) of a model running; may be repeated",
-    )
-    parser.add_argument("--retention-hours", help="how long ended jobs are kept (default 168)")
-    parser.add_argument("--log-format", choices=("json", "console"))
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
-    parser.add_argument("--otlp-endpoint", help="OTLP gRPC collector for traces")
-    given = vars(parser.parse_args(argv))
-    if given["keep"] is not None:
-        given["keep"] = dict(_keep(text) for text in given["keep"])
-    return given
+    def kept_models(self) -> dict[str, int]:
+        """Return how many workers each model should always have."""
+        return dict(_kept(text) for text in self.keep)
 
 
-def _keep(text: str) -> tuple[str, str]:
-    # A model's name may hold `=`; the count cannot.
+def read_settings(arguments: Sequence[str]) -> QueenSettings:
+    """Return the settings out of flags, environment and file.
+
+    Raises:
+        ConfigInvalid: One of them is wrong.
+    """
+    given = parse_flags(
+        QueenSettings,
+        arguments,
+        role="queen",
+        description="The queen admits, queues, schedules and leases.",
+    )
+    return QueenSettings.load("queen", overrides=given)
+
+
+def _kept(text: str) -> tuple[str, int]:
+    """Split MODEL=N. A model's name may hold `=` itself: what follows the last is a count only if a number."""
     model, equals, count = text.rpartition("=")
-    return (model, count) if equals else (text, "1")
+    return (model, int(count)) if equals and count.isdecimal() else (text, 1)

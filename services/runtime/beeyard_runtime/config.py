@@ -33,6 +33,11 @@ class ServiceSettings(BaseSettings):
     """What every service can be told; each service adds its own fields in a subclass.
 
     A secret is a field of type `SecretStr`, which no message here prints.
+
+    Attributes:
+        log_format: Lines for people, or one JSON object a line.
+        log_level: The least severe lines that are written.
+        otlp_endpoint: OTLP gRPC collector that traces go to; none: traces are not kept.
     """
 
     model_config = SettingsConfigDict(extra="forbid", hide_input_in_errors=True)

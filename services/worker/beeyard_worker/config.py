@@ -1,12 +1,12 @@
 """What a worker can be told, on the command line, in `beeyard.toml` and by `BEEYARD_WORKER_*`."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
 from beeyard_core import limits
 from beeyard_runtime.config import ServiceSettings, load
+from beeyard_runtime.flags import parse_flags
 from pydantic import Field, SecretStr, model_validator
 
 
@@ -18,7 +18,7 @@ class WorkerSettings(ServiceSettings):
         queen: HOST:PORT of the queen; empty: a lone worker, spoken to directly.
         pool_id: The host that it runs on.
         listen: HOST:PORT of its EngineService; port 0 takes a free one.
-        admin_listen: The same for channelz, health and reflection.
+        admin_listen: The same for channelz, health and reflection; port 0 takes a free one.
         engine: What generates the tokens.
         model: The name under which jobs ask for the model.
         model_source: A GGUF file or package:NAME for `llamacpp`; URL#UPSTREAM-MODEL for `openai_http`; tokens a
@@ -41,7 +41,7 @@ class WorkerSettings(ServiceSettings):
     queen: str = "127.0.0.1:7700"
     pool_id: str = Field(default="", max_length=limits.ID_BYTES_MAX)
     listen: str = "127.0.0.1:0"
-    admin_listen: str | None = None
+    admin_listen: str = "127.0.0.1:0"
     engine: Literal["llamacpp", "openai_http", "synthetic"]
     model: str = Field(min_length=1, max_length=limits.ID_BYTES_MAX)
     model_source: str = ""
@@ -82,18 +82,10 @@ def settings_from(arguments: Sequence[str]) -> WorkerSettings:
     Raises:
         ConfigInvalid: A key is unknown or a value is wrong; the message is one line.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m beeyard_worker", description="One model on one device.", allow_abbrev=False
+    given = parse_flags(
+        WorkerSettings, arguments, role="worker", description="One model on one device."
     )
-    for name, field in WorkerSettings.model_fields.items():
-        flag = f"--{name.replace('_', '-')}"
-        if field.annotation is SecretStr:
-            continue
-        if field.annotation is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None)
-        else:
-            parser.add_argument(flag, default=None)
-    return load(WorkerSettings, "worker", overrides=vars(parser.parse_args(arguments)))
+    return load(WorkerSettings, "worker", overrides=given)
 
 
 def _is_rate(text: str) -> bool:
