@@ -28,6 +28,7 @@ from beeyard_core.event import (
     WorkerDetached,
     WorkerReported,
     WorkerStartRequested,
+    WorkerStopRequested,
 )
 from beeyard_core.fleet import Fleet, ProcessReport, WorkerState
 from beeyard_core.forecast import Forecast
@@ -140,6 +141,15 @@ def test_only_the_youngest_operator_requests_are_remembered() -> None:
         state.wishes.clear()
     assert len(state.answered) == limits.OPERATOR_REQUESTS_KEPT_MAX
     assert "r0" not in state.answered
+
+
+def test_only_so_many_drained_workers_are_remembered_as_there_may_be() -> None:
+    state = QueenState(fleet=fleet_of(report_of("w1")))
+    state.drained = dict.fromkeys((WorkerId(f"gone-{n}") for n in range(limits.WORKERS_MAX)), "")
+    step(state, WorkerStopRequested(call_id=1, worker_id=W1, keep=True), START)
+    assert len(state.drained) == limits.WORKERS_MAX
+    assert WorkerId("gone-0") not in state.drained
+    assert W1 in state.drained
 
 
 # --- Messages that cross ---

@@ -103,12 +103,19 @@ class Apiary:
                 case _:
                     pass
 
-    def attach(self, report: WorkerReport, claims: tuple[LeaseClaim, ...] = ()) -> list[Effect]:
+    def attach(
+        self, report: WorkerReport, claims: tuple[LeaseClaim, ...] = (), incarnation: str = ""
+    ) -> list[Effect]:
         """A worker opens a stream, or another one."""
         self.sessions_count += 1
         self.links[report.worker_id] = Link(report, self.sessions_count)
         return self.happen(
-            WorkerAttached(session=self.sessions_count, report=report, claims=claims)
+            WorkerAttached(
+                session=self.sessions_count,
+                report=report,
+                incarnation=incarnation,
+                claims=claims,
+            )
         )
 
     def detach(self, worker_id: WorkerId) -> list[Effect]:

@@ -8,7 +8,8 @@ Commands (words in brackets may be left out; `5s`, `250ms`, `24g` are what they 
     submit JOB [model= prompt= max= class= tenant= request= body= deadline= engine= attempts= session=
                 pin= prefer=A,B avoid=A,B vram= quant=A,B cc=8.6 context=]
     cancel JOB
-    worker W [model= pool= state= engine= slots= kv= context= device= quant= claims=lease-1,lease-2:9]
+    worker W [model= pool= state= engine= slots= kv= context= device= quant= claims=lease-1,lease-2:9
+             incarnation=]
     report W [...]          a heartbeat with changed values
     mute W | mute P         no heartbeats or snapshots from now on
     crash W | detach W      the stream breaks
@@ -173,7 +174,7 @@ class Story:
     def _do_worker(self, words: Words) -> list[fx.Effect]:
         report = _report(words, report_of(words.next()))
         claims = tuple(self._claim(text) for text in words.several("claims"))
-        return self.apiary.attach(report, claims)
+        return self.apiary.attach(report, claims, words.text("incarnation"))
 
     def _claim(self, text: str) -> ev.LeaseClaim:
         lease_id, _, epoch = text.partition(":")

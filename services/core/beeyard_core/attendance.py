@@ -2,7 +2,14 @@
 
 from beeyard_core import limits
 from beeyard_core.dispatch import free, retry_or_fail
-from beeyard_core.effect import CountStaleEpoch, Effect, RefuseWorker, RemoveWorker, Welcome
+from beeyard_core.effect import (
+    CountStaleEpoch,
+    Effect,
+    RefuseWorker,
+    RemoveWorker,
+    Revoke,
+    Welcome,
+)
 from beeyard_core.event import (
     LeaseClaim,
     PoolReported,
@@ -37,6 +44,10 @@ def worker_attached(
         worker = Worker(report=report, session=event.session, heard_at_ms=now.mono_ms)
         state.fleet.workers[report.worker_id] = worker
     worker.session, worker.incarnation = event.session, event.incarnation
+    worker.is_drained = state.drained.get(report.worker_id) == event.incarnation
+    if not worker.is_drained:
+        # Another process under an old name: what was decided about its predecessor is no concern of it.
+        state.drained.pop(report.worker_id, None)
     adopted = _settle_claims(state, worker, event.claims, now, effects)
     effects.append(Welcome(report.worker_id, event.session, adopted))
     _take_report(state, worker, report, now)
@@ -116,6 +127,29 @@ def silence_timer(state: QueenState, worker: Worker, now: Instant, effects: list
         state.set_timer(due_ms, TimerKind.SILENCE, worker.report.worker_id)
         return
     _dismiss(state, worker, now, effects)
+
+
+def offer_timer(state: QueenState, lease_id: LeaseId, now: Instant, effects: list[Effect]) -> None:
+    """Take back an offer that its worker, though it reports, did not answer for a time to live."""
+    lease = state.leases.get(lease_id)
+    if lease is None or lease.state is not LeaseState.OFFERED:
+        return
+    lease.move(LeaseVerb.REVOKE)
+    effects.append(Revoke(lease.worker_id, lease_id, lease.epoch))
+    state.set_timer(now.mono_ms + limits.LEASE_TTL_MS, TimerKind.REVOCATION, lease_id)
+    cause = Refused(
+        reason=Refusal.WORKER_COMMUNICATION_FAILED,
+        message="the worker did not answer the offer",
+        metadata={"attempt": str(lease.attempt), "worker": lease.worker_id},
+    )
+    retry_or_fail(state, state.jobs[lease.job_id], cause, now, effects)
+
+
+def revocation_timer(state: QueenState, lease_id: LeaseId) -> None:
+    """Give back the slot of a lease whose worker, though it reports, never said that it stopped."""
+    lease = state.leases.get(lease_id)
+    if lease is not None and lease.state is LeaseState.REVOKED:
+        free(state, lease, LeaseVerb.RELEASE)
 
 
 def _dismiss(state: QueenState, worker: Worker, now: Instant, effects: list[Effect]) -> None:

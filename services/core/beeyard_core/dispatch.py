@@ -15,7 +15,7 @@ from beeyard_core.job import Decision, Job, JobVerb, Priority
 from beeyard_core.lease import Lease, LeaseVerb
 from beeyard_core.placement import place
 from beeyard_core.refusal import Refusal, Refused
-from beeyard_core.state import QueenState
+from beeyard_core.state import QueenState, TimerKind
 
 
 def place_queued(state: QueenState, now: Instant, effects: list[Effect]) -> None:
@@ -64,6 +64,7 @@ def _lease(
         offered_at=now,
     )
     hold(state, lease)
+    state.set_timer(now.mono_ms + limits.LEASE_TTL_MS, TimerKind.OFFER, lease.lease_id)
     effects.append(SaveJob(job.job_id))
     effects.append(Offer(lease.worker_id, lease.lease_id))
 

@@ -5,7 +5,7 @@ import dataclasses
 from beeyard_core import limits
 from beeyard_core.effect import AnswerCall, DrainWorker, Effect
 from beeyard_core.event import WorkerStartRequested, WorkerStopRequested
-from beeyard_core.fleet import DesiredState, DesiredWorker
+from beeyard_core.fleet import DesiredState, DesiredWorker, Worker
 from beeyard_core.ids import ModelName, PoolId, WorkerId
 from beeyard_core.instant import Instant
 from beeyard_core.reconcile import send_desired, wish_worker
@@ -51,6 +51,7 @@ def stop_requested(
     worker = state.fleet.workers.get(event.worker_id)
     if worker is not None:
         worker.is_drained = True
+        _remember_drained(state, worker)
         state.fleet.reindex(worker)
         if not event.keep:
             effects.append(DrainWorker(event.worker_id))
@@ -60,6 +61,13 @@ def stop_requested(
         state.wishes[event.worker_id] = dataclasses.replace(wish, desired=desired)
         send_desired(state, pool_id, effects)
     effects.append(AnswerCall(event.call_id, event.worker_id, pool_id))
+
+
+def _remember_drained(state: QueenState, worker: Worker) -> None:
+    """Keep the decision while the worker is away, for as many workers as there may be."""
+    state.drained[worker.report.worker_id] = worker.incarnation
+    if len(state.drained) > limits.WORKERS_MAX:
+        del state.drained[next(iter(state.drained))]
 
 
 def _whereabouts(state: QueenState, worker_id: WorkerId) -> tuple[PoolId, ModelName] | None:

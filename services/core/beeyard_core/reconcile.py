@@ -10,16 +10,21 @@ import re
 
 from beeyard_core import limits
 from beeyard_core.admission import load_failed
+from beeyard_core.demand import (
+    Place,
+    place_for_job,
+    place_for_model,
+    present_workers,
+    unserved_jobs,
+)
 from beeyard_core.dispatch import end
 from beeyard_core.effect import Effect, SendDesired
-from beeyard_core.fleet import DesiredState, DesiredWorker, Pool, ProcessReport, WorkerState
+from beeyard_core.fleet import DesiredState, DesiredWorker, ProcessReport, WorkerState
 from beeyard_core.ids import ModelName, PoolId, WorkerId
 from beeyard_core.instant import Instant
 from beeyard_core.job import JobVerb
-from beeyard_core.refusal import Refusal, Refused
+from beeyard_core.refusal import Refused
 from beeyard_core.state import LoadFailures, QueenState, Wish
-
-_ALIVE = (WorkerState.STARTING, WorkerState.READY, WorkerState.BUSY)
 
 
 def reconcile(state: QueenState, now: Instant, effects: list[Effect]) -> None:
@@ -57,14 +62,18 @@ def _desired_lists(state: QueenState) -> dict[PoolId, tuple[DesiredWorker, ...]]
 
 
 def _wish_missing(state: QueenState, now: Instant) -> None:
-    """Wish for as many workers as each model lacks."""
+    """Wish for as many workers as each model lacks, and for one where no worker there is could take what waits."""
     needed = _needed(state)
     if not needed:
         return
-    present = _present(state, now)
+    present = present_workers(state, now)
     for model, count in needed.items():
         for _ in range(count - len(present.get(model, ()))):
             wish_worker(state, model, None, now)
+    for job in unserved_jobs(state, present_workers(state, now)):
+        place = place_for_job(state, job.spec, now)
+        if place is not None and not _is_backing_off(state, job.spec.model, now):
+            _wish(state, job.spec.model, place, now)
 
 
 def _needed(state: QueenState) -> dict[ModelName, int]:
@@ -75,90 +84,30 @@ def _needed(state: QueenState) -> dict[ModelName, int]:
     return needed
 
 
-def _present(state: QueenState, now: Instant) -> dict[ModelName, set[WorkerId]]:
-    """The workers of each model that run, load, or were wished for.
-
-    A host that fell silent may be gone with all that ran on it: of its workers only those count that are attached.
-    """
-    silent = {
-        pool_id
-        for pool_id, pool in state.fleet.pools.items()
-        if now.mono_ms - pool.reported_at_ms > limits.LEASE_TTL_MS
-    }
-    present: dict[ModelName, set[WorkerId]] = {}
-    for pool_id, pool in state.fleet.pools.items():
-        for process in pool.report.processes:
-            if pool_id not in silent and not process.exited and process.state in _ALIVE:
-                present.setdefault(process.model, set()).add(process.worker_id)
-    for worker_id, wish in state.wishes.items():
-        ids = present.setdefault(wish.desired.model, set())
-        if wish.desired.state is not DesiredState.RUNNING:
-            ids.discard(worker_id)
-        elif wish.pool_id not in silent:
-            ids.add(worker_id)
-    for worker_id, worker in state.fleet.workers.items():
-        ids = present.setdefault(worker.report.model, set())
-        # What the worker says of itself, and what was decided about it, goes before what its host saw.
-        if worker.is_drained or worker.report.state not in _ALIVE:
-            ids.discard(worker_id)
-        else:
-            ids.add(worker_id)
-    return present
-
-
 def wish_worker(
     state: QueenState, model: ModelName, pool_id: PoolId | None, now: Instant
 ) -> WorkerId | Refused:
     """Wish for one more worker of a model, on the pool with the most free memory unless one is named."""
+    if _is_backing_off(state, model, now):
+        return load_failed(state.failures[model].message)
+    place = place_for_model(state, model, pool_id, now)
+    return place if isinstance(place, Refused) else _wish(state, model, place, now)
+
+
+def _is_backing_off(state: QueenState, model: ModelName, now: Instant) -> bool:
     failures = state.failures.get(model)
-    if failures is not None and now.mono_ms < failures.retry_at_ms:
-        return load_failed(failures.message)
-    found = _roomiest(state, model, pool_id, now)
-    if isinstance(found, Refused):
-        return found
+    return failures is not None and now.mono_ms < failures.retry_at_ms
+
+
+def _wish(state: QueenState, model: ModelName, place: Place, now: Instant) -> WorkerId:
     state.worker_count += 1
     slug = re.sub(r"[^A-Za-z0-9]+", "-", model).strip("-")[:32]
     worker_id = WorkerId(f"{slug}-{state.settings.incarnation}-{state.worker_count}")
-    desired = DesiredWorker(worker_id=worker_id, model=model, state=DesiredState.RUNNING)
-    state.wishes[worker_id] = Wish(found, desired, now.mono_ms)
+    desired = DesiredWorker(
+        worker_id=worker_id, model=model, state=DesiredState.RUNNING, device=place.device
+    )
+    state.wishes[worker_id] = Wish(place.pool_id, desired, now.mono_ms)
     return worker_id
-
-
-def _roomiest(
-    state: QueenState, model: ModelName, pool_id: PoolId | None, now: Instant
-) -> PoolId | Refused:
-    """Find the pool that has the model and the most memory left for it."""
-    rooms: list[tuple[int, PoolId]] = []
-    listed = False
-    for candidate, pool in sorted(state.fleet.pools.items()):
-        cached = next((m for m in pool.report.models if m.model == model and not m.fault), None)
-        if cached is None or (pool_id is not None and candidate != pool_id):
-            continue
-        listed = True
-        free_bytes = _free_bytes(state, candidate, pool)
-        if pool.is_fresh(now.mono_ms) and cached.required_bytes <= free_bytes:
-            rooms.append((-free_bytes, candidate))
-    if rooms:
-        return min(rooms)[1]
-    if not listed:
-        return Refused(
-            reason=Refusal.MODEL_NOT_FOUND, message="no pool can load this model", field="model"
-        )
-    return Refused(
-        reason=Refusal.NO_CAPACITY_INCOMPATIBLE_VRAM,
-        message="no pool with fresh reports has enough free memory for this model",
-    )
-
-
-def _free_bytes(state: QueenState, pool_id: PoolId, pool: Pool) -> int:
-    """Most free memory of one device, less what workers that were wished for but not seen yet will take."""
-    required = {cached.model: cached.required_bytes for cached in pool.report.models}
-    reserved = sum(
-        required.get(wish.desired.model, 0)
-        for wish in state.wishes.values()
-        if wish.pool_id == pool_id and not wish.is_seen
-    )
-    return max((d.vram_free_bytes for d in pool.report.devices), default=0) - reserved
 
 
 def see_process(state: QueenState, process: ProcessReport, now: Instant) -> None:

@@ -70,9 +70,14 @@ def offer_refused(
         job.attempt -= 1
         requeue(state, job, effects)
     else:
-        message = "the worker refused the job: its prompt does not fit the model's context"
-        failure = Refused(reason=event.reason, message=message)
+        failure = Refused(reason=event.reason, message=_why_refused(event.reason))
         end(state, job, JobVerb.FAIL, now, effects, failure=failure)
+
+
+def _why_refused(reason: Refusal) -> str:
+    if reason is Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT:
+        return "the prompt and max_tokens do not fit the model's context; shorten one of them"
+    return "the worker cannot run this job, and no other like it could"
 
 
 def first_token_arrived(

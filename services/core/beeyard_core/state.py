@@ -19,6 +19,8 @@ class TimerKind(Enum):
 
     DEADLINE = "deadline"
     SILENCE = "silence"
+    OFFER = "offer"
+    REVOCATION = "revocation"
 
 
 @dataclass(slots=True)
@@ -67,6 +69,7 @@ class QueenState:
         ended: Ended jobs still kept, oldest first.
         timers: Heap of (due in monotonic ms, number, kind, id); `armed` has the kind and id of each.
         wishes: Workers that should be, by id.
+        drained: Incarnations of workers that are to take no new work, by worker; they may come and go meanwhile.
         answered: Worker and pool by the idempotency key of the operator's request.
     """
 
@@ -83,6 +86,7 @@ class QueenState:
     armed: set[tuple[TimerKind, str]] = field(default_factory=set)
     wishes: dict[WorkerId, Wish] = field(default_factory=dict)
     answered: dict[str, tuple[WorkerId, PoolId]] = field(default_factory=dict)
+    drained: dict[WorkerId, str] = field(default_factory=dict)
     failures: dict[ModelName, LoadFailures] = field(default_factory=dict)
     desired_sent: dict[PoolId, tuple[DesiredWorker, ...]] = field(default_factory=dict)
     worker_count: int = 0

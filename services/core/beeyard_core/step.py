@@ -7,9 +7,12 @@ effects on any machine.
 
 from typing import assert_never
 
+from beeyard_core import limits
 from beeyard_core.admission import admit
 from beeyard_core.attendance import (
+    offer_timer,
     pool_reported,
+    revocation_timer,
     silence_timer,
     worker_attached,
     worker_detached,
@@ -36,7 +39,7 @@ from beeyard_core.event import (
     WorkerStartRequested,
     WorkerStopRequested,
 )
-from beeyard_core.ids import JobId, WorkerId, lease_id_of
+from beeyard_core.ids import JobId, LeaseId, WorkerId, lease_id_of
 from beeyard_core.instant import Instant
 from beeyard_core.job import Job, JobState, JobVerb
 from beeyard_core.lease import LeaseVerb
@@ -167,11 +170,11 @@ def _cancel_requested(
     """Cancel a job that has not ended. Its lease is taken back; no token counts from here on."""
     job = state.jobs.get(job_id)
     if job is not None and not job.is_ended:
-        _take_back(state, job, effects)
+        _take_back(state, job, now, effects)
         end(state, job, JobVerb.CANCEL, now, effects)
 
 
-def _take_back(state: QueenState, job: Job, effects: list[Effect]) -> None:
+def _take_back(state: QueenState, job: Job, now: Instant, effects: list[Effect]) -> None:
     """Revoke the job's lease, if it has one. A worker that is not there cannot hear it: the lease just ends."""
     if job.state is JobState.QUEUED:
         return
@@ -179,6 +182,7 @@ def _take_back(state: QueenState, job: Job, effects: list[Effect]) -> None:
     lease.move(LeaseVerb.REVOKE)
     if state.fleet.workers[lease.worker_id].session:
         effects.append(Revoke(lease.worker_id, lease.lease_id, lease.epoch))
+        state.set_timer(now.mono_ms + limits.LEASE_TTL_MS, TimerKind.REVOCATION, lease.lease_id)
     else:
         free(state, lease, LeaseVerb.RELEASE)
 
@@ -193,6 +197,10 @@ def _ticked(state: QueenState, now: Instant, effects: list[Effect]) -> None:
                 worker = state.fleet.workers.get(WorkerId(key))
                 if worker is not None:
                     silence_timer(state, worker, now, effects)
+            case TimerKind.OFFER:
+                offer_timer(state, LeaseId(key), now, effects)
+            case TimerKind.REVOCATION:
+                revocation_timer(state, LeaseId(key))
             case _:
                 assert_never(kind)
     reconcile(state, now, effects)
@@ -203,7 +211,7 @@ def _deadline_timer(state: QueenState, job_id: JobId, now: Instant, effects: lis
     job = state.jobs.get(job_id)
     if job is None or job.is_ended:
         return
-    _take_back(state, job, effects)
+    _take_back(state, job, now, effects)
     failure = Refused(
         reason=Refusal.DEADLINE_EXCEEDED,
         message=f"the job did not end within its deadline of {job.spec.deadline_ms} ms",
