@@ -1,6 +1,5 @@
 """Calls of bytes as they are, for tests of what a server does with requests that no generated client would send."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,20 +34,38 @@ class Outcome:
     retry_after_ms: int | None = None
 
 
-async def call(channel: grpc.aio.Channel, method: ServedMethod, *requests: bytes) -> Outcome:
-    """Send the requests, read to the first answer or the end, and return the outcome.
+async def call(channel: grpc.aio.Channel, method: ServedMethod, request: bytes) -> Outcome:
+    """Send one request, read to the first answer or the end, and return the outcome.
 
     A method that has answered and goes on is OK: the rest of its stream is cancelled. A stream of requests is left
     open, so that the server judges what it has got and not its end.
     """
-    running = _start(channel, method, requests[0])
+    running = _start(channel, method, request)
     try:
         if method.takes_stream:
-            await _write_all(running, requests)
+            await running.write(request)
         if method.gives_stream:
             await running.read()
         else:
             await running
+    except grpc.aio.AioRpcError as error:
+        return outcome(error)
+    finally:
+        running.cancel()
+    return Outcome(grpc.StatusCode.OK)
+
+
+async def talk(
+    channel: grpc.aio.Channel, method: ServedMethod, first: bytes, second: bytes
+) -> Outcome:
+    """Open a stream both ways, send one request, wait for an answer, send another, and return how the stream ends."""
+    running = _start(channel, method, first)
+    try:
+        await running.write(first)
+        await running.read()
+        await running.write(second)
+        while await running.read():  # bytes, until EOF, which is falsy
+            pass
     except grpc.aio.AioRpcError as error:
         return outcome(error)
     finally:
@@ -67,15 +84,6 @@ def _start(channel: grpc.aio.Channel, method: ServedMethod, first: bytes) -> Any
     start = kinds[method.takes_stream, method.gives_stream](method.path, None, None)
     body = () if method.takes_stream else (first,)
     return start(*body, timeout=CALL_TIMEOUT_S)
-
-
-async def _write_all(running: Any, requests: tuple[bytes, ...]) -> None:
-    for request in requests:
-        try:
-            await running.write(request)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            # The server has judged already; reading tells how.
-            return
 
 
 def outcome(error: grpc.aio.AioRpcError) -> Outcome:

@@ -54,7 +54,7 @@ class Stack:
         folder: Where they keep everything; removed at the end.
         queen: The queen's process.
         pool_manager: The pool manager's process.
-        models: The models that the pool offers, as `name: source`.
+        models: What the pool offers, as `name: source`.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Stack:
 
         Args:
             models: What the pool offers; each source as the pool manager's `--model` takes it.
-            workers: How many to start of each model; 0: whatever the queen starts by itself.
+            workers: How many the queen keeps of each model; 0: as many as jobs ask for.
             queen_flags: More of the queen's command line.
             pool_manager_flags: More of the pool manager's.
             env: More of every process' environment.
@@ -81,13 +81,13 @@ class Stack:
         self._mark = uuid.uuid4().hex
         self._env = {MARK: self._mark, **(env or {})}
         self._channels: dict[str, grpc.aio.Channel] = {}
-        self._wanted: list[str] = []
         self._first_worker = fleet_pb.Worker()
         self._pool_manager_flags = pool_manager_flags
         self.queen = self._service(
             "queen",
             *("--listen", LOOPBACK, "--admin-listen", LOOPBACK),
             *("--store", str(self.folder / "queen.sqlite"), "--log-format", "json"),
+            *(f"--keep={name}={workers}" for name in self.models if workers),
             *queen_flags,
         )
         self.pool_manager = self._service("pool_manager")
@@ -99,7 +99,7 @@ class Stack:
             self.pool_manager = self._service("pool_manager", *self._pool_flags())
             await self.pool_manager.start()
             await self.wait_for(self._has_reported, "the pool reports its models")
-            await self._start_workers()
+            await self._note_ready()
         except BaseException:
             self.print_logs()
             await self._clear_up()
@@ -186,21 +186,18 @@ class Stack:
                 await self._kill_worker()
 
     async def restart(self, role: Role) -> None:
-        """End a process, by SIGTERM if it still runs, start it again at its old address and wait for ready workers.
+        """End a process if it still runs, start it again at its old address and wait for ready workers.
 
-        A worker is killed, and started again by its pool manager.
+        A queen is asked to stop. A pool manager is killed, since one that is asked takes its workers with it; its
+        successor adopts them. A worker is killed, and its pool manager starts another.
         """
-        match role:
-            case "queen":
-                address = self.queen.address
-                await self.queen.stop()
-                await self.queen.start(["--listen", address])
-            case "pool_manager":
-                address = self.pool_manager.address
-                await self.pool_manager.stop()
-                await self.pool_manager.start(["--listen", address])
-            case "worker":
-                await self._kill_worker()
+        if role == "worker":
+            await self._kill_worker()
+        else:
+            service = self.queen if role == "queen" else self.pool_manager
+            address = service.address
+            await (service.stop() if role == "queen" else service.kill())
+            await service.start(["--listen", address])
         await self._note_ready()
 
     @asynccontextmanager
@@ -212,7 +209,7 @@ class Stack:
             yield worker
 
     def print_logs(self) -> None:
-        """Write the end of every log to stderr, where pytest shows it beside the failure."""
+        """Write the end of every log to stderr, which pytest shows."""
         for log in sorted(self.folder.rglob("*.log")):
             sys.stderr.write(log_tail(log) + "\n")
 
@@ -233,26 +230,18 @@ class Stack:
         offered = {model.model for pool in fleet.pools for model in pool.snapshot.models}
         return offered >= set(self.models)
 
-    async def _start_workers(self) -> None:
-        stub = fleet_rpc.FleetServiceStub(self.channel(self.queen_address))
-        for model in self.models:
-            for number in range(self._workers):
-                answer = await stub.StartWorker(
-                    fleet_pb.StartWorkerRequest(model=model, request_id=f"{model}-{number}")
-                )
-                self._wanted.append(answer.worker_id)
-        await self._note_ready()
-
     async def _note_ready(self) -> None:
-        wanted = set(self._wanted)
+        """Wait for the workers that the queen keeps; a crashed one comes back under another id."""
         fleet = await self.wait_for(
-            lambda fleet: wanted <= {w.status.worker_id for w in _ready(fleet)},
-            f"workers {sorted(wanted)} are ready",
+            lambda fleet: all(
+                sum(w.status.model == model for w in _ready(fleet)) >= self._workers
+                for model in self.models
+            ),
+            f"{self._workers} workers of each of {sorted(self.models)} are ready",
         )
-        if wanted:
-            self._first_worker = next(
-                w for w in fleet.workers if w.status.worker_id == self._wanted[0]
-            )
+        ready = _ready(fleet)
+        if self.worker_id not in {w.status.worker_id for w in ready}:
+            self._first_worker = next(iter(ready), fleet_pb.Worker())
 
     async def _kill_worker(self) -> None:
         fleet = await self.wait_for(
@@ -291,7 +280,6 @@ class Stack:
         complaints = []
         for channel in self._channels.values():
             await channel.close(None)
-        # The queen last: workers that lost her would look for her until they are stopped.
         for service in (self.pool_manager, self.queen):
             try:
                 await service.stop()
