@@ -1,18 +1,18 @@
 """Processes that are killed in the middle of an answer, and clients that notice nothing but a pause."""
 
 import asyncio
-import os
-import signal
 from collections.abc import Awaitable, Callable
 
 import grpc
 import pytest
 from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard.queen.v1 import inference_service_pb2_grpc as rpc
+from beeyard.queen.v1 import job_pb2
 from beeyard_client import BeeyardClient
 from beeyard_client.events import Event, Finished, Started, Tokens
 from beeyard_client.job import Job
 
+from tests.support.killing import kill_worker
 from tests.support.stack import Stack
 
 PROMPT = "The honey bee"
@@ -78,7 +78,9 @@ async def test_a_job_survives_the_death_of_the_queen() -> None:
         assert text_of(again) == text_of(events)
 
 
-async def _read(call: "grpc.aio.UnaryStreamCall[pb.InferRequest, object]") -> grpc.StatusCode:
+async def _read(
+    call: "grpc.aio.UnaryStreamCall[pb.InferRequest, job_pb2.JobEvent]",
+) -> grpc.StatusCode:
     """Return how a stream ends."""
     try:
         async for _ in call:
@@ -96,10 +98,7 @@ async def test_a_job_goes_on_on_another_worker_when_its_own_is_killed() -> None:
     ):
 
         async def kill_the_worker(started: Started) -> None:
-            fleet = await stack.wait_for(
-                lambda fleet: any(w.pid and _is(w, started) for w in fleet.workers), "its pid"
-            )
-            os.kill(next(w.pid for w in fleet.workers if _is(w, started)), signal.SIGKILL)
+            await kill_worker(stack, started.worker_id)
 
         events, job = await infer(client, kill_the_worker)
         check_whole(events)
@@ -109,10 +108,6 @@ async def test_a_job_goes_on_on_another_worker_when_its_own_is_killed() -> None:
         assert job.attempt == 2
         again, _ = await infer(client)
         assert text_of(again) == text_of(events)
-
-
-def _is(worker: object, started: Started) -> bool:
-    return getattr(worker, "status").worker_id == started.worker_id  # noqa: B009
 
 
 @pytest.mark.slow

@@ -1,16 +1,18 @@
 """One job is one trace over every process: asserted as a whole tree, with nothing of what was said in it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
 
 from beeyard_client import BeeyardClient
-from beeyard_client.events import Finished, Started
+from beeyard_client.events import Finished, Started, Tokens
 from beeyard_runtime import semconv
 from beeyard_runtime.telemetry import setup_telemetry
 from opentelemetry.sdk.trace import TracerProvider
 
+from tests.support.killing import kill_worker
 from tests.support.otlp import OtlpReceiver, ReceivedSpan, SpanTree, receiving_otlp
 from tests.support.stack import Stack
 
@@ -67,6 +69,35 @@ async def test_one_job_is_one_trace() -> None:
         _check_attributes(spans, started, worker_id)
         _check_order(spans)
         _check_silence(receiver.spans, text)
+
+
+async def test_a_second_attempt_stands_beside_the_first() -> None:
+    async with receiving_otlp() as receiver:
+        flags = ["--otlp-endpoint", receiver.endpoint]
+        models = {"tiny": "synthetic:100"}
+        async with (
+            Stack(
+            models=models, workers=2, queen_flags=flags, pool_manager_flags=flags
+        ) as stack, traced(receiver) as provider,
+            BeeyardClient(stack.queen_address, tracer_provider=provider) as client,
+        ):
+            stream = client.infer(PROMPT, model="tiny", max_tokens=60, seed=7)
+            async for event in stream:
+                if isinstance(event, Tokens) and event.first_index == 0:
+                    assert stream.started is not None
+                    await kill_worker(stack, stream.started.worker_id)
+        (tree,) = receiver.tree(stream.trace_id)
+        (server,) = tree.children
+        names = Counter(child.span.name for child in server.children)
+        assert names == {"admission": 1, "queue.wait": 2, "policy.decide": 2, "lease": 2}
+        first, second = (child for child in server.children if child.span.name == "lease")
+        assert [lease.span.attributes[semconv.ATTEMPT] for lease in (first, second)] == [1, 2]
+        epochs = [int(str(lease.span.attributes[semconv.LEASE_EPOCH])) for lease in (first, second)]
+        assert epochs[0] < epochs[1]
+        assert [lease.span.failed for lease in (first, second)] == [True, False]
+        # Of the worker that was killed, what it had not sent yet is lost.
+        assert {child.span.name for child in first.children} <= {"prefill"}
+        assert shape(second) == ATTEMPT[0]
 
 
 def _check_services(spans: dict[str, ReceivedSpan]) -> None:
