@@ -5,6 +5,7 @@ line on stderr; anything else is a bug and shows its traceback.
 """
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -26,6 +27,9 @@ __all__ = [
 ]
 
 EXIT_HARD = 130
+#: Objects made since the last collection that start the next one. The default of 700 is reached by every few calls,
+#: and a service makes hardly any cycles: it spent a twelfth of its time looking for them.
+_COLLECT_AFTER_OBJECTS = 20_000
 
 
 class Stop:
@@ -59,6 +63,9 @@ def run_service(main: Callable[[Stop], Awaitable[None]], name: str) -> int:
     Returns:
         The exit code: 0 after a drain, 1 after a fault, 2 for a wrong configuration.
     """
+    # What is imported lives as long as the process and needs no looking at.
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER_OBJECTS, *gc.get_threshold()[1:])
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_supervise(main))

@@ -47,7 +47,23 @@ def setup_log(service: str, *, fmt: LogFormat = "console", level: str = "info") 
 
 def get_log(name: str) -> FilteringBoundLogger:
     """Return the logger of one room; `name` becomes the field `room`."""
-    return cast("FilteringBoundLogger", structlog.get_logger(room=name))
+    return cast("FilteringBoundLogger", _RoomLog(name))
+
+
+class _RoomLog:
+    """Binds its logger once for each configuration; structlog's own proxy does so for each line, said or not."""
+
+    def __init__(self, room: str) -> None:
+        self._room = room
+        self._config: dict[str, object] = {}
+        self._bound: FilteringBoundLogger | None = None
+
+    def __getattr__(self, name: str) -> object:
+        config = structlog.get_config()
+        if config != self._config:
+            self._bound = structlog.get_logger(room=self._room).bind()
+            self._config = config
+        return getattr(self._bound, name)
 
 
 class _Stderr:

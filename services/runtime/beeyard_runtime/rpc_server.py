@@ -154,15 +154,20 @@ class _Listener:
         add_reflection(list(self.services), cast("grpc.aio.Server", self))
 
     def add_registered_method_handlers(self, service: str, methods: Mapping[str, Method]) -> None:
-        """Take the methods of one service, as generated code of grpcio 1.65 and later offers them."""
+        """Take the methods of one service, as generated code of grpcio 1.65 and later offers them.
+
+        They are handed on in the older, generic form: grpc.aio waits for each registered method by itself and goes
+        through all of them at every call, which cost a fifth of a call at twenty methods.
+        """
         if service not in self.services:
             self.services.append(service)
         wrapped = {
             name: wrap_method(f"/{service}/{name}", method, self._telemetry)
             for name, method in methods.items()
         }
-        # Missing in the stubs.
-        self.server.add_registered_method_handlers(service, wrapped)  # type: ignore[attr-defined]
+        self.server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service, wrapped),)
+        )
 
     def add_generic_rpc_handlers(self, rooms: Sequence[object]) -> None:
         """Ignore what is offered again as registered methods, and would come here unwrapped."""
