@@ -8,8 +8,10 @@ import pytest
 from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard.queen.v1 import job_pb2
 from beeyard_core import limits
+from beeyard_core.job import JobState
 from beeyard_queen.store.memory import MemoryStore
-from beeyard_queen.store.port import TokensRow
+from beeyard_queen.store.port import Batch, TokensRow
+from beeyard_queen.store.tokens import tokens_row_of
 
 from tests.support.attached_worker import attached_worker, held
 from tests.support.eventually import eventually
@@ -90,6 +92,36 @@ async def test_a_worker_that_claims_its_lease_goes_on(queen: RunningQueen) -> No
         ended = await later.inference.GetJob(pb.GetJobRequest(job_id=job.job_id))
         assert (ended.attempt, ended.state) == (1, job_pb2.JOB_STATE_COMPLETED)
         assert not again.orders.offers
+
+
+async def test_an_attempt_that_goes_on_is_told_before_its_tokens(queen: RunningQueen) -> None:
+    async with attached_worker(queen.channel) as worker:
+        job = await submit(queen)
+        offer = await worker.offer()
+        # Its row says that it is leased; that it runs is not on the disk yet, but its tokens are.
+        disk = await disk_of(queen)
+        await worker.tokens(offer, 0, *WORDS[:2])
+        await eventually(lambda: queen.queen._feeds.unsaved, "tokens came")
+        (feed,) = queen.queen._feeds.by_job.values()
+        await disk.open()
+        await disk.commit(Batch(tokens=[tokens_row_of(job.job_id, f) for f in feed.unsaved()]))
+        await disk.close()
+    async with (
+        running_queen(disk) as later,
+        attached_worker(later.channel, leases=[held(offer.epoch, 2)]) as again,
+    ):
+        watching = asyncio.ensure_future(story(later, job.job_id))
+        await eventually(
+            lambda: any(f.followers for f in later.queen._feeds.by_job.values()), "it is followed"
+        )
+        await again.tokens(offer, 2, WORDS[2])
+        (state,) = later.queen.loop.state.jobs.values()
+        await eventually(lambda: state.state is JobState.RUNNING, "the job runs")
+        await again.tokens(offer, 3, WORDS[3])
+        await again.finish(offer, 4)
+        told = await watching
+        assert kinds(told) == ["queued", "started", "tokens", "finished"]
+        assert text_of(told) == "".join(WORDS)
 
 
 async def test_a_lease_that_nobody_claims_expires_after_its_time_to_live(

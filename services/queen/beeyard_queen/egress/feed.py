@@ -52,6 +52,7 @@ class JobFeed:
     Attributes:
         log: Every token delivered so far.
         inbox: What is expected next of the current lease; None between attempts.
+        awaits_first: Whether no token of the last attempt came yet.
         saved_index: Tokens before it are durable.
         unsaved_since_ms: Monotonic time of the oldest token that is not durable; None: all are.
     """
@@ -59,6 +60,7 @@ class JobFeed:
     job_id: JobId
     log: TokenLog = field(default_factory=TokenLog)
     inbox: LeaseInbox | None = None
+    awaits_first: bool = False
     attempts: list[AttemptStarted] = field(default_factory=list)
     saved_index: int = 0
     unsaved_since_ms: int | None = None
@@ -70,6 +72,7 @@ class JobFeed:
         if self.attempts and self.attempts[-1].epoch == started.epoch:
             return
         self.inbox = LeaseInbox(lease_id, self.log.next_index)
+        self.awaits_first = True
         self.attempts.append(started)
         self.wake()
 

@@ -91,7 +91,8 @@ class Relay:
         report = self.state.fleet.workers[lease.worker_id].report
         decision = job.decision
         started = AttemptStarted(
-            first_index=feed.log.next_index,
+            # After a restart the earlier tokens have no attempt to stand behind; they are told after this one.
+            first_index=feed.log.next_index if feed.attempts else 0,
             epoch=lease.epoch,
             worker_id=lease.worker_id,
             worker_address=report.address,
@@ -144,7 +145,8 @@ class Relay:
                 pass
 
     def _deliver(self, feed: JobFeed, lease: Lease, frame: Frame, now_ms: int) -> None:
-        if feed.attempts[-1].first_index == frame.first_index:
+        if feed.awaits_first:
+            feed.awaits_first = False
             self.post(FirstTokenArrived(lease.worker_id, lease.lease_id, lease.epoch))
         feed.append(frame, now_ms)
         self.feeds.unsaved.add(feed.job_id)
