@@ -29,7 +29,7 @@ from beeyard_core.effect import (
     SendDesired,
     Welcome,
 )
-from beeyard_core.event import CancelRequested, Event, LeaseFailed
+from beeyard_core.event import CancelRequested, Event, LeaseFailed, OfferRefused
 from beeyard_core.ids import JobId, WorkerId, lease_id_of
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.state import QueenState
@@ -41,7 +41,7 @@ from beeyard_queen.egress.hosts import Hosts
 from beeyard_queen.egress.links import Links
 from beeyard_queen.egress.relay import Relay
 from beeyard_queen.prompts import Prompts
-from beeyard_queen.store.port import Batch
+from beeyard_queen.store.port import Batch, StoreUnavailable
 from beeyard_queen.store.rows import row_of
 from beeyard_queen.store.tokens import tokens_row_of
 from beeyard_queen.tracing import JobTraces
@@ -228,7 +228,17 @@ class QueenActor:
             return
         job = self.state.jobs[lease.job_id]
         traceparent = self.traces.leased(job, lease, self.clock.now())
-        stored = await self.prompts.get(job.job_id)
+        try:
+            stored = await self.prompts.get(job.job_id)
+        except StoreUnavailable as fault:
+            # As if the worker were busy: no attempt is counted, and its next heartbeat is the time to try again.
+            _log.error("store_unavailable", fault=str(fault))
+            self.post(
+                OfferRefused(
+                    lease.worker_id, lease.lease_id, lease.epoch, Refusal.STORE_UNAVAILABLE
+                )
+            )
+            return
         if stored is None:
             reason, message = Refusal.INTERNAL, "the request is no longer in the store"
             self.post(LeaseFailed(lease.worker_id, lease.lease_id, lease.epoch, 0, reason, message))

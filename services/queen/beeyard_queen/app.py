@@ -31,6 +31,7 @@ from beeyard_queen.ingress.fleet_service import FleetServicer
 from beeyard_queen.ingress.following import Following
 from beeyard_queen.ingress.inference_service import InferenceServicer
 from beeyard_queen.ingress.pool_service import PoolServicer
+from beeyard_queen.ingress.reading import RefusingReader
 from beeyard_queen.ingress.submission import Submissions
 from beeyard_queen.ingress.worker_service import WorkerServicer
 from beeyard_queen.loop import WriterLoop, every
@@ -183,9 +184,10 @@ class Queen:
         register(pool_service_pb2_grpc.add_PoolServiceServicer_to_server, pools)
 
     def _inference_servicer(self) -> InferenceServicer:
+        reader = RefusingReader(self._store.reader)
         submissions = Submissions(
             loop=self.loop,
-            reader=self._store.reader,
+            reader=reader,
             prompts=self._actor.prompts,
             answers=self._answers,
             traces=self._actor.traces,
@@ -194,13 +196,13 @@ class Queen:
         following = Following(
             state=self._state,
             feeds=self._feeds,
-            reader=self._store.reader,
+            reader=reader,
             clock=self._clock,
             settled=self.loop.settled,
         )
         return InferenceServicer(
             loop=self.loop,
-            reader=self._store.reader,
+            reader=reader,
             submissions=submissions,
             following=following,
             feeds=self._feeds,
