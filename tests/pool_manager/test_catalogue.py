@@ -103,7 +103,7 @@ async def test_the_memory_that_a_worker_needs_grows_with_its_slots(tmp_path: Pat
     (entry,) = catalogue.entries()
     # The model's own context is the shorter one here.
     assert entry.required_bytes == facts.memory_bytes(slots=SLOTS, context_tokens=500)
-    assert entry.bounded_context_tokens(CONTEXT_TOKENS) == 500
+    assert entry.worker_context_tokens == 500 < CONTEXT_TOKENS
 
 
 async def test_a_file_that_appears_and_one_that_gets_whole_are_found(tmp_path: Path) -> None:

@@ -247,9 +247,6 @@ TOO_LONG = [
 ]
 
 
-@pytest.mark.xfail(
-    reason="a pool reports the context that a model was trained for, not the smaller one that it gives its workers"
-)
 async def test_a_job_longer_than_any_worker_s_context_is_refused() -> None:
     # A queen of its own: such a job, once accepted, waits for ever.
     async with Stack() as stack:
@@ -259,7 +256,6 @@ async def test_a_job_longer_than_any_worker_s_context_is_refused() -> None:
             assert (told.code, told.reason) == right, told
 
 
-@pytest.mark.xfail(reason="a job too long for any worker holds up all that follow it")
 async def test_a_job_that_cannot_run_holds_up_nobody() -> None:
     async with Stack() as stack:
         for request in TOO_LONG:

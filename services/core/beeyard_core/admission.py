@@ -95,8 +95,7 @@ def _impossible(state: QueenState, spec: JobSpec) -> Refused | None:
         found = incompatibility(spec, offering)
         if found is None:
             return None
-        if closest is None or _CLOSENESS[found.reason] > _CLOSENESS[closest.reason]:
-            closest = found
+        closest = found if closest is None else min(found, closest, key=_distance)
     if closest is not None:
         return Refused(
             reason=closest.reason,
@@ -104,6 +103,11 @@ def _impossible(state: QueenState, spec: JobSpec) -> Refused | None:
             metadata={"closest": closest.detail},
         )
     return None if is_served else _unloadable(state, spec.model)
+
+
+def _distance(exclusion: Exclusion) -> tuple[int, str]:
+    """How far an offering was from being compatible; by its words where that is the same, since sets have no order."""
+    return -_CLOSENESS[exclusion.reason], exclusion.detail
 
 
 def load_failed(message: str) -> Refused:

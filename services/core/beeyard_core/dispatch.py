@@ -11,9 +11,9 @@ from beeyard_core.effect import (
 )
 from beeyard_core.ids import lease_id_of
 from beeyard_core.instant import Instant
-from beeyard_core.job import Decision, Job, JobVerb, Priority
+from beeyard_core.job import Decision, Job, JobVerb, Kind, Priority
 from beeyard_core.lease import Lease, LeaseVerb
-from beeyard_core.placement import place
+from beeyard_core.placement import place, waits_its_turn
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.state import QueenState, TimerKind
 
@@ -38,10 +38,16 @@ def _next_placement(state: QueenState, now: Instant) -> tuple[Job, Decision] | N
             if model in state.fleet.open_workers
             for job in state.queue.heads(priority, model)
         ]
+        blocked: set[Kind] = set()
         for job in sorted(heads, key=lambda job: job.sequence):
+            kind = job.spec.shape.kind
+            if kind in blocked:
+                continue
             decision = place(job.spec, state.fleet, now.mono_ms)
             if decision is not None:
                 return job, decision
+            if waits_its_turn(job.spec, state.fleet):
+                blocked.add(kind)
     return None
 
 

@@ -69,7 +69,12 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedModel:
-    """A model that a host can load. `required_bytes` is what a worker of it would need; 0: unknown."""
+    """A model that a host can load.
+
+    Attributes:
+        required_bytes: What a worker of it would need; 0: unknown.
+        context_tokens: Longest prompt plus answer that a worker of it would take; 0: unknown.
+    """
 
     model: ModelName
     engine: str

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum, unique
 
+from beeyard_core import limits
 from beeyard_core.ids import Epoch, JobId, ModelName, PoolId, TenantId, WorkerId
 from beeyard_core.instant import Instant
 from beeyard_core.refusal import Refused
@@ -161,17 +162,26 @@ class JobSpec:
     @property
     def shape(self) -> "Shape":
         """Everything that decides which workers can take the job: jobs of one shape are interchangeable for that."""
-        return Shape(self.model, self.engine, self.requirements, self.placement)
+        kind = Kind(self.model, self.engine, self.requirements, self.placement)
+        return Shape(kind, self.kv_tokens_min // limits.SHAPE_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class Kind:
     """The part of a job that feasibility depends on, apart from its size."""
 
     model: ModelName
     engine: str
     requirements: Requirements
     placement: PlacementWish
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A kind of job and its size, in steps of `SHAPE_TOKENS`."""
+
+    kind: Kind
+    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,6 +69,8 @@ KEEPALIVE_TIMEOUT_MS: Final = 3_000
 # A half-open link is noticed before the leases on it expire.
 assert KEEPALIVE_TIME_MS + KEEPALIVE_TIMEOUT_MS < LEASE_TTL_MS
 RPC_DEADLINE_MS: Final = 10_000
+# How long a stream's last write may take before the call is ended without it.
+STREAM_END_MS: Final = 1_000
 RECONNECT_MIN_MS: Final = 100
 RECONNECT_MAX_MS: Final = 2_000
 # A worker that lost its stream is back before its leases expire, even if the first tries fail.
@@ -88,6 +90,8 @@ RETRY_DELAY_MS: Final = 500
 LOAD_FAILURES_MAX: Final = 3
 OPERATOR_REQUESTS_KEPT_MAX: Final = 1_000
 PLACEMENTS_PER_STEP_MAX: Final = 1_024
+# Jobs whose sizes differ by less wait in one line; the longest possible job is a few hundred such steps.
+SHAPE_TOKENS: Final = 512
 WORKERS_MAX: Final = 10_000
 POOLS_MAX: Final = 5_000
 CANDIDATES_KEPT_MAX: Final = 32

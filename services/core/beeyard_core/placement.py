@@ -173,6 +173,17 @@ def place(spec: JobSpec, fleet: Fleet, now_ms: int) -> Decision | None:
     )
 
 
+def waits_its_turn(spec: JobSpec, fleet: Fleet) -> bool:
+    """Whether a job that cannot be placed now could use some open worker of its model, once that has enough room.
+
+    If so, no younger job of its kind may take that room. If not, what is open is of no use to it, and others may.
+    """
+    return any(
+        incompatibility(spec, offering_of_worker(fleet, fleet.workers[worker_id])) is None
+        for worker_id in fleet.open_workers.get(spec.model, ())
+    )
+
+
 #: The comparisons in the order of `_rank`.
 _TIE_BREAKERS = ("preferred pool", "least loaded", "most memory free", "lexicographic id")
 _Rank = tuple[bool, float, int, WorkerId]

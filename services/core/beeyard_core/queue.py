@@ -1,8 +1,8 @@
 """The queue of jobs that wait for a worker: strict classes, FIFO within a class, O(log n) an operation.
 
-Within a class the jobs are kept in one heap for each *shape* (everything that decides which workers could take a job),
-ordered by acceptance. Jobs of one shape are interchangeable to a worker, so if the oldest of them cannot be placed, no
-younger one of that shape can overtake it, and the next shape is looked at without a walk. Removal is lazy: a removed
+Within a class the jobs are kept in one heap for each *shape* (everything that decides which workers could take a job,
+its size included), ordered by acceptance. Jobs of one shape are interchangeable to a worker, so if the oldest of them
+cannot be placed, none of that shape can, and the next shape is looked at without a walk. Removal is lazy: a removed
 job's heap entry is skipped when it comes up, and swept out once more than half of the heap is such entries.
 """
 

@@ -8,7 +8,7 @@ size or time changed. A broken file never hides the others, and no worker is eve
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +43,7 @@ class CatalogueEntry:
         size_bytes: Size of the weights; 0 if unknown.
         context_tokens: Longest context that it was trained for; 0 if unknown.
         required_bytes: Memory that a worker of it needs at this pool's settings; 0 if it needs none here.
+        worker_context_tokens: Longest prompt plus answer that a worker takes at this pool's settings; 0: unknown.
         fault: Why it cannot be loaded; empty if it can.
         is_preparing: It will be loadable soon, and its facts are not known yet.
     """
@@ -55,12 +56,9 @@ class CatalogueEntry:
     context_tokens: int = 0
     architecture: str = ""
     required_bytes: int = 0
+    worker_context_tokens: int = 0
     fault: str = ""
     is_preparing: bool = False
-
-    def bounded_context_tokens(self, wanted: int) -> int:
-        """Return the context that a worker of this model is given, in tokens."""
-        return min(wanted, self.context_tokens) if self.context_tokens else wanted
 
 
 class Catalogue:
@@ -161,7 +159,14 @@ class Catalogue:
         kept = dict(sorted(named.items())[: limits.CATALOGUE_MODELS_MAX])
         if len(kept) < len(named):
             _log.warning("models_left_out", count=len(named) - len(kept))
-        return kept
+        return {name: self._at_our_settings(entry) for name, entry in kept.items()}
+
+    def _at_our_settings(self, entry: CatalogueEntry) -> CatalogueEntry:
+        """Add what a worker of a model would be started with; unknown while the model's own facts are."""
+        if entry.is_preparing or entry.fault:
+            return entry
+        longest = min(entry.context_tokens or self._context_tokens, self._context_tokens)
+        return replace(entry, worker_context_tokens=longest)
 
     def _entry(
         self, name: str, source: ModelSource, prepared: Mapping[str, Path | str]

@@ -128,5 +128,6 @@ def _model(entry: CatalogueEntry) -> pb.CachedModel:
         architecture=entry.architecture,
         engine=entry.engine,
         required_bytes=entry.required_bytes,
+        worker_context_tokens=entry.worker_context_tokens,
         fault=entry.fault,
     )

@@ -121,7 +121,7 @@ class WorkerStarter:
             source=entry.source,
             device=chosen.uuid,
             slots=self._slots,
-            context_tokens=entry.bounded_context_tokens(self._context_tokens),
+            context_tokens=entry.worker_context_tokens or self._context_tokens,
             reserved_bytes=entry.required_bytes,
             by_hand=by_hand,
         )

@@ -84,6 +84,11 @@ class WorkerLink:
             self.welcome.set_result(refused)
         self._woken.set()
 
+    def end_quietly(self) -> None:
+        """End the stream unless it was closed with an error already."""
+        if not self.is_closed:
+            self.close()
+
     async def orders(self) -> pb.Orders | None:
         """Wait for orders and return all that have gathered; None once the stream is to end."""
         await self._woken.wait()

@@ -4,7 +4,6 @@ Streams are written with `context.write`, which is why their methods return noth
 generators.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
@@ -20,7 +19,7 @@ from beeyard_runtime.log import get_log
 from beeyard_runtime.rpc_errors import refuse
 
 from beeyard_queen.egress.hosts import HostLink, Hosts
-from beeyard_queen.ingress.opening import first_message
+from beeyard_queen.ingress.opening import converse, first_message
 from beeyard_queen.ingress.pool_wire import pool_report_of
 
 _log = get_log("pool_service")
@@ -48,19 +47,11 @@ class PoolServicer(pool_service_pb2_grpc.PoolServiceServicer):
         link = self._hosts.open(self._pool_id(first.snapshot))
         _log.info("pool_connected", pool_id=link.pool_id)
         self._take(first.snapshot, is_first=True)
-        reader = asyncio.create_task(self._read(link, requests))
-        writer = asyncio.create_task(_write(link, context))
         try:
-            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            await converse(self._read(link, requests), _write(link, context), link.close)
         finally:
-            for task in (reader, writer):
-                task.cancel()
-            outcomes = await asyncio.gather(reader, writer, return_exceptions=True)
             self._hosts.drop(link)
             _log.info("pool_disconnected", pool_id=link.pool_id)
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
 
     async def _read(self, link: HostLink, requests: AsyncIterator[pb.SynchronizeRequest]) -> None:
         async for request in requests:

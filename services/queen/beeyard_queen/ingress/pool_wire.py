@@ -47,8 +47,8 @@ def _model_of(model: pb.CachedModel) -> CachedModel:
         engine=model.engine,
         required_bytes=max(0, model.required_bytes),
         quantization=model.quantization,
-        # What a worker will be started with, if that is less than what the model was trained for, only it knows.
-        context_tokens=max(0, model.context_tokens),
+        # An older pool manager says only what the model was trained for.
+        context_tokens=max(0, model.worker_context_tokens or model.context_tokens),
         size_bytes=max(0, model.size_bytes),
         fault=model.fault,
     )

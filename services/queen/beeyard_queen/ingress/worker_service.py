@@ -4,7 +4,6 @@ Streams are written with `context.write`, which is why their methods return noth
 generators.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -26,7 +25,7 @@ from beeyard_runtime.rpc_errors import RpcRefusal, refuse
 
 from beeyard_queen.egress.links import Links, WorkerLink
 from beeyard_queen.egress.relay import Relay
-from beeyard_queen.ingress.opening import first_message
+from beeyard_queen.ingress.opening import converse, first_message
 from beeyard_queen.ingress.worker_wire import check_hello, claims_of, report_of
 
 _log = get_log("worker_service")
@@ -111,18 +110,9 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         if welcome is None:
             return
         await context.write(pb.AttachResponse(welcome=welcome))
-        # Whichever side ends first ends the stream; the other is cancelled, not awaited for ever.
-        reader = asyncio.create_task(self._read(link, identity, requests))
-        writer = asyncio.create_task(_write(link, context))
-        try:
-            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (reader, writer):
-                task.cancel()
-            outcomes = await asyncio.gather(reader, writer, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
+        await converse(
+            self._read(link, identity, requests), _write(link, context), link.end_quietly
+        )
         if link.closed is not None:
             raise RpcRefusal(link.closed)
 

@@ -461,9 +461,11 @@ type CachedModel struct {
 	// Memory that a worker would need at the pool's settings, in bytes: weights, KV memory and a margin. 0 if unknown.
 	RequiredBytes int64 `protobuf:"varint,7,opt,name=required_bytes,json=requiredBytes,proto3" json:"required_bytes,omitempty"`
 	// Why it cannot be loaded (truncated, not a model file), in words for an operator; empty if it can.
-	Fault         string `protobuf:"bytes,8,opt,name=fault,proto3" json:"fault,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Fault string `protobuf:"bytes,8,opt,name=fault,proto3" json:"fault,omitempty"`
+	// Longest prompt plus answer that a worker started here would take, in tokens, at the pool's settings. 0 if unknown.
+	WorkerContextTokens int32 `protobuf:"varint,9,opt,name=worker_context_tokens,json=workerContextTokens,proto3" json:"worker_context_tokens,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *CachedModel) Reset() {
@@ -550,6 +552,13 @@ func (x *CachedModel) GetFault() string {
 		return x.Fault
 	}
 	return ""
+}
+
+func (x *CachedModel) GetWorkerContextTokens() int32 {
+	if x != nil {
+		return x.WorkerContextTokens
+	}
+	return 0
 }
 
 // One worker process on this host.
@@ -766,7 +775,7 @@ const file_beeyard_pool_v1_snapshot_proto_rawDesc = "" +
 	"\x0fcpu_utilization\x18\x02 \x01(\x01R\x0ecpuUtilization\x12&\n" +
 	"\x0fload_average_1m\x18\x03 \x01(\x01R\rloadAverage1m\x12,\n" +
 	"\x12memory_total_bytes\x18\x04 \x01(\x03R\x10memoryTotalBytes\x124\n" +
-	"\x16memory_available_bytes\x18\x05 \x01(\x03R\x14memoryAvailableBytes\"\x86\x02\n" +
+	"\x16memory_available_bytes\x18\x05 \x01(\x03R\x14memoryAvailableBytes\"\xba\x02\n" +
 	"\vCachedModel\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1d\n" +
 	"\n" +
@@ -776,7 +785,8 @@ const file_beeyard_pool_v1_snapshot_proto_rawDesc = "" +
 	"\farchitecture\x18\x05 \x01(\tR\farchitecture\x12\x16\n" +
 	"\x06engine\x18\x06 \x01(\tR\x06engine\x12%\n" +
 	"\x0erequired_bytes\x18\a \x01(\x03R\rrequiredBytes\x12\x14\n" +
-	"\x05fault\x18\b \x01(\tR\x05fault\"\xfd\x03\n" +
+	"\x05fault\x18\b \x01(\tR\x05fault\x122\n" +
+	"\x15worker_context_tokens\x18\t \x01(\x05R\x13workerContextTokens\"\xfd\x03\n" +
 	"\rWorkerProcess\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x16\n" +

@@ -250,6 +250,7 @@ class CachedModel(_message.Message):
     ENGINE_FIELD_NUMBER: _builtins.int
     REQUIRED_BYTES_FIELD_NUMBER: _builtins.int
     FAULT_FIELD_NUMBER: _builtins.int
+    WORKER_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The name that jobs use."""
     size_bytes: _builtins.int
@@ -266,6 +267,8 @@ class CachedModel(_message.Message):
     """Memory that a worker would need at the pool's settings, in bytes: weights, KV memory and a margin. 0 if unknown."""
     fault: _builtins.str
     """Why it cannot be loaded (truncated, not a model file), in words for an operator; empty if it can."""
+    worker_context_tokens: _builtins.int
+    """Longest prompt plus answer that a worker started here would take, in tokens, at the pool's settings. 0 if unknown."""
     def __init__(
         self,
         *,
@@ -277,10 +280,11 @@ class CachedModel(_message.Message):
         engine: _builtins.str = ...,
         required_bytes: _builtins.int = ...,
         fault: _builtins.str = ...,
+        worker_context_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "context_tokens", b"context_tokens", "engine", b"engine", "fault", b"fault", "model", b"model", "quantization", b"quantization", "required_bytes", b"required_bytes", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "context_tokens", b"context_tokens", "engine", b"engine", "fault", b"fault", "model", b"model", "quantization", b"quantization", "required_bytes", b"required_bytes", "size_bytes", b"size_bytes", "worker_context_tokens", b"worker_context_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
