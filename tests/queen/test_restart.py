@@ -12,6 +12,8 @@ from beeyard_core.job import JobState
 from beeyard_queen.store.memory import MemoryStore
 from beeyard_queen.store.port import Batch, TokensRow
 from beeyard_queen.store.tokens import tokens_row_of
+from beeyard_runtime.telemetry import setup_telemetry
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.support.attached_worker import attached_worker, held
 from tests.support.eventually import eventually
@@ -122,6 +124,29 @@ async def test_an_attempt_that_goes_on_is_told_before_its_tokens(queen: RunningQ
         told = await watching
         assert kinds(told) == ["queued", "started", "tokens", "finished"]
         assert text_of(told) == "".join(WORDS)
+
+
+async def test_a_job_keeps_the_name_of_its_trace() -> None:
+    telemetry = setup_telemetry("queen", exporter=InMemorySpanExporter())
+    store = MemoryStore()
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    metadata = (("traceparent", f"00-{trace_id}-b7ad6b7169203331-01"),)
+    async with (
+        running_queen(store, telemetry=telemetry) as one,
+        attached_worker(one.channel, slots=0),
+    ):
+        request = pb.SubmitJobRequest(model="tiny", prompt="bee")
+        job = await one.inference.SubmitJob(request, metadata=metadata)
+    assert job.trace_id == trace_id
+    get = pb.GetJobRequest(job_id=job.job_id)
+    async with running_queen(store, telemetry=telemetry) as later:
+        assert (await later.inference.GetJob(get)).trace_id == trace_id
+        async with attached_worker(later.channel) as worker:
+            await worker.serve(await worker.offer(), *WORDS)
+            await worker.over(1)
+        assert (await later.inference.GetJob(get)).trace_id == trace_id
+        assert not later.queen._actor.traces.restored
+    await asyncio.to_thread(telemetry.shutdown)
 
 
 async def test_a_lease_that_nobody_claims_expires_after_its_time_to_live(

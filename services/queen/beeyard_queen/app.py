@@ -104,7 +104,9 @@ async def _assemble(
     await _restore_tokens(feeds, jobs, store.reader)
     if jobs:
         _log.info("jobs_restored", count=len(jobs))
-    return Queen(settings, store, state, feeds, clock, telemetry, incarnation)
+    trace_ids = {JobId(row.job_id): row.trace_id for row in restored.jobs if row.trace_id}
+    traces = JobTraces(telemetry, restored=trace_ids)
+    return Queen(settings, store, state, feeds, clock, traces, incarnation)
 
 
 async def _restore_tokens(feeds: Feeds, jobs: list[Job], reader: JobReader) -> None:
@@ -131,7 +133,7 @@ class Queen:
         state: QueenState,
         feeds: Feeds,
         clock: Clock,
-        telemetry: Telemetry,
+        traces: JobTraces,
         incarnation: str,
     ) -> None:
         self._settings = settings
@@ -150,7 +152,7 @@ class Queen:
             hosts=self._hosts,
             relay=self._relay,
             prompts=Prompts(store.reader),
-            traces=JobTraces(telemetry),
+            traces=traces,
             answers=self._answers,
             post=self.loop.post,
             welcome_incarnation=incarnation,
@@ -159,7 +161,7 @@ class Queen:
             "queen",
             listen=settings.listen,
             admin_listen=settings.admin_listen,
-            telemetry=telemetry,
+            telemetry=traces.telemetry,
         )
         self._register()
 

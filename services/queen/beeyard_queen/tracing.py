@@ -33,9 +33,14 @@ class _JobSpans:
 
 @dataclass(slots=True)
 class JobTraces:
-    """The spans of every job that has not ended. Does nothing for jobs that are not traced."""
+    """The spans of every job that has not ended. Does nothing for jobs that are not traced.
+
+    Attributes:
+        restored: Trace ids of jobs of an earlier queen, whose spans ended with it; the jobs' rows keep them.
+    """
 
     telemetry: Telemetry
+    restored: dict[JobId, str] = field(default_factory=dict)
     _jobs: dict[JobId, _JobSpans] = field(default_factory=dict)
 
     def submitted(self, job_id: JobId, now: Instant) -> None:
@@ -50,7 +55,7 @@ class JobTraces:
     def trace_id(self, job_id: JobId) -> str:
         """Return the trace id of a job, 32 hexadecimal digits; empty if it is not traced."""
         spans = self._jobs.get(job_id)
-        return spans.traceparent.split("-")[1] if spans else ""
+        return spans.traceparent.split("-")[1] if spans else self.restored.get(job_id, "")
 
     def refused(self, job_id: JobId, reason: str) -> None:
         """The submission was refused."""
@@ -118,6 +123,7 @@ class JobTraces:
 
     def ended(self, job: Job) -> None:
         """The job is over."""
+        self.restored.pop(job.job_id, None)
         spans = self._jobs.pop(job.job_id, None)
         if spans is None:
             return
