@@ -8,7 +8,7 @@ A schema is never edited, only added to: `MIGRATIONS[n]` leads from version n to
 moves `PRAGMA user_version`.
 """
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Final
 
 from beeyard_queen.store.port import JobRow
@@ -97,23 +97,45 @@ _UPDATES: Final = ", ".join(
 
 _SELECT_JOBS: Final = f"SELECT {_COLUMNS} FROM jobs"  # noqa: S608 - made of constants
 
+
 # --- Writing ---
-SAVE_JOB: Final = (
-    f"INSERT INTO jobs ({_COLUMNS}) VALUES ({_PLACES}) "  # noqa: S608 - made of constants
-    f"ON CONFLICT (job_id) DO UPDATE SET {_UPDATES}"
+@dataclass(frozen=True, slots=True)
+class Many:
+    """A statement for several rows at once: `head`, `row` once for each of them, `tail`.
+
+    A thread gives the interpreter away for every statement that it runs and has to win it back from the event loop, so
+    what counts is how many statements a batch takes.
+    """
+
+    head: str
+    row: str
+    tail: str = ""
+
+    def of(self, count: int) -> str:
+        """Return the statement for that many rows."""
+        return f"{self.head}{', '.join([self.row] * count)}{self.tail}"
+
+
+#: Rows that one statement takes at most. Only powers of two are used, so that few statements need to be prepared.
+ROWS_MAX: Final = 32
+
+SAVE_JOBS: Final = Many(
+    f"INSERT INTO jobs ({_COLUMNS}) VALUES ",  # noqa: S608 - made of constants
+    f"({_PLACES})",
+    f" ON CONFLICT (job_id) DO UPDATE SET {_UPDATES}",
 )
 # The subselects give NULL for a job that is not there, which NOT NULL refuses.
-SAVE_PROMPT: Final = (
-    "INSERT OR REPLACE INTO prompts "
-    "SELECT ifnull((SELECT sequence FROM jobs WHERE job_id = ?), 'no such job'), ?"
+SAVE_PROMPTS: Final = Many(
+    "INSERT OR REPLACE INTO prompts VALUES ",
+    "(ifnull((SELECT sequence FROM jobs WHERE job_id = ?), 'no such job'), ?)",
 )
-ERASE_PROMPT: Final = "DELETE FROM prompts WHERE sequence = ?"
-SAVE_TOKENS: Final = (
-    "INSERT OR REPLACE INTO tokens "
-    "VALUES ((SELECT sequence FROM jobs WHERE job_id = ?), ?, ?, ?, ?, ?)"
+ERASE_PROMPTS: Final = Many("DELETE FROM prompts WHERE sequence IN (", "?", ")")
+SAVE_TOKENS: Final = Many(
+    "INSERT OR REPLACE INTO tokens VALUES ",
+    "((SELECT sequence FROM jobs WHERE job_id = ?), ?, ?, ?, ?, ?)",
 )
+SAVE_MODELS: Final = Many("INSERT OR IGNORE INTO models (model) VALUES ", "(?)")
 SAVE_EPOCH: Final = "UPDATE counters SET value = max(value, ?) WHERE name = 'epoch'"
-SAVE_MODEL: Final = "INSERT OR IGNORE INTO models (model) VALUES (?)"
 
 # --- Forgetting ---
 PICK_FORGOTTEN: Final = (

@@ -1,8 +1,10 @@
 """The writing half of the SQLite store: plain calls, all made by the one thread that writes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
+from typing import TypeAlias
 
 import apsw
 from beeyard_core import limits
@@ -16,6 +18,8 @@ from beeyard_queen.store.sqlite_prompts import wrap
 from beeyard_queen.store.sqlite_reader import job_row
 
 _log = get_log("store")
+
+SQLiteValue: TypeAlias = "int | str | bytes | bool"
 
 _job_values = attrgetter(*sql.JOB_COLUMNS)
 _tokens_values = attrgetter("job_id", "first_index", "count", "ids", "text", "text_lengths")
@@ -74,11 +78,11 @@ class SqliteWriter:
         ]
 
         def write(connection: apsw.Connection) -> None:
-            connection.executemany(sql.SAVE_JOB, map(_job_values, batch.jobs.values()))
-            connection.executemany(sql.SAVE_PROMPT, prompts)
-            connection.executemany(sql.SAVE_TOKENS, map(_tokens_values, batch.tokens))
-            connection.executemany(sql.ERASE_PROMPT, [(row.sequence,) for row in ended])
-            connection.executemany(sql.SAVE_MODEL, [(model,) for model in batch.models])
+            _run_many(connection, sql.SAVE_JOBS, list(map(_job_values, batch.jobs.values())))
+            _run_many(connection, sql.SAVE_PROMPTS, prompts)
+            _run_many(connection, sql.SAVE_TOKENS, list(map(_tokens_values, batch.tokens)))
+            _run_many(connection, sql.ERASE_PROMPTS, [(row.sequence,) for row in ended])
+            _run_many(connection, sql.SAVE_MODELS, [(model,) for model in batch.models])
             if batch.epoch:
                 connection.execute(sql.SAVE_EPOCH, (batch.epoch,))
 
@@ -157,3 +161,17 @@ class SqliteWriter:
     def _count_log(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         self._log_pages = pages
         return apsw.SQLITE_OK
+
+
+def _run_many(
+    connection: apsw.Connection, statement: sql.Many, rows: Sequence[tuple[SQLiteValue, ...]]
+) -> None:
+    """Run a statement for all rows, in order, in as few runs as the sizes that are prepared allow."""
+    start, size = 0, sql.ROWS_MAX
+    while start < len(rows):
+        while size > len(rows) - start:
+            size //= 2
+        connection.execute(
+            statement.of(size), tuple(chain.from_iterable(rows[start : start + size]))
+        )
+        start += size
