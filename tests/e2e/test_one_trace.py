@@ -76,9 +76,8 @@ async def test_a_second_attempt_stands_beside_the_first() -> None:
         flags = ["--otlp-endpoint", receiver.endpoint]
         models = {"tiny": "synthetic:100"}
         async with (
-            Stack(
-            models=models, workers=2, queen_flags=flags, pool_manager_flags=flags
-        ) as stack, traced(receiver) as provider,
+            Stack(models=models, workers=2, queen_flags=flags, pool_manager_flags=flags) as stack,
+            traced(receiver) as provider,
             BeeyardClient(stack.queen_address, tracer_provider=provider) as client,
         ):
             stream = client.infer(PROMPT, model="tiny", max_tokens=60, seed=7)
