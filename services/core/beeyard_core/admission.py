@@ -40,7 +40,7 @@ def admit(state: QueenState, spec: JobSpec) -> JobSpec | Refused:
     model = _resolve(state, spec.model)
     if isinstance(model, Refused):
         return model
-    resolved = dataclasses.replace(spec, model=model)
+    resolved = spec if model == spec.model else dataclasses.replace(spec, model=model)
     if len(state.queue) >= limits.QUEUE_DEPTH_MAX:
         return Refused(
             reason=Refusal.QUEUE_FULL_REJECT,
@@ -53,10 +53,10 @@ def admit(state: QueenState, spec: JobSpec) -> JobSpec | Refused:
 
 def _resolve(state: QueenState, model: ModelName) -> ModelName | Refused:
     """Find the model that a job means."""
-    known = sorted(state.fleet.known_models)
-    named = ", ".join(known[:_MODELS_NAMED_MAX])
     if model in state.fleet.known_models:
         return model
+    known = sorted(state.fleet.known_models)
+    named = ", ".join(known[:_MODELS_NAMED_MAX])
     if not known:
         return Refused(
             reason=Refusal.NO_WORKERS_AVAILABLE,

@@ -11,6 +11,7 @@ stopped: that is why REQUEUE is legal from RUNNING.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum, unique
+from typing import NamedTuple
 
 from beeyard_core import limits
 from beeyard_core.ids import Epoch, JobId, ModelName, PoolId, TenantId, WorkerId
@@ -176,8 +177,7 @@ class Kind:
     placement: PlacementWish
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """A kind of job and its size, in steps of `SHAPE_TOKENS`."""
 
     kind: Kind

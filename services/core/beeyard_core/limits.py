@@ -173,6 +173,25 @@ assert INVENTORY_TIMEOUT_MS + REPORT_INTERVAL_MS < REPORT_STALE_MS
 CATALOGUE_INTERVAL_MS: Final = 5_000
 CATALOGUE_MODELS_MAX: Final = 1_024
 
+# --- Policies in YAML ---
+POLICY_SOURCE_BYTES_MAX: Final = 256 << 10
+POLICY_YAML_DEPTH_MAX: Final = 32
+POLICY_YAML_NODES_MAX: Final = 20_000
+POLICY_YAML_QUOTE_CHARACTERS_MAX: Final = 60
+POLICY_RULES_MAX: Final = 256
+POLICY_RULE_PRIORITY_MAX: Final = 1_000_000
+POLICY_CONDITION_TESTS_MAX: Final = 64
+POLICY_LIST_VALUES_MAX: Final = 256
+# Any text that a rule compares with; also the longest value that `matches` looks at.
+POLICY_TEXT_BYTES_MAX: Final = 256
+assert POLICY_TEXT_BYTES_MAX >= max(ID_BYTES_MAX, LABEL_BYTES_MAX)
+POLICY_PATTERN_CHARACTERS_MAX: Final = 64
+POLICY_PATTERN_REPEATS_MAX: Final = 2
+# With two open repetitions `matches` looks at shorter values only: the work grows with the third power.
+POLICY_MATCH_BYTES_MAX: Final = 120
+assert (POLICY_MATCH_BYTES_MAX + 1) ** (POLICY_PATTERN_REPEATS_MAX + 1) <= 2_000_000
+POLICY_WAIT_MS_MAX: Final = 60_000
+
 # --- Telemetry ---
 TELEMETRY_SPANS_MAX: Final = 8_192
 TELEMETRY_BATCH_SPANS: Final = 512

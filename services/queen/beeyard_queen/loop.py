@@ -166,8 +166,8 @@ class WriterLoop:
             self._soon.clear()
         actor.fill(batch, urgent, everything=ticked)
         self._add_counters(batch)
-        if not batch.is_empty:
-            await self._commit(batch, actor)
+        if not batch.is_empty and not await self._commit(batch, actor):
+            return
         for effect in effects:
             await actor.act(effect)
 
@@ -180,8 +180,8 @@ class WriterLoop:
             batch.models = sorted(known - self._known_models)
             self._known_models = set(known)
 
-    async def _commit(self, batch: Batch, actor: Actor) -> None:
-        """Make the batch durable, however often it takes."""
+    async def _commit(self, batch: Batch, actor: Actor) -> bool:
+        """Make the batch durable, however often it takes; give up only on the way out, when nobody was told of it."""
         self._last_commit_ms = self._clock.now().mono_ms
         self._last_rows_count = len(batch.jobs)
         delay_ms = limits.RECONNECT_MIN_MS
@@ -194,6 +194,9 @@ class WriterLoop:
                     _log.error("store_unavailable", fault=str(fault))
                 self.is_store_healthy = False
                 actor.store_failed()
+                if self._stopping:
+                    _log.error("stopped_before_the_store_healed", jobs=len(batch.jobs))
+                    return False
                 await self._clock.sleep_ms(delay_ms)
                 delay_ms = min(2 * delay_ms, _COMMIT_RETRY_MAX_MS)
         if not self.is_store_healthy:
@@ -201,6 +204,7 @@ class WriterLoop:
             _log.info("store_healed")
         self.commits_count += 1
         actor.committed(batch)
+        return True
 
     async def _gather(self) -> None:
         """Under load, let the events of a batch window share one commit; a queen with little to do never waits."""

@@ -166,7 +166,8 @@ class Follower:
     def take(self) -> Iterator[FeedItem]:
         """Yield everything new in order: attempts where they began, tokens joined up, the ending last."""
         feed = self._feed
-        while True:
+        # After a restart there may be tokens before their attempt is known again: they wait for it, or for the end.
+        while feed.attempts or feed.ending is not None:
             coming = feed.attempts[self._attempt] if self._attempt < len(feed.attempts) else None
             if coming is not None and coming.first_index <= self._reader.index:
                 self._attempt += 1

@@ -72,8 +72,8 @@ class Following:
         self, follower: Follower, job_id: JobId, context: Context, accepted: Accepted
     ) -> None:
         """Send `queued`, and then everything that the follower sees, up to the terminal event."""
-        await context.write(queued_event(job_id, accepted.position, accepted.predicted_start_ms))
         job = self.state.jobs[job_id]
+        await context.write(queued_event(job_id, accepted.position, accepted.predicted_start_ms))
         shown: job_pb2.JobEvent | None = None
         while True:
             for item in follower.take():

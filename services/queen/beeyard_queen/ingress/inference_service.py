@@ -77,7 +77,8 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     ) -> job_pb2.Job:
         """Submit a job."""
         accepted = await self._submissions.submit(request, self._submissions.new_job_id())
-        return await self._wire_job(accepted.job_id)
+        position = None if accepted.is_repeated else accepted.position
+        return await self._wire_job(accepted.job_id, position=position)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Follow a job from a token index on."""
@@ -166,8 +167,12 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
                 detail=exclusion.detail if exclusion else "",
             )
 
-    async def _wire_job(self, job_id: JobId) -> job_pb2.Job:
+    async def _wire_job(self, job_id: JobId, *, position: int | None = None) -> job_pb2.Job:
         """Return a job from memory, or from the store.
+
+        Args:
+            job_id: Which one.
+            position: Jobs before it while it is queued, if the caller knows; otherwise they are counted.
 
         Raises:
             RpcRefusal: JOB_NOT_FOUND.
@@ -181,10 +186,14 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         if job is None:
             raise _not_found()
         queue = self._loop.state.queue
+        if job_id not in queue:
+            position = 0
+        elif position is None:
+            position = queue.position(job)
         feed = self._feeds.by_job.get(job_id)
         return wire_job_of(
             job,
-            position=queue.position(job) if job_id in queue else 0,
+            position=position,
             next_index=feed.log.next_index if feed else 0,
             trace_id=trace_id,
         )

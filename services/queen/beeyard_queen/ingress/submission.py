@@ -1,8 +1,8 @@
 """How a job gets in: checked, handed to the writer, and answered when it is durable."""
 
 import asyncio
+import random
 import secrets
-import uuid
 from dataclasses import dataclass
 
 from beeyard_core import limits
@@ -46,7 +46,7 @@ class Submissions:
 
     def new_job_id(self) -> JobId:
         """Draw the name of a job."""
-        return JobId(f"job-{uuid.uuid4().hex}")
+        return JobId(f"job-{secrets.token_hex(16)}")
 
     async def submit(self, request: JobRequest, job_id: JobId) -> Accepted:
         """Submit a job and return when it is durable.
@@ -54,9 +54,11 @@ class Submissions:
         Raises:
             RpcRefusal: The request is wrong, or nothing can run it, or the queen takes nothing now.
         """
-        schema = check_request(request, seed=secrets.randbelow(limits.SEED_MAX + 1))
+        schema = check_request(request, seed=random.randint(0, limits.SEED_MAX))  # noqa: S311 - no secret
         self._refuse_overload()
-        spec, digest = spec_of(schema), digest_of(request)
+        spec = spec_of(schema)
+        # Compared with nothing unless the request can be repeated.
+        digest = digest_of(request) if request.request_id else b""
         if request.request_id:
             earlier = await self._earlier(spec.tenant_id, request.request_id, digest)
             if earlier is not None:

@@ -24,7 +24,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from beeyard_queen.egress.feed import AttemptStarted
 from beeyard_queen.ingress.pool_wire import capability_of
-from beeyard_queen.ingress.request import JobRequest, JobSchema
+from beeyard_queen.ingress.request import JobRequest, JobSchema, PlacementSchema, RequirementsSchema
 from beeyard_queen.ingress.worker_wire import WIRE_FINISH_REASONS
 
 WIRE_JOB_STATES = {
@@ -50,6 +50,8 @@ _WIRE_PRIORITIES = {
     Priority.BATCH: job_pb2.PRIORITY_BATCH,
     Priority.BACKGROUND: job_pb2.PRIORITY_BACKGROUND,
 }
+_ANY_DEVICE = Requirements()
+_ANYWHERE = PlacementWish()
 #: English text averages a little over four bytes a token in the vocabularies of today's models.
 _BYTES_PER_TOKEN = 4
 
@@ -65,7 +67,6 @@ def digest_of(request: JobRequest) -> bytes:
 
 def spec_of(schema: JobSchema) -> JobSpec:
     """Return what decisions need of a checked request."""
-    need, wish = schema.requirements, schema.placement
     return JobSpec(
         model=ModelName(schema.model),
         prompt_tokens=math.ceil(schema.prompt_bytes / _BYTES_PER_TOKEN),
@@ -75,21 +76,29 @@ def spec_of(schema: JobSchema) -> JobSpec:
         session_id=schema.session_id,
         deadline_ms=schema.deadline_ms or None,
         engine=schema.engine,
-        requirements=Requirements(
-            min_vram_bytes=need.min_vram_bytes,
-            quantizations=tuple(need.quantizations),
-            min_compute_capability=capability_of(need.min_compute_capability),
-            min_context_tokens=need.min_context_tokens,
-        ),
-        placement=PlacementWish(
-            pin_pool_id=PoolId(wish.pin_pool_id) if wish.pin_pool_id else None,
-            prefer_pool_ids=tuple(PoolId(pool_id) for pool_id in wish.prefer_pool_ids),
-            avoid_pool_ids=tuple(PoolId(pool_id) for pool_id in wish.avoid_pool_ids),
-        ),
+        requirements=_requirements_of(schema.requirements) if schema.requirements else _ANY_DEVICE,
+        placement=_wish_of(schema.placement) if schema.placement else _ANYWHERE,
         labels=tuple(sorted(schema.labels.items())),
         cost_units=schema.cost_units or 1,
         max_attempts=schema.max_attempts or limits.ATTEMPTS_DEFAULT,
         seed=schema.seed,
+    )
+
+
+def _requirements_of(need: RequirementsSchema) -> Requirements:
+    return Requirements(
+        min_vram_bytes=need.min_vram_bytes,
+        quantizations=tuple(need.quantizations),
+        min_compute_capability=capability_of(need.min_compute_capability),
+        min_context_tokens=need.min_context_tokens,
+    )
+
+
+def _wish_of(wish: PlacementSchema) -> PlacementWish:
+    return PlacementWish(
+        pin_pool_id=PoolId(wish.pin_pool_id) if wish.pin_pool_id else None,
+        prefer_pool_ids=tuple(PoolId(pool_id) for pool_id in wish.prefer_pool_ids),
+        avoid_pool_ids=tuple(PoolId(pool_id) for pool_id in wish.avoid_pool_ids),
     )
 
 
