@@ -1,0 +1,200 @@
+"""The world as a policy sees it, as plain rows.
+
+One row is one delta: the fields stand in the order in which the mirror of `lua/index.lua` takes them, so that encoding
+is `astuple` and a field cannot mean two things. Units: bytes, milliseconds, tokens. A row replaces the row of the same
+key. Whoever keeps a mirror (the Lua index, the twin) hears of rows through the same calls and so holds the same world.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+
+#: Priority classes, the most urgent first; a class's rank is its place here.
+CLASSES = ("interactive", "normal", "batch", "background")
+RANK = {name: rank for rank, name in enumerate(CLASSES)}
+#: A worker of these states can take a job if it has a free slot.
+OPEN_STATUSES = ("ready", "busy")
+#: A worker of these states serves its model, now or once it has loaded.
+LIVE_STATUSES = ("starting", "ready", "busy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRow:
+    """One worker.
+
+    Attributes:
+        status: `starting`, `ready`, `busy`, `draining` or `failed`.
+        vram_free: Free memory of its device in bytes.
+        load: Share of its slots that are taken, 0 to 1.
+        tokens_per_s: Measured decode speed of one slot; 0: nothing measured yet.
+        started_at: Milliseconds, on the clock of `now_ms`.
+        gpu_ids: The GPUs that it runs on, separated by commas.
+    """
+
+    worker_id: str
+    pool_id: str
+    status: str = "ready"
+    model_ref: str = ""
+    engine: str = ""
+    slots_total: int = 1
+    slots_free: int = 1
+    vram_free: int = 0
+    kv_free_tokens: int = 0
+    load: float = 0.0
+    tokens_per_s: float = 0.0
+    cost_per_token: float = 0.0
+    geo_lat: float | None = None
+    geo_lon: float | None = None
+    capability: str = ""
+    started_at: int = 0
+    last_used_at: int = 0
+    gpu_ids: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRow:
+    """One queued job.
+
+    Attributes:
+        seq: Order of acceptance; a job that is queued again keeps it.
+        seed: None: the client gave none.
+        deadline_at: Milliseconds, on the clock of `now_ms`; None: as long as it takes.
+        estimated_vram_bytes: Memory that the job needs on its worker's device; 0: unknown, which excludes nothing.
+        labels: The client's labels, and the `beeyard.` ones that say where the job may run (see `twin.py`).
+    """
+
+    job_id: str
+    seq: int
+    tenant_id: str = "default"
+    session_id: str = ""
+    priority: str = "normal"
+    model_ref: str = ""
+    prompt_hash: str = ""
+    prompt_tokens: int = 0
+    max_tokens: int = 0
+    expected_tokens: int = 0
+    seed: int | None = None
+    created_at: int = 0
+    queued_at: int = 0
+    attempt: int = 1
+    deadline_at: int | None = None
+    estimated_vram_bytes: int = 0
+    estimated_duration_ms: int = 0
+    cost_units: int = 1
+    type: str = ""
+    geo_lat: float | None = None
+    geo_lon: float | None = None
+    engine: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningRow:
+    """One job that holds a slot: what a policy may take back for somebody more urgent."""
+
+    job_id: str
+    worker_id: str
+    tenant_id: str = "default"
+    priority: str = "normal"
+    kv_tokens: int = 0
+    started_at: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolRow:
+    """One host. `last_report_ms` is when its last report came, on the clock of `now_ms`."""
+
+    pool_id: str
+    status: str = "ready"
+    last_report_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuRow:
+    """One device of a host; memory in bytes."""
+
+    pool_id: str
+    gpu_id: str
+    name: str = ""
+    vram_total: int = 0
+    vram_allocated: int = 0
+    vram_free: int = 0
+    utilization: float = 0.0
+    temperature_c: float = 0.0
+    power_w: float = 0.0
+    compute_capability: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantRow:
+    """One tenant; a quota of 0 is no quota.
+
+    Attributes:
+        tokens_served: The virtual token counter of fair share.
+        weight: Share of the fleet relative to other tenants.
+    """
+
+    tenant_id: str
+    quota_vram: int = 0
+    quota_used: int = 0
+    quota_jobs: int = 0
+    jobs_running: int = 0
+    tokens_served: int = 0
+    tokens_per_minute: int = 0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRow:
+    """One model of the catalogue; sizes in bytes, 0: unknown."""
+
+    ref: str
+    family: str = ""
+    vram_required: int = 0
+    size_bytes: int = 0
+    context: int = 0
+    quantization: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryRow:
+    """Measured durations of a model's jobs on a kind of device."""
+
+    model_ref: str
+    device: str
+    mean_ms: float = 0.0
+    p95_ms: float = 0.0
+    n: int = 0
+
+
+Row = WorkerRow | JobRow | RunningRow | PoolRow | GpuRow | TenantRow | ModelRow | HistoryRow
+
+
+@dataclass(slots=True)
+class World:
+    """All rows by key. Plain and slow on purpose: it is what mirrors are compared with."""
+
+    workers: dict[str, WorkerRow] = field(default_factory=dict)
+    jobs: dict[str, JobRow] = field(default_factory=dict)
+    running: dict[str, RunningRow] = field(default_factory=dict)
+    pools: dict[str, PoolRow] = field(default_factory=dict)
+    gpus: dict[tuple[str, str], GpuRow] = field(default_factory=dict)
+    tenants: dict[str, TenantRow] = field(default_factory=dict)
+    models: dict[str, ModelRow] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    config: dict[str, str | float | bool] = field(default_factory=dict)
+    history: dict[tuple[str, str], HistoryRow] = field(default_factory=dict)
+
+    def rows(self) -> Iterator[Row]:
+        """Every row, in the order in which a mirror can take them."""
+        return chain(
+            self.models.values(),
+            self.pools.values(),
+            self.gpus.values(),
+            self.tenants.values(),
+            self.workers.values(),
+            self.running.values(),
+            self.jobs.values(),
+            self.history.values(),
+        )
