@@ -88,6 +88,7 @@ def test_attempts_stand_where_they_began() -> None:
 
 def test_what_comes_in_small_pieces_is_read_in_large_ones() -> None:
     feed = JobFeed(JobId("job-1"))
+    feed.begin_attempt(attempt(1, 0), "lease-1")
     follower = Follower(feed, 0)
     tokens = 3 * limits.FRAME_TOKENS_MAX + 5
     for index in range(tokens):
@@ -99,6 +100,7 @@ def test_what_comes_in_small_pieces_is_read_in_large_ones() -> None:
 
 def test_a_follower_that_does_not_read_loses_no_token() -> None:
     feed = JobFeed(JobId("job-1"))
+    feed.begin_attempt(attempt(1, 0), "lease-1")
     slow, fast = Follower(feed, 0), Follower(feed, 0)
     seen = 0
     for index in range(10_000):
@@ -117,6 +119,22 @@ def test_a_follower_of_the_future_waits_there() -> None:
     assert story(list(follower.take())) == [1]
     feed.append(frame(4, *WORDS[4:]), 0)
     assert story(list(follower.take())) == [" at last"]
+
+
+def test_tokens_of_before_a_restart_wait_for_their_attempt() -> None:
+    feed = JobFeed(JobId("job-1"))
+    feed.log.append(frame(0, *WORDS[:4]))
+    follower = Follower(feed, 0)
+    assert list(follower.take()) == []
+    feed.begin_attempt(attempt(2, 0), "lease-2")
+    assert story(list(follower.take())) == [2, "".join(WORDS[:4])]
+
+
+def test_tokens_of_before_a_restart_are_told_when_no_attempt_comes() -> None:
+    feed = JobFeed(JobId("job-1"))
+    feed.log.append(frame(0, *WORDS[:4]))
+    feed.end(JobEnded())
+    assert story(list(Follower(feed, 0).take())) == ["".join(WORDS[:4]), JobEnded()]
 
 
 def test_an_attempt_begins_once_however_often_it_is_said() -> None:

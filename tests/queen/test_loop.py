@@ -149,6 +149,17 @@ async def test_stopping_saves_what_there_is(rig: Rig) -> None:
     assert is_kept(rig.store, "job-1")
 
 
+async def test_a_store_that_does_not_heal_does_not_keep_the_queen_from_stopping(rig: Rig) -> None:
+    rig.store.fail_next_commits(1_000)
+    async with rig.running():
+        rig.loop.post(submitted(1))
+        await eventually(lambda: rig.clock.sleepers, "the loop waits before it tries again")
+        rig.loop.stop()
+        await rig.clock.advance(limits.RECONNECT_MIN_MS)
+    assert "act" not in rig.actor.told
+    assert not is_kept(rig.store, "job-1")
+
+
 async def test_settled_means_durable() -> None:
     store = GatedStore()
     rig = Rig(store)
