@@ -1,1 +1,5 @@
-"""The policy engine: scheduling as a program of the operator's own, run where it can do no harm."""
+"""Policies: the operator's own scheduling programs, run where they can do no harm.
+
+`host/` is what runs inside a sandboxed process, `lua/` the Lua that is packaged with it, and the modules here are the
+queen's side of the border.
+"""

@@ -122,7 +122,9 @@ class _Parser:
             case "(" | ")" | "|":
                 raise PatternInvalid(f"{sign} is not offered: use any with several tests")
             case "{" | "}" | "*" | "+" | "?" | "^" | "$" | "]":
-                raise PatternInvalid(f"{sign} has no meaning here; write \\{sign} for the sign itself")
+                raise PatternInvalid(
+                    f"{sign} has no meaning here; write \\{sign} for the sign itself"
+                )
             case _:
                 return _literal(sign)
 
@@ -143,7 +145,10 @@ class _Parser:
                 lua, python = lua + _IN_SET[named], python + _CLASSES[named][1]
                 continue
             sign = self._escaped(named)[0][-1] if sign == "\\" else sign
-            if self._text.startswith("-", self._at) and self._text[self._at + 1 : self._at + 2] != "]":
+            if (
+                self._text.startswith("-", self._at)
+                and self._text[self._at + 1 : self._at + 2] != "]"
+            ):
                 last = self._range_end(sign)
                 lua, python = f"{lua}{sign}-{last}", f"{python}{sign}-{last}"
             else:

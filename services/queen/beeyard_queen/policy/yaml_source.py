@@ -8,7 +8,6 @@ every limit holds while reading, not after. Scalars follow the core schema of YA
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import yaml
@@ -98,16 +97,24 @@ def read_yaml(text: str | bytes) -> Node:
     """
     source = _decoded(text)
     try:
-        return _Reader(yaml.parse(source, Loader=yaml.SafeLoader)).document()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        said = ", ".join(part for part in (error.context, error.problem) if part)
-        raise PolicyInvalid(f"not YAML: {said}", *_place(mark)) from None
+        parser = yaml.SafeLoader(source)
     except yaml.reader.ReaderError as error:
         mark = _mark_at(source, error.position)
         raise PolicyInvalid(
             "not YAML: a character that YAML does not allow", mark.line, mark.column
         ) from None
+    try:
+        return _Reader(parser).document()
+    except yaml.MarkedYAMLError as error:
+        said = ", ".join(part for part in (error.context, error.problem) if part)[:200]
+        where = error.problem_mark or error.context_mark
+        raise PolicyInvalid(f"not YAML: {said}", *_place(where)) from None
+    except (ValueError, OverflowError):
+        # PyYAML converts the numbers of directives and escapes (`"\U00110000"`) without looking.
+        where = parser.get_mark()
+        raise PolicyInvalid("not YAML: a number out of its range", *_place(where)) from None
+    finally:
+        parser.dispose()
 
 
 def plain(node: Node) -> Plain:
@@ -174,8 +181,8 @@ def _place(mark: yaml.Mark | None) -> tuple[int, int]:
 class _Reader:
     """Turns the parser's events into nodes; the depth limit bounds its recursion."""
 
-    def __init__(self, events: Iterator[yaml.Event]) -> None:
-        self._events = events
+    def __init__(self, parser: yaml.SafeLoader) -> None:
+        self._events = iter(parser.get_event, None)
         self._nodes = 0
 
     def document(self) -> Node:
@@ -207,7 +214,11 @@ class _Reader:
         entries: dict[str, Entry] = {}
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             self._check(event, depth)
-            if not isinstance(event, yaml.ScalarEvent) or not event.value:
+            if (
+                not isinstance(event, yaml.ScalarEvent)
+                or not event.value
+                or not _is_text(event.value)
+            ):
                 raise _refusal(event, "a key must be a name")
             key, mark = event.value, Mark(*_place(event.start_mark))
             if key in entries:
@@ -219,18 +230,18 @@ class _Reader:
     def _check(self, event: yaml.Event, depth: int) -> None:
         self._nodes += 1
         if isinstance(event, yaml.AliasEvent):
-            raise _refusal(event, f"aliases (*{event.anchor}) are not allowed; write the value out")
+            raise _refusal(event, "aliases (*name) are not allowed; write the value out")
         if not isinstance(event, yaml.NodeEvent):
             raise _refusal(event, "a value was expected")
         if event.anchor is not None:
-            raise _refusal(event, f"anchors (&{event.anchor}) are not allowed; remove it")
+            raise _refusal(event, "anchors (&name) are not allowed; write values out")
         if depth > limits.POLICY_YAML_DEPTH_MAX:
             raise _refusal(event, f"nested deeper than {limits.POLICY_YAML_DEPTH_MAX} levels")
         if self._nodes > limits.POLICY_YAML_NODES_MAX:
             raise _refusal(event, f"more than {limits.POLICY_YAML_NODES_MAX} values")
         tag = getattr(event, "tag", None)
         if tag is not None and (tag not in _TAGS or not _fits(_TAGS[tag], event)):
-            raise _refusal(event, f"the tag {tag} is not allowed here; write a plain value")
+            raise _refusal(event, f"the tag {quoted(tag)} is not allowed here; write a plain value")
 
 
 def _fits(name: str, event: yaml.Event) -> bool:
@@ -244,8 +255,10 @@ def _refusal(event: yaml.Event, message: str) -> PolicyInvalid:
 
 def quoted(text: str) -> str:
     """Return a stranger's text for a message: short, in quotes, on one line."""
-    short = text if len(text) <= limits.POLICY_YAML_QUOTE_CHARACTERS_MAX else (
-        text[: limits.POLICY_YAML_QUOTE_CHARACTERS_MAX] + "…"
+    short = (
+        text
+        if len(text) <= limits.POLICY_YAML_QUOTE_CHARACTERS_MAX
+        else (text[: limits.POLICY_YAML_QUOTE_CHARACTERS_MAX] + "…")
     )
     return '"' + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in short) + '"'
 
@@ -253,6 +266,8 @@ def quoted(text: str) -> str:
 def _value(event: yaml.ScalarEvent) -> Value:
     """Return what a scalar stands for; an explicit tag must agree with how the text reads."""
     text, tag = event.value, _TAGS.get(event.tag or "")
+    if not _is_text(text):
+        raise _refusal(event, "half of a character (a lone surrogate) is no text")
     if tag == "str" or (event.style is not None and tag is None):
         return str(text)
     value = _resolved(event, text)
@@ -262,6 +277,10 @@ def _value(event: yaml.ScalarEvent) -> Value:
     if tag is not None and not isinstance(value, right[tag]):
         raise _refusal(event, f"{quoted(text)} is no {tag}")
     return float(value) if tag == "float" and isinstance(value, int) else value
+
+
+def _is_text(text: str) -> bool:
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def _resolved(event: yaml.ScalarEvent, text: str) -> Value:
