@@ -101,7 +101,7 @@ class JobSchema(_Schema):
     request_id: Short = ""
     model: Short = ""
     prompt: str = ""
-    messages: list[MessageSchema] = Field(default=[], max_length=limits.MESSAGES_MAX)
+    messages: list[MessageSchema] = Field(default_factory=list, max_length=limits.MESSAGES_MAX)
     max_tokens: int = Field(default=0, ge=0, le=limits.MAX_TOKENS_LIMIT)
     temperature: float = Field(
         default=limits.TEMPERATURE_DEFAULT, ge=0, le=limits.TEMPERATURE_MAX, allow_inf_nan=False
@@ -110,7 +110,7 @@ class JobSchema(_Schema):
     top_k: int = Field(default=limits.TOP_K_DEFAULT, ge=0, le=limits.TOP_K_MAX)
     seed: int = Field(ge=0, le=limits.SEED_MAX)
     stop: list[Annotated[str, AfterValidator(_stop)]] = Field(
-        default=[], max_length=limits.STOP_COUNT_MAX
+        default_factory=list, max_length=limits.STOP_COUNT_MAX
     )
     priority: int = Field(default=0, ge=0, le=4)
     tenant_id: Short = ""
@@ -119,7 +119,7 @@ class JobSchema(_Schema):
     engine: Annotated[str, AfterValidator(_engine)] = ""
     requirements: RequirementsSchema | None = None
     placement: PlacementSchema | None = None
-    labels: dict[Label, Label] = Field(default={}, max_length=limits.LABEL_COUNT_MAX)
+    labels: dict[Label, Label] = Field(default_factory=dict, max_length=limits.LABEL_COUNT_MAX)
     cost_units: int = Field(default=0, ge=0, le=limits.COST_UNITS_MAX)
     max_attempts: int = Field(default=0, ge=0, le=limits.ATTEMPTS_MAX)
 
