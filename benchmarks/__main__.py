@@ -12,6 +12,7 @@ from benchmarks.measure import ROUNDS, Figure, write
 
 MEASURES: dict[str, Callable[[int], Awaitable[Figure]]] = {
     "relay_tokens": relay_tokens.measure,
+    "relay_tokens_stepwise": relay_tokens.measure_stepwise,
     "accepted_jobs": jobs.measure_accepted,
     "jobs_end_to_end": jobs.measure_end_to_end,
     "demo": demo.measure,

@@ -46,17 +46,11 @@ class Group:
         return used | {"client": _cpu_s(psutil.Process())}
 
     async def stop(self) -> None:
-        """Stop everything that was started."""
+        """Stop everything that was started, at once: a drain would outlast the round, and nothing is kept."""
         for process in self.running.values():
             if process.returncode is None:
-                process.terminate()
-        for process in self.running.values():
-            try:
-                async with asyncio.timeout(15):
-                    await process.wait()
-            except TimeoutError:
                 process.kill()
-                await process.wait()
+            await process.wait()
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -76,8 +70,14 @@ async def group() -> AsyncIterator[Group]:
 
 
 @asynccontextmanager
-async def stack(*, rate: str, slots: int) -> AsyncIterator[tuple[Group, str]]:
-    """Yield a queen with one worker on the synthetic engine, and the queen's address."""
+async def stack(*, rate: str, slots: int, step_tokens: int = 0) -> AsyncIterator[tuple[Group, str]]:
+    """Yield a queen with one worker on the synthetic engine, and the queen's address.
+
+    Args:
+        rate: Tokens a second of each slot; 0: as fast as they are taken.
+        slots: Jobs at once.
+        step_tokens: Tokens of each job in one step of the engine; 0: the engine's own number.
+    """
     async with group() as processes:
         queen = await processes.start(
             "queen",
@@ -97,6 +97,7 @@ async def stack(*, rate: str, slots: int) -> AsyncIterator[tuple[Group, str]]:
             "--model=synthetic",
             f"--model-source={rate}",
             f"--slots={slots}",
+            f"--step-tokens={step_tokens}",
             "--context-tokens=40000",
             f"--kv-tokens={slots * 40_000}",
             "--log-level=warning",

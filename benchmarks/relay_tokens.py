@@ -2,6 +2,10 @@
 
 Control: a bare relay of three processes on grpc.aio with identity serializers, one token a message, which is what a
 relay in Python does without a design of its own.
+
+An engine that makes sixteen tokens of a job at once hands the relay its batches ready-made, so that is measured twice:
+for relay_tokens_stepwise the engine makes one token of each job in a step, as a model does, and what is joined, the
+worker and the queen have joined.
 """
 
 import asyncio
@@ -20,19 +24,33 @@ from benchmarks.processes import Group, group, spent, stack
 STREAMS = 64
 WARM_S = 0.7
 MEASURED_S = 2.0
+CONTROL = "bare three-process grpc.aio relay, one token a message"
+TARGET = 5.0
 
 
 async def measure(rounds: int) -> Figure:
-    """Measure the figure."""
-    figure = Figure(
-        "relay_tokens", "tokens/s", "bare three-process grpc.aio relay, one token a message", 5.0
-    )
-    return await compare(figure, _subject, _control, rounds=rounds)
+    """Measure relay_tokens."""
+    figure = Figure("relay_tokens", "tokens/s", CONTROL, TARGET)
+    return await compare(figure, _batched, _control, rounds=rounds)
 
 
-async def _subject() -> Sample:
+async def measure_stepwise(rounds: int) -> Figure:
+    """Measure relay_tokens_stepwise."""
+    figure = Figure("relay_tokens_stepwise", "tokens/s", CONTROL, TARGET)
+    return await compare(figure, _stepwise, _control, rounds=rounds)
+
+
+async def _batched() -> Sample:
+    return await _subject(step_tokens=0)
+
+
+async def _stepwise() -> Sample:
+    return await _subject(step_tokens=1)
+
+
+async def _subject(*, step_tokens: int) -> Sample:
     async with (
-        stack(rate="0", slots=STREAMS) as (processes, address),
+        stack(rate="0", slots=STREAMS, step_tokens=step_tokens) as (processes, address),
         grpc.aio.insecure_channel(address) as channel,
     ):
         await serving_worker(channel)

@@ -23,6 +23,7 @@ class WorkerSettings(ServiceSettings):
         model: The name under which jobs ask for the model.
         model_source: A GGUF file or package:NAME for `llamacpp`; URL#UPSTREAM-MODEL for `openai_http`; tokens a
             second of each slot for `synthetic`, 0 for as fast as they are taken.
+        step_tokens: Tokens of one answer in each step of the synthetic engine without a rate; 0: the engine's own.
         device: `cpu`, or a GPU's UUID.
         slots: Answers at once.
         context_tokens: Longest prompt plus answer of one job; 0: the engine's own.
@@ -45,6 +46,7 @@ class WorkerSettings(ServiceSettings):
     engine: Literal["llamacpp", "openai_http", "synthetic"]
     model: str = Field(min_length=1, max_length=limits.ID_BYTES_MAX)
     model_source: str = ""
+    step_tokens: int = Field(default=0, ge=0)
     device: str = Field(default="cpu", min_length=1, max_length=limits.ID_BYTES_MAX)
     slots: int = Field(default=1, ge=1, le=limits.SLOTS_MAX)
     context_tokens: int = Field(default=0, ge=0)

@@ -61,6 +61,7 @@ def engine_from(settings: WorkerSettings, clock: Clock) -> LateEngine:
         chosen = EngineSettings(
             engine=settings.engine,
             source=settings.model_source,
+            step_tokens=settings.step_tokens,
             device=settings.device,
             slots=settings.slots,
             context_tokens=settings.context_tokens,

@@ -17,7 +17,7 @@ from beeyard_worker.engine.llamacpp import LlamaCppEngine
 from beeyard_worker.engine.llamacpp_options import LlamaOptions
 from beeyard_worker.engine.openai_http import OpenAIHttpEngine, UpstreamOptions
 from beeyard_worker.engine.port import Engine, EngineFault
-from beeyard_worker.engine.synthetic import SyntheticEngine
+from beeyard_worker.engine.synthetic import BATCH_TOKENS, SyntheticEngine
 
 ENGINES: Final = ("llamacpp", "openai_http", "synthetic")
 _CPU: Final = "cpu"
@@ -31,6 +31,7 @@ class EngineSettings:
     Attributes:
         engine: One of `ENGINES`.
         source: A path or `package:NAME` for llamacpp, `URL#model` for openai_http, tokens a second for synthetic.
+        step_tokens: For synthetic without a rate; 0: its own.
         device: `cpu`, or the UUID of the GPU that the process was given.
         slots: Generations at once.
         context_tokens: Context of each; 0: the engine's own.
@@ -42,6 +43,7 @@ class EngineSettings:
 
     engine: str
     source: str
+    step_tokens: int = 0
     device: str = _CPU
     slots: int = 1
     context_tokens: int = 0
@@ -76,6 +78,7 @@ def build_engine(settings: EngineSettings, clock: Clock) -> Engine:
             return SyntheticEngine(
                 clock,
                 tokens_per_s=_rate(settings.source),
+                step_tokens=settings.step_tokens or BATCH_TOKENS,
                 slots=settings.slots,
                 context_tokens=settings.context_tokens or _SYNTHETIC_CONTEXT_TOKENS,
             )

@@ -56,6 +56,7 @@ class SyntheticEngine:
         clock: Clock,
         *,
         tokens_per_s: float = 0.0,
+        step_tokens: int = BATCH_TOKENS,
         slots: int = 4,
         context_tokens: int = 8_192,
         end_probability: float = 0.0,
@@ -66,6 +67,7 @@ class SyntheticEngine:
         Args:
             clock: Paces the tokens.
             tokens_per_s: Of each slot; 0: as fast as the consumer takes them.
+            step_tokens: Tokens of one answer that are made at once while there is no speed to keep.
             slots: Answers at once.
             context_tokens: Longest prompt plus answer.
             end_probability: That the model ends its answer at any one token, 0 to 1 in steps of 1/256.
@@ -73,6 +75,7 @@ class SyntheticEngine:
         """
         self._clock = clock
         self._rate = tokens_per_s
+        self._step_tokens = step_tokens
         self._context = context_tokens
         self._end_below = round(end_probability * 256)
         self._scripted = scripted
@@ -142,7 +145,7 @@ class SyntheticEngine:
         begun, origin = self._clock.now().mono_ms, index
         while index < end:
             if self._rate <= 0:
-                index = min(index + BATCH_TOKENS, end)
+                index = min(index + self._step_tokens, end)
                 yield index
                 await asyncio.sleep(0)
                 continue
