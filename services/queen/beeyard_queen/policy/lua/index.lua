@@ -16,7 +16,7 @@
 -- Inside, a job or worker is a *node*: its record (`raw`), its view once somebody asked for it, and the keys that the
 -- indexes compare. A *line* is a sorted list of jobs; a *scope* is a set of workers with the heaps asked of it so far.
 
-local error, ipairs, pairs, setmetatable, tostring, type = error, ipairs, pairs, setmetatable, tostring, type
+local error, ipairs, next, pairs, tostring, type = error, ipairs, next, pairs, tostring, type
 local concat, insert, remove, sort = table.concat, table.insert, table.remove, table.sort
 local format, gmatch, repeated, unpack_string = string.format, string.gmatch, string.rep, string.unpack
 local floor, huge, mathtype = math.floor, math.huge, math.type
@@ -672,6 +672,7 @@ end
 function M.worker_gone(id)
   local node = workers[id]
   if not node then return end
+  for prompt_hash in pairs(node.prefixes or {}) do M.prefix(id, prompt_hash, nil) end
   workers[id] = nil
   delist(node)
   worker_count = worker_count - 1
@@ -679,16 +680,25 @@ function M.worker_gone(id)
   M.fleet_version = M.fleet_version + 1
 end
 
+local prefix_holders = {}
+M.prefix_holders = prefix_holders
+
 -- That a worker holds the first `tokens` tokens of the prompt with this hash in its cache; 0 or nil: no longer.
 function M.prefix(worker_id, prompt_hash, tokens)
   local node = workers[worker_id]
   if not node then return end
-  local held = node.prefixes
-  if not held then
-    held = {}
-    node.prefixes = held
+  tokens = tokens and tokens > 0 and tokens or nil
+  node.prefixes = node.prefixes or {}
+  node.prefixes[prompt_hash] = tokens
+  local holders = prefix_holders[prompt_hash]
+  if tokens and not holders then
+    holders = {}
+    prefix_holders[prompt_hash] = holders
   end
-  held[prompt_hash] = tokens and tokens > 0 and tokens or nil
+  if holders then
+    holders[worker_id] = tokens
+    if not next(holders) then prefix_holders[prompt_hash] = nil end
+  end
 end
 
 -- ---------------------------------------------------------------------------------------------------------------------
