@@ -896,6 +896,15 @@ function H.find_model_to_evict(pool)
   return best
 end
 
+-- The running job that should make way for a waiting one of its model: the least urgent, then the youngest; nil if all
+-- are as urgent as the waiting one.
+function H.find_job_to_preempt(job)
+  local found = job_of(job, 1, "find_job_to_preempt")
+  local rank = found and M.RANK[found.priority]
+  local run = rank and M.victim(M.resolve(found.model_ref), rank)
+  return run and V.run(run)
+end
+
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Small things
 

@@ -340,8 +340,8 @@ function M.job(
     label_values = before and before.raw.label_values or nil,
   }
   local node = { raw = raw, id = id, seq = seq, rank = rank, model = model_ref, tenant = tenant_id }
-  raw.demanding = (min_context_tokens or min_compute_capability or quantizations or pin_pool_id or prefer_pool_ids
-    or avoid_pool_ids) and true or nil
+  raw.demanding = raw.min_context_tokens ~= 0 or raw.min_compute_capability ~= "" or raw.quantizations ~= ""
+    or raw.pin_pool_id ~= "" or raw.prefer_pool_ids ~= "" or raw.avoid_pool_ids ~= ""
   node.need = need_key(raw)
   jobs[id] = node
   if M.job_made then M.job_made(node) end
@@ -462,6 +462,7 @@ end
 
 local workers, worker_count, busy_count = {}, 0, 0
 M.workers = workers
+local refile_runs
 
 -- Orders that workers are asked in. Every one ends in the id, so that ties fall alike everywhere.
 local function by_load(a, b)
@@ -649,7 +650,10 @@ function M.worker(
   node.load, node.vram, node.used, node.served = raw.load, raw.vram_free, raw.last_used_at, raw.jobs_served
   node.cost, node.speed = cost_per_token or huge, tokens_per_s or 0
   if M.worker_made then M.worker_made(node) end
-  if is_new then enlist(node) end
+  if is_new then
+    enlist(node)
+    refile_runs(id)
+  end
   refile(node)
   M.fleet_version = M.fleet_version + 1
 end
@@ -674,6 +678,7 @@ function M.worker_gone(id)
   if not node then return end
   for prompt_hash in pairs(node.prefixes or {}) do M.prefix(id, prompt_hash, nil) end
   workers[id] = nil
+  refile_runs(id)
   delist(node)
   worker_count = worker_count - 1
   if node.raw.slots_free < node.raw.slots_total then busy_count = busy_count - 1 end
@@ -699,6 +704,92 @@ function M.prefix(worker_id, prompt_hash, tokens)
     holders[worker_id] = tokens
     if not next(holders) then prefix_holders[prompt_hash] = nil end
   end
+end
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Running jobs: what could be taken back for somebody more urgent. Below each model, the least urgent and, among those,
+-- the youngest first, since it loses the least work.
+
+local runs, runs_by_worker, victims = {}, {}, {}
+M.runs, M.victims = runs, victims
+
+local function sooner_preempted(a, b)
+  if a.rank ~= b.rank then return a.rank > b.rank end
+  if a.started ~= b.started then return a.started > b.started end
+  return a.id < b.id
+end
+
+local function unfile_run(run)
+  local heap = run.model and victims[run.model]
+  if heap and heap.pos[run] then
+    heap_remove(heap, run)
+    if heap.n == 0 then victims[run.model] = nil end
+  end
+  run.model = nil
+end
+
+-- A job that its worker was told to stop is nobody's victim; nor is one whose worker is not known (yet).
+local function file_run(run)
+  local worker = workers[run.raw.worker_id]
+  if not worker then return end
+  run.model = worker.model
+  if run.raw.is_stopping then return end
+  local heap = victims[run.model]
+  if not heap then
+    heap = heap_new(sooner_preempted)
+    victims[run.model] = heap
+  end
+  heap_add(heap, run)
+end
+
+function M.running_gone(job_id)
+  local run = runs[job_id]
+  if not run then return end
+  unfile_run(run)
+  runs[job_id] = nil
+  local of_worker = runs_by_worker[run.raw.worker_id]
+  of_worker[job_id] = nil
+  if not next(of_worker) then runs_by_worker[run.raw.worker_id] = nil end
+  M.queue_version = M.queue_version + 1
+end
+
+-- A job that holds a slot of a worker.
+function M.running(job_id, worker_id, tenant_id, priority, kv_tokens, started_at, is_stopping)
+  M.running_gone(job_id)
+  local run = {
+    id = job_id, rank = RANK[priority] or error("job " .. tostring(job_id) .. ": unknown priority", 2),
+    started = started_at or 0,
+    raw = {
+      id = job_id, job_id = job_id, worker_id = worker_id, tenant_id = tenant_id, priority = priority,
+      kv_tokens = kv_tokens or 0, started_at = started_at or 0, is_stopping = is_stopping == true,
+    },
+  }
+  runs[job_id] = run
+  local of_worker = runs_by_worker[worker_id]
+  if not of_worker then
+    of_worker = {}
+    runs_by_worker[worker_id] = of_worker
+  end
+  of_worker[job_id] = run
+  file_run(run)
+  M.queue_version = M.queue_version + 1
+end
+
+-- A worker came or left: its jobs with it.
+refile_runs = function(worker_id)
+  for _, run in pairs(runs_by_worker[worker_id] or {}) do
+    unfile_run(run)
+    file_run(run)
+  end
+end
+
+-- The running job of a model that is preempted first, of those of a class after `rank`; nil if there is none.
+function M.victim(model, rank, fits, a, b)
+  local heap = victims[model]
+  if not heap or heap[1].rank <= rank then return nil end
+  if not fits then return heap[1] end
+  local found = heap_search(heap, fits, a, b)
+  return found and found.rank > rank and found or nil
 end
 
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -908,7 +999,7 @@ function M.resolve(name) return aliases[name] or name end
 
 local DELTAS = {}
 for _, name in ipairs({
-  "worker", "worker_load", "worker_gone", "prefix", "job", "job_label", "job_gone", "pool", "pool_gone", "gpu",
+  "worker", "worker_load", "worker_gone", "prefix", "job", "job_label", "job_gone", "running", "running_gone", "pool", "pool_gone", "gpu",
   "gpu_gone", "tenant", "tenant_gone", "model", "model_gone", "alias", "metric", "config", "history",
 }) do DELTAS[name] = M[name] end
 
@@ -985,6 +1076,7 @@ local FIELDS = {
     "load", "tokens_per_s", "cost_per_token", "geo_lat", "geo_lon", "capability", "started_at", "last_used_at",
     "gpu_ids_csv", "jobs_served", "context_tokens", "quantization",
   },
+  running = { "job_id", "worker_id", "tenant_id", "priority", "kv_tokens", "started_at", "is_stopping" },
   pool = { "id", "status", "last_report_ms" },
   gpu = {
     "pool_id", "id", "name", "vram_total", "vram_allocated", "vram_free", "utilization", "temperature_c", "power_w",
@@ -1024,6 +1116,7 @@ function M.digest()
     count_record("job", node.raw)
     for name, value in pairs(node.raw.label_values or {}) do count("label", id, name, canonical(value)) end
   end
+  for _, run in pairs(runs) do count_record("running", run.raw) end
   for id, node in pairs(workers) do
     count_record("worker", node.raw)
     for prompt, tokens in pairs(node.prefixes or {}) do count("prefix", id, prompt, canonical(tokens)) end

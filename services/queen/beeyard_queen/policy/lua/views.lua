@@ -280,6 +280,11 @@ function V.tenant(node)
   return tenant_view(node)
 end
 
+local _, run_view = kind({
+  "id", "is_stopping", "job_id", "kv_tokens", "priority", "started_at", "tenant_id", "worker_id",
+}, {})
+V.run = run_view
+
 local _, model_view = kind({ "context", "family", "id", "quantization", "ref", "size_bytes", "vram_required" }, {})
 V.model = model_view
 
