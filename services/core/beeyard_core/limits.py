@@ -186,11 +186,60 @@ POLICY_LIST_VALUES_MAX: Final = 256
 POLICY_TEXT_BYTES_MAX: Final = 256
 assert POLICY_TEXT_BYTES_MAX >= max(ID_BYTES_MAX, LABEL_BYTES_MAX)
 POLICY_PATTERN_CHARACTERS_MAX: Final = 64
-POLICY_PATTERN_REPEATS_MAX: Final = 2
-# With two open repetitions `matches` looks at shorter values only: the work grows with the third power.
-POLICY_MATCH_BYTES_MAX: Final = 120
-assert (POLICY_MATCH_BYTES_MAX + 1) ** (POLICY_PATTERN_REPEATS_MAX + 1) <= 2_000_000
+# Steps that a pattern may take on one value: what the sandbox's own guard allows. Costlier patterns look at shorter
+# values only, and those that could not even look at so many bytes are refused.
+POLICY_PATTERN_STEPS_MAX: Final = 2_000_000
+POLICY_PATTERN_VALUE_BYTES_MIN: Final = 64
 POLICY_WAIT_MS_MAX: Final = 60_000
+
+# --- Policy hosts ---
+# What one call of a policy may use: CPU time and instructions inside, CPU and wall time as seen from outside.
+POLICY_CPU_MS: Final = 50
+POLICY_INSTRUCTIONS_MAX: Final = 10_000_000
+POLICY_LOAD_CPU_MS: Final = 100
+POLICY_KILL_CPU_MS: Final = 100
+POLICY_LOAD_KILL_CPU_MS: Final = 200
+# The sandbox ends a call by itself, with a line number, before it is killed from outside without one.
+assert POLICY_KILL_CPU_MS >= 2 * POLICY_CPU_MS
+assert POLICY_LOAD_KILL_CPU_MS >= 2 * POLICY_LOAD_CPU_MS
+# For a host that neither answers nor uses CPU time; on a loaded machine an innocent call may take long.
+POLICY_WALL_MS: Final = 2_000
+POLICY_WATCH_INTERVAL_MS: Final = 10
+assert POLICY_KILL_CPU_MS + POLICY_WATCH_INTERVAL_MS < POLICY_WALL_MS
+# After so long the queen decides by the platform policy and leaves the answer to come in when it likes.
+POLICY_PATIENCE_MS: Final = 50
+POLICY_SPAWN_TIMEOUT_MS: Final = 5_000
+POLICY_ZYGOTE_START_TIMEOUT_MS: Final = 20_000
+POLICY_MEMORY_BYTES_MAX: Final = 64 << 20
+POLICY_MEMORY_LARGE_BYTES_MAX: Final = 128 << 20
+# The mirror of a queue longer than this needs the large allowance.
+POLICY_LARGE_QUEUE_JOBS: Final = 5_000
+# Python, its libraries and the Lua heap, mapped or not.
+POLICY_ADDRESS_SPACE_BYTES: Final = 512 << 20
+assert POLICY_ADDRESS_SPACE_BYTES >= 3 * POLICY_MEMORY_LARGE_BYTES_MAX
+# Over a host's whole life: the end of one that nobody watches any more.
+POLICY_HOST_CPU_S: Final = 3_600
+POLICY_DECISIONS_MAX: Final = 1_000
+POLICY_LOG_LINES_MAX: Final = 50
+POLICY_LOG_BYTES_MAX: Final = 256
+POLICY_ERROR_BYTES_MAX: Final = 400
+POLICY_STRING_BYTES_MAX: Final = 1 << 20
+POLICY_LUA_PATTERN_BYTES_MAX: Final = 256
+# Steps of Lua's pattern matcher, which nothing but a kill can interrupt: about 20 ms of them.
+POLICY_PATTERN_WORK_MAX: Final = 4_000_000
+# A full batch: four ids and a reason a decision.
+POLICY_REPLY_BYTES_MAX: Final = 1 << 20
+assert POLICY_REPLY_BYTES_MAX >= POLICY_DECISIONS_MAX * (4 * ID_BYTES_MAX + POLICY_LOG_BYTES_MAX + 128)
+POLICY_REQUEST_BYTES_MAX: Final = 8 << 20
+# Deltas sent in one message, so that neither side is away for long.
+POLICY_DELTAS_PER_MESSAGE: Final = 500
+# Deltas kept for a host that is busy; more, and it gets a fresh picture of everything instead.
+POLICY_DELTAS_KEPT_MAX: Final = 20_000
+# The circuit breaker: so many kills, or failures of any kind, within the window suspend a policy.
+POLICY_KILLS_MAX: Final = 3
+POLICY_FAILURES_MAX: Final = 5
+POLICY_BREAKER_WINDOW_MS: Final = 60_000
+assert POLICY_KILLS_MAX <= POLICY_FAILURES_MAX
 
 # --- Telemetry ---
 TELEMETRY_SPANS_MAX: Final = 8_192

@@ -83,7 +83,7 @@ FIELDS = {
         queued_at             | number  | since when it has waited, in ms; later than created_at for another attempt
         wait_time_ms          | number  | how long it has waited
         attempt               | number  | which try this would be, from 1
-        deadline_ms           | number? | when its answer must be there, in ms on the clock of queued_at
+        deadline_ms           | number? | how long after created_at its answer must be there
         estimated_vram_bytes  | number  | memory that it needs on its worker's device; 0: unknown
         estimated_duration_ms | number  | how long it would run; 0: unknown
         cost_units            | number  | what it counts against a budget
@@ -95,21 +95,21 @@ FIELDS = {
         Subject.TENANT,
         """
         id                | text   | the tenant's id
-        quota_vram        | number | bytes of device memory it may use; 0: no quota
+        quota_vram        | number? | bytes of device memory it may use; absent: any
         quota_used        | number | bytes of device memory it uses
-        quota_jobs        | number | jobs it may have running; 0: no quota
+        quota_jobs        | number? | jobs it may have running; absent: any
         jobs_running      | number | jobs it has running
         tokens_served     | number | its virtual token counter of fair share
-        tokens_per_minute | number | tokens it got in the last minute
-        weight            | number | its share relative to other tenants
+        tokens_per_minute | number? | tokens that it may get a minute; absent: any
+        weight            | number | its share of the fleet relative to other tenants
         """,
     ),
     **_fields(
         Subject.METRICS,
         """
-        queue_depth   | number? | queued jobs
-        total_workers | number? | workers of any state
-        busy_workers  | number? | workers without a free slot
+        queue_depth   | number | queued jobs
+        total_workers | number | workers of any state
+        busy_workers  | number | workers that run at least one job
         """,
     ),
 }

@@ -1,181 +1,238 @@
 """The shape of a YAML policy, as pydantic models: the one schema, from which the published JSON Schema is made.
 
 The models judge; what the compiler works on is built from the same text afterwards (`yaml_rules.py`), so that each
-part knows its line. Strict: a number is no text, and a field that nobody knows is an error with a suggestion.
+part knows its line.
 """
 
 import difflib
-from typing import Annotated, Any, ClassVar, Literal, Self
+import json
+from collections.abc import Mapping as Mapped
+from typing import Annotated, Any, Literal, Self
 
 from beeyard_core import limits
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StringConstraints,
-    Tag,
-    create_model,
-    model_validator,
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from beeyard_queen.policy.faults import PolicyInvalid
+from beeyard_queen.policy.yaml_conditions import (
+    LABEL_PATTERN,
+    Condition,
+    FieldTests,
+    Shape,
+    absent,
+    exactly_one,
 )
-from pydantic.functional_validators import AfterValidator
-from pydantic_core import PydanticCustomError
+from beeyard_queen.policy.yaml_source import Mapping, Mark, Node, locate, plain, quoted
 
-from beeyard_queen.policy.yaml_fields import FIELDS, LABEL_PREFIX, OPERATORS, Kind, field_of
-from beeyard_queen.policy.yaml_patterns import PatternInvalid, read_pattern
-from beeyard_queen.policy.yaml_source import quoted
+_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"
+# What goes into the compiled text's comments and into reasons stays on one line.
+Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_LINE)]
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_LINE)]
+Id = Annotated[str, StringConstraints(min_length=1, max_length=limits.ID_BYTES_MAX, pattern=_LINE)]
 
-#: Branches of a union, as they stand in an error's path; the characters keep them apart from an author's words.
-BRANCH_VALUE, BRANCH_TESTS, BRANCH_WORD = "<value>", "<tests>", "<word>"
-
-
-def _bounded(text: str) -> str:
-    if len(text.encode("utf-8", "replace")) > limits.POLICY_TEXT_BYTES_MAX:
-        raise PydanticCustomError("too_long", f"longer than {limits.POLICY_TEXT_BYTES_MAX} bytes")
-    return text
-
-
-def _pattern(text: str) -> str:
-    try:
-        read_pattern(text)
-    except PatternInvalid as error:
-        raise PydanticCustomError("pattern", "{why}", {"why": str(error)}) from None
-    return text
-
-
-Text = Annotated[str, Field(min_length=1), AfterValidator(_bounded)]
-# What goes into the compiled text's comments and into reasons: one line.
-Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$")]
-Reason = Annotated[
-    str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$")
+WorkerSelection = Literal[
+    "least-loaded",
+    "most-vram-free",
+    "round-robin",
+    "first",
+    "lowest-cost",
+    "nearest",
+    "fastest",
+    "prefix-affinity",
 ]
-Number = Annotated[int | float, Field(union_mode="left_to_right")]
-Id = Annotated[str, Field(min_length=1, max_length=limits.ID_BYTES_MAX), AfterValidator(_bounded)]
-Priority = Literal["interactive", "normal", "batch", "background"]
-Matching = Annotated[str, AfterValidator(_pattern)]
+EvictSelection = Literal["lru", "lfu"]
+GpuSelection = Literal["most-vram-free", "least-utilized", "first"]
 
 
-class Shape(BaseModel):
-    """A mapping whose keys are all known; an unknown one is refused with the nearest that is."""
+class Dispatch(Shape):
+    """Place the job on a worker that can take it now."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-    #: What stands in the message: "unknown field", "unknown operator".
-    thing: ClassVar[str] = "field"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _only_known_names(cls, value: object) -> object:
-        if not isinstance(value, dict):
-            return value
-        known = [field.alias or name for name, field in cls.model_fields.items()]
-        for key in value:
-            if key not in known and not cls._takes(key):
-                raise unknown(cls.thing, str(key), known)
-        return value
-
-    @classmethod
-    def _takes(cls, key: str) -> bool:
-        """Whether a name is known beyond the fields."""
-        return False
-
-
-def unknown(thing: str, name: str, known: list[str]) -> PydanticCustomError:
-    """Return the error of a name that nobody knows, with the nearest that somebody does."""
-    tails = {entry.rpartition(".")[2]: entry for entry in known}
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6) or [
-        tails[tail]
-        for tail in difflib.get_close_matches(name.rpartition(".")[2], list(tails), n=1, cutoff=0.6)
-    ]
-    offer = f"did you mean {quoted(near[0])}?" if near else f"known are {', '.join(known)}"
-    message = f"unknown {thing} {quoted(name)}; {offer}"
-    return PydanticCustomError("unknown_name", "{message}", {"message": message, "name": name})
-
-
-class Tests(Shape):
-    """Comparisons with one field; all must hold."""
-
-    thing: ClassVar[str] = "operator"
-
-    @model_validator(mode="after")
-    def _at_least_one(self) -> Self:
-        if not self.model_fields_set:
-            raise PydanticCustomError("empty", "a test needs an operator, such as eq")
-        return self
-
-
-def _branch(value: object) -> str:
-    return BRANCH_TESTS if isinstance(value, dict) else BRANCH_VALUE
-
-
-def _test_of(kind: Kind) -> Any:
-    """Return the annotation of a field of that kind: its operators, or the short form of eq."""
-    value: Any = {Kind.TEXT: Text, Kind.NUMBER: Number, Kind.CLASS: Priority}.get(kind)
-    listed = Annotated[list[value], Field(min_length=1, max_length=limits.POLICY_LIST_VALUES_MAX)]
-    types: dict[str, Any] = {
-        "exists": bool,
-        "in": listed,
-        "not_in": listed,
-        "contains": Text,
-        "starts_with": Text,
-        "matches": Matching,
-    }
-    operators: dict[str, Any] = {
-        f"{name}_": (
-            types.get(name, value) | None,
-            Field(None, alias=name, description=operator.meaning),
-        )
-        for name, operator in OPERATORS.items()
-        if kind in operator.kinds
-    }
-    tests: Any = create_model(f"{kind.value.title()}Tests", __base__=Tests, **operators)
-    if value is None:
-        return tests
-    branches = Annotated[value, Tag(BRANCH_VALUE)] | Annotated[tests, Tag(BRANCH_TESTS)]
-    return Annotated[branches, Discriminator(_branch)]
-
-
-_TESTS = {kind: _test_of(kind) for kind in Kind}
-
-
-def _condition_branch(value: object) -> str:
-    return BRANCH_TESTS if isinstance(value, dict) else BRANCH_WORD
-
-
-Condition = Annotated[
-    Annotated[Literal["always"], Tag(BRANCH_WORD)] | Annotated["FieldTests", Tag(BRANCH_TESTS)],
-    Discriminator(_condition_branch),
-]
-Conditions = Annotated[
-    list[Condition], Field(min_length=1, max_length=limits.POLICY_CONDITION_TESTS_MAX)
-]
-
-
-class ConditionWords(Shape):
-    """What a condition is made of besides fields; everything in one mapping must hold."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, _TESTS[Kind.TEXT]]  # type: ignore[valid-type]
-
-    all_: Conditions | None = Field(None, alias="all", description="All of these hold.")
-    any_: Conditions | None = Field(None, alias="any", description="At least one of these holds.")
-    not_: Condition | None = Field(None, alias="not", description="This does not hold.")
-
-    @classmethod
-    def _takes(cls, key: str) -> bool:
-        return field_of(key) is not None
-
-    @model_validator(mode="after")
-    def _at_least_one(self) -> Self:
-        if not self.model_fields_set:
-            raise PydanticCustomError("empty", "a condition needs a test, or is `always`")
-        return self
-
-
-_field_tests: dict[str, Any] = {
-    name.replace(".", "_"): (
-        _TESTS[field.kind] | None,
-        Field(None, alias=name, description=field.meaning),
+    worker_selection: WorkerSelection = Field("least-loaded", description="Which of them.")
+    model_match: Literal["required", "preferred"] = Field(
+        "required",
+        description="required: only workers that serve the job's model; preferred: those first, and if none can take "
+        "the job, workers of another model of its family.",
     )
-    for name, field in FIELDS.items()
+
+
+class Wait(Shape):
+    """Place nothing; look again later, or when something changes."""
+
+    duration_ms: int = Field(ge=1, le=limits.POLICY_WAIT_MS_MAX, description="In milliseconds.")
+
+
+class Evict(Shape):
+    """Stop an idle worker to free its memory."""
+
+    selection: EvictSelection = absent(
+        description="lru: the idle worker used least recently; lfu: least often."
+    )
+    worker_id: Id = absent(description="This worker, if it is idle.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        exactly_one(self, "evict")
+        return self
+
+
+class StartWorker(Shape):
+    """Start a worker of the job's model where it fits."""
+
+    gpu_selection: GpuSelection = Field("most-vram-free", description="Which GPU with room for it.")
+    pool: Id = absent(description="Only on this pool.")
+    model_ref: Id = absent(description="This model and not the job's.")
+
+
+class Preempt(Shape):
+    """Stop a less urgent job, to make room for the job that the rule looks at."""
+
+    below: Literal["interactive", "normal", "batch"] = Field(
+        description="Only jobs of classes less urgent than this one are stopped."
+    )
+
+
+class Reject(Shape):
+    """End the job without running it."""
+
+    reason: Reason = Field(description="What its client is told.")
+
+
+class Action(Shape):
+    """What a rule does; exactly one."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    dispatch: Dispatch = absent(description="Place the job on a worker.")
+    wait: Wait = absent(description="Place nothing for a while.")
+    evict: Evict = absent(description="Stop an idle worker.")
+    start_worker: StartWorker = absent(description="Start a worker.")
+    preempt: Preempt = absent(description="Stop a less urgent job for this one.")
+    reject: Reject = absent(description="End the job without running it.")
+    use: Literal["platform-scheduler"] = absent(description="Let the platform policy decide.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        exactly_one(self, "an action")
+        return self
+
+
+class Rule(Shape):
+    """When, and what then."""
+
+    name: Name = Field(description="Unique; stands in reasons and in the compiled text.")
+    condition: Condition = Field(description="`always`, or tests that must all hold.")
+    action: Action
+    priority: int = Field(
+        0,
+        ge=-limits.POLICY_RULE_PRIORITY_MAX,
+        le=limits.POLICY_RULE_PRIORITY_MAX,
+        description="Higher ones first; rules of one priority keep their order.",
+    )
+
+
+class Scheduler(Shape):
+    """A policy."""
+
+    name: Name
+    version: Name = Field("", description="The author's own; Beeyard numbers what is deployed.")
+    rules: list[Rule] = Field(min_length=1, max_length=limits.POLICY_RULES_MAX)
+
+
+class PolicyFile(Shape):
+    """A scheduling policy of Beeyard."""
+
+    scheduler: Scheduler
+
+
+PolicyFile.model_rebuild(_types_namespace={"FieldTests": FieldTests})
+
+
+def judge(root: Node) -> None:
+    """Hold a document against the schema.
+
+    Args:
+        root: The document.
+
+    Raises:
+        PolicyInvalid: It does not fit; the first fault in the order of the text, with its field, line and column.
+    """
+    if not isinstance(root, Mapping):
+        raise PolicyInvalid(
+            "a policy is a mapping that begins with scheduler:", root.mark.line, root.mark.column
+        )
+    try:
+        PolicyFile.model_validate(plain(root))
+    except ValidationError as error:
+        faults = [_placed(root, fault) for fault in error.errors(include_url=False)]
+        mark, message = min(faults, key=lambda fault: (fault[0].line, fault[0].column))
+        more = len({place for place, _ in faults}) - 1
+        rest = f" ({more} more after it)" if more else ""
+        raise PolicyInvalid(message + rest, mark.line, mark.column) from None
+
+
+def json_schema() -> str:
+    """Return the JSON Schema of a policy, as it is published for editors."""
+    schema = _without_defaults(PolicyFile.model_json_schema(by_alias=True))
+    assert isinstance(schema, dict)
+    tests = schema["$defs"]["FieldTests"]
+    # Labels are the only names that are not listed.
+    tests["patternProperties"] = {LABEL_PATTERN: tests.pop("additionalProperties")}
+    tests["additionalProperties"] = False
+    tests["minProperties"] = 1
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Beeyard scheduling policy",
+    }
+    return json.dumps(head | schema, indent=2, sort_keys=False) + "\n"
+
+
+def _without_defaults(schema: object) -> Any:
+    """Drop what pydantic adds for itself: titles of fields, and the None that stands for an absent field."""
+    if isinstance(schema, list):
+        return [_without_defaults(part) for part in schema]
+    if not isinstance(schema, Mapped):
+        return schema
+    return {
+        key: {name: _without_defaults(entry) for name, entry in part.items()}
+        if key in {"properties", "$defs"}
+        else _without_defaults(part)
+        for key, part in schema.items()
+        if key != "title" and (key, part) != ("default", None) and key != "discriminator"
+    }
+
+
+def _placed(root: Node, fault: ErrorDetails) -> tuple[Mark, str]:
+    path: tuple[str | int, ...] = fault["loc"]
+    named = fault.get("ctx", {}).get("name")
+    # An unknown name is told by the mapping that it stands in; an author looks for the name itself.
+    mark, said = locate(
+        root, (*path, named) if isinstance(named, str) else path, of_key=named is not None
+    )
+    message = _message(fault)
+    return mark, f"{said}: {message}" if said else message
+
+
+_MUST_BE = {
+    "string_type": "must be a text; write it in quotes",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "model_type": "must be a mapping",
+    "string_too_short": "must not be empty; test for an absent value with exists: false",
+    "too_short": "must have at least one entry",
+    "string_pattern_mismatch": "must be one line of printable text",
 }
-FieldTests = create_model("FieldTests", __base__=ConditionWords, **_field_tests)
+
+
+def _message(fault: ErrorDetails) -> str:
+    kind, got = fault["type"], fault["input"]
+    if kind == "missing":
+        return f"the field {quoted(str(fault['loc'][-1]))} is missing"
+    if kind == "literal_error":
+        expected = str(fault["ctx"]["expected"]).replace("'", '"')
+        near = difflib.get_close_matches(str(got), expected.split('"')[1::2], n=1)
+        hint = f"; did you mean {quoted(near[0])}?" if near else ""
+        said = quoted(got) if isinstance(got, str) else "it"
+        return f"must be {expected}, and {said} is not{hint}"
+    return _MUST_BE.get(kind, fault["msg"].replace("Input should", "must"))

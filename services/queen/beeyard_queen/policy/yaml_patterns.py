@@ -3,8 +3,8 @@
 An author knows regular expressions, a sandbox must not run them: backtracking is how a short text stops a machine.
 What is left in (letters, `.`, classes, one repetition after each, the two anchors) means exactly the same as a Lua
 pattern, which runs at the speed of C inside the policy host, and as a Python expression, which the oracle uses. Groups
-and alternatives are left out; `any` says those better. Open repetitions are counted, and with two of them only short
-values are looked at, so that the work is bounded by construction and never meets the sandbox's own guard.
+and alternatives are left out; `any` says those better. Repetitions are counted, and with many of them only short values
+are looked at, so that the work is bounded by construction and never meets the sandbox's own guard.
 """
 
 import re
@@ -65,6 +65,7 @@ class _Parser:
         self._lua: list[str] = []
         self._python: list[str] = []
         self._repeats = 0
+        self._optional = 0
 
     def pattern(self) -> Pattern:
         self._anchor("^", r"\A")
@@ -73,14 +74,21 @@ class _Parser:
                 self._anchor("$", r"\Z")
                 break
             self._item()
-        if self._repeats > limits.POLICY_PATTERN_REPEATS_MAX:
-            raise PatternInvalid(
-                f"a pattern has at most {limits.POLICY_PATTERN_REPEATS_MAX} of * and +"
-            )
-        costly = self._repeats == limits.POLICY_PATTERN_REPEATS_MAX
-        bytes_max = limits.POLICY_MATCH_BYTES_MAX if costly else limits.POLICY_TEXT_BYTES_MAX
+        bytes_max = self._bytes_max()
+        if bytes_max < limits.POLICY_PATTERN_VALUE_BYTES_MIN:
+            raise PatternInvalid("too many of * + ? in one pattern; begin it with ^ or use fewer")
         python = re.compile("".join(self._python).encode("ascii"), re.DOTALL)
         return Pattern("".join(self._lua), python, bytes_max)
+
+    def _bytes_max(self) -> int:
+        """Return the longest value for which the steps are bounded as they must be."""
+        # Each place to begin and each open repetition may try every length; each optional item doubles that.
+        factors = self._repeats + (not self._text.startswith("^"))
+        steps = limits.POLICY_PATTERN_STEPS_MAX >> self._optional
+        longest = limits.POLICY_TEXT_BYTES_MAX
+        while longest > 0 and (longest + 1) ** factors > steps:
+            longest -= 1
+        return longest
 
     def _anchor(self, sign: str, python: str) -> None:
         if self._text.startswith(sign, self._at):
@@ -94,6 +102,7 @@ class _Parser:
         if sign and sign in "*+?":
             self._at += 1
             self._repeats += sign != "?"
+            self._optional += sign == "?"
             lua, python = lua + sign, python + sign
             if self._text[self._at : self._at + 1] in {"*", "+", "?"}:
                 raise PatternInvalid("one of * + ? may follow a character, not two")

@@ -9,6 +9,7 @@ every limit holds while reading, not after. Scalars follow the core schema of YA
 import math
 import re
 from dataclasses import dataclass
+from typing import Protocol
 
 import yaml
 from beeyard_core import limits
@@ -27,6 +28,7 @@ _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
     **dict.fromkeys(("null", "Null", "NULL", "~", ""), None),
 }
+_TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "null": type(None)}
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -128,7 +130,7 @@ def plain(node: Node) -> Plain:
             return {entry.key: plain(entry.node) for entry in entries}
 
 
-def locate(root: Node, path: tuple[str | int, ...]) -> tuple[Mark, str]:
+def locate(root: Node, path: tuple[str | int, ...], *, of_key: bool = False) -> tuple[Mark, str]:
     """Return the place of a field, and its path as an author writes it: `scheduler.rules[0].name`.
 
     Parts of the path that the text does not have (a field that is missing, a branch of the schema) are passed over,
@@ -137,6 +139,7 @@ def locate(root: Node, path: tuple[str | int, ...]) -> tuple[Mark, str]:
     Args:
         root: The document.
         path: Keys and indexes from the root.
+        of_key: Return the place of the last key and not of its value.
 
     Returns:
         The mark of the value; for a key whose value is a mapping or a list, of the key. And the path to it.
@@ -144,7 +147,7 @@ def locate(root: Node, path: tuple[str | int, ...]) -> tuple[Mark, str]:
     node, mark, said = root, root.mark, ""
     for part in path:
         if isinstance(node, Mapping) and (entry := node.entry(str(part))):
-            mark = entry.node.mark if isinstance(entry.node, Scalar) else entry.mark
+            mark = entry.node.mark if isinstance(entry.node, Scalar) and not of_key else entry.mark
             node = entry.node
             said += f".{entry.key}" if said else entry.key
         elif isinstance(node, Sequence) and isinstance(part, int) and part < len(node.items):
@@ -174,7 +177,14 @@ def _mark_at(source: str, position: int | None) -> Mark:
     return Mark(before.count("\n") + 1, len(before) - before.rfind("\n"))
 
 
-def _place(mark: yaml.Mark | None) -> tuple[int, int]:
+class _Marked(Protocol):
+    """Where PyYAML's parser, in Python or C, says that something is; both count from 0."""
+
+    line: int
+    column: int
+
+
+def _place(mark: _Marked | None) -> tuple[int, int]:
     return (1, 1) if mark is None else (mark.line + 1, mark.column + 1)
 
 
@@ -271,12 +281,11 @@ def _value(event: yaml.ScalarEvent) -> Value:
     if tag == "str" or (event.style is not None and tag is None):
         return str(text)
     value = _resolved(event, text)
-    right = {"int": int, "float": (int, float), "bool": bool, "null": type(None)}
-    if tag is not None and (type(value) is bool) != (tag == "bool"):
+    if tag == "float" and type(value) is int:
+        return float(value)
+    if tag is not None and type(value) is not _TYPES[tag]:
         raise _refusal(event, f"{quoted(text)} is no {tag}")
-    if tag is not None and not isinstance(value, right[tag]):
-        raise _refusal(event, f"{quoted(text)} is no {tag}")
-    return float(value) if tag == "float" and isinstance(value, int) else value
+    return value
 
 
 def _is_text(text: str) -> bool:
