@@ -28,7 +28,9 @@ class WorkerRow:
         load: Share of its slots that are taken, 0 to 1.
         tokens_per_s: Measured decode speed of one slot; 0: nothing measured yet.
         started_at: Milliseconds, on the clock of `now_ms`.
+        kv_free_tokens: None: unknown, which excludes nothing.
         gpu_ids: The GPUs that it runs on, separated by commas.
+        context_tokens: Longest prompt plus answer of one job; 0: the model's.
     """
 
     worker_id: str
@@ -39,7 +41,7 @@ class WorkerRow:
     slots_total: int = 1
     slots_free: int = 1
     vram_free: int = 0
-    kv_free_tokens: int = 0
+    kv_free_tokens: int | None = None
     load: float = 0.0
     tokens_per_s: float = 0.0
     cost_per_token: float = 0.0
@@ -49,6 +51,9 @@ class WorkerRow:
     started_at: int = 0
     last_used_at: int = 0
     gpu_ids: str = ""
+    jobs_served: int = 0
+    context_tokens: int = 0
+    quantization: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +65,8 @@ class JobRow:
         seed: None: the client gave none.
         deadline_at: Milliseconds, on the clock of `now_ms`; None: as long as it takes.
         estimated_vram_bytes: Memory that the job needs on its worker's device; 0: unknown, which excludes nothing.
-        labels: The client's labels, and the `beeyard.` ones that say where the job may run (see `twin.py`).
+        min_compute_capability: Such as `8.6`; empty: any device. This and what follows demand nothing by default.
+        quantizations: Accepted quantizations, separated by commas, like the pools that follow.
     """
 
     job_id: str
@@ -85,12 +91,23 @@ class JobRow:
     geo_lat: float | None = None
     geo_lon: float | None = None
     engine: str = ""
+    min_context_tokens: int = 0
+    min_compute_capability: str = ""
+    quantizations: str = ""
+    pin_pool_id: str = ""
+    prefer_pool_ids: str = ""
+    avoid_pool_ids: str = ""
     labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningRow:
-    """One job that holds a slot: what a policy may take back for somebody more urgent."""
+    """One job that holds a slot: what a policy may take back for somebody more urgent.
+
+    Attributes:
+        kv_tokens: KV memory promised to it.
+        is_stopping: It was taken back already and its worker has not answered yet.
+    """
 
     job_id: str
     worker_id: str
@@ -98,6 +115,16 @@ class RunningRow:
     priority: str = "normal"
     kv_tokens: int = 0
     started_at: int = 0
+    is_stopping: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixRow:
+    """That a worker holds the first `tokens` tokens of a prompt in its cache; 0: no longer."""
+
+    worker_id: str
+    prompt_hash: str
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +154,7 @@ class GpuRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantRow:
-    """One tenant; a quota of 0 is no quota.
+    """One tenant; a quota of None is not enforced.
 
     Attributes:
         tokens_served: The virtual token counter of fair share.
@@ -135,12 +162,12 @@ class TenantRow:
     """
 
     tenant_id: str
-    quota_vram: int = 0
+    quota_vram: int | None = None
     quota_used: int = 0
-    quota_jobs: int = 0
+    quota_jobs: int | None = None
     jobs_running: int = 0
     tokens_served: int = 0
-    tokens_per_minute: int = 0
+    tokens_per_minute: int | None = None
     weight: float = 1.0
 
 
@@ -167,7 +194,17 @@ class HistoryRow:
     n: int = 0
 
 
-Row = WorkerRow | JobRow | RunningRow | PoolRow | GpuRow | TenantRow | ModelRow | HistoryRow
+Row = (
+    WorkerRow
+    | JobRow
+    | RunningRow
+    | PrefixRow
+    | PoolRow
+    | GpuRow
+    | TenantRow
+    | ModelRow
+    | HistoryRow
+)
 
 
 @dataclass(slots=True)
@@ -177,6 +214,7 @@ class World:
     workers: dict[str, WorkerRow] = field(default_factory=dict)
     jobs: dict[str, JobRow] = field(default_factory=dict)
     running: dict[str, RunningRow] = field(default_factory=dict)
+    prefixes: dict[tuple[str, str], PrefixRow] = field(default_factory=dict)
     pools: dict[str, PoolRow] = field(default_factory=dict)
     gpus: dict[tuple[str, str], GpuRow] = field(default_factory=dict)
     tenants: dict[str, TenantRow] = field(default_factory=dict)
@@ -195,6 +233,7 @@ class World:
             self.tenants.values(),
             self.workers.values(),
             self.running.values(),
+            self.prefixes.values(),
             self.jobs.values(),
             self.history.values(),
         )

@@ -7,7 +7,8 @@
 local M, V = ...
 local H = {}
 
-local error, ipairs, next, pairs, tostring, type = error, ipairs, next, pairs, tostring, type
+local error, ipairs, next, pairs, setmetatable = error, ipairs, next, pairs, setmetatable
+local tostring, type = tostring, type
 local floor, huge = math.floor, math.huge
 local sin, cos, asin, sqrt, rad = math.sin, math.cos, math.asin, math.sqrt, math.rad
 local concat, sort = table.concat, table.sort
@@ -302,6 +303,50 @@ function H.waiting_tenants(priority, model_ref)
   return found
 end
 
+-- Models of a class for which jobs wait and no worker is there or loading, in the order of their names.
+function H.unserved_models(priority)
+  local found = {}
+  for at, model in ipairs(M.unserved(rank_of(priority, 1, "unserved_models"))) do found[at] = model end
+  return found
+end
+
+-- Walk the tenants with waiting jobs, whose turn it is first: for tenant_id, share, running in tenants_in_turn() do.
+-- `share` is the tokens served and `running` the jobs running, each for the tenant's weight.
+function H.tenants_in_turn()
+  local at, list = 0, M.turn_list
+  return function()
+    at = at + 1
+    local turn = list[at]
+    if turn then return turn.id, turn.share, turn.running end
+    return nil
+  end
+end
+
+local NO_JOBS = V.array({})
+
+-- The oldest job of each need of a tenant that waits for a model in a class, oldest first.
+function H.tenant_heads(priority, model_ref, tenant_id)
+  local rank = rank_of(priority, 1, "tenant_heads")
+  text(model_ref, 2, "tenant_heads")
+  text(tenant_id, 3, "tenant_heads")
+  local group = M.classes[rank].models[model_ref]
+  if not group or not group.tenants[tenant_id] then return NO_JOBS end
+  local heads = M.tenant_heads(rank, model_ref, tenant_id)
+  for at, node in ipairs(heads) do heads[at] = V.job(node) end
+  return heads
+end
+
+local function accepts(node, accept) return accept(V.job(node)) end
+
+-- Of the jobs of a model and class that have a deadline, the one with the earliest that `accept(job)` holds for.
+function H.earliest_deadline(priority, model_ref, accept)
+  local rank = rank_of(priority, 1, "earliest_deadline")
+  local group = M.classes[rank].models[text(model_ref, 2, "earliest_deadline")]
+  callable(accept, 3, "earliest_deadline")
+  local node = group and M.heap_search(group.deadlines, accepts, accept)
+  return node and V.job(node)
+end
+
 function H.count_waiting(priority, model_ref)
   local rank = rank_of(priority, 1, "count_waiting")
   if optional_text(model_ref, 2, "count_waiting") == nil then return M.waiting(rank) end
@@ -419,16 +464,30 @@ local function ends_earlier(a, a_ms, b, b_ms)
   return a.id < b.id
 end
 
--- The fastest fitting worker ends first, unless one that holds part of the prompt does: only those two kinds compete.
+-- The fastest fitting worker of the pools that a job prefers; nil if there is none.
+local function fastest_preferred(job, model)
+  local best
+  for _, pool in ipairs(M.csv(job.prefer_pool_ids)) do
+    local worker = worker_or_nil(M.first(model, pool, "speed", fits_job, job))
+    if worker and (not best or ends_earlier(worker, duration_on(job, worker), best, duration_on(job, best))) then
+      best = worker
+    end
+  end
+  return best
+end
+
+-- The fastest fitting worker ends first, unless one that holds part of the prompt does: only those two kinds compete,
+-- and only in preferred pools if one of them has a place.
 local function best_for(job)
   local model = M.resolve(job.model_ref)
-  local best = worker_or_nil(M.first(model, nil, "speed", fits_job, job))
+  local preferred = (job.prefer_pool_ids or "") ~= "" and fastest_preferred(job, model) or nil
+  local best = preferred or worker_or_nil(M.first(model, nil, "speed", fits_job, job))
   if not best then return nil end
   local best_ms = duration_on(job, best)
   local holders = job.prompt_hash and M.prefix_holders[job.prompt_hash]
   for id in next, holders or {} do
     local worker = V.worker(M.workers[id])
-    if not unfit(job, worker) then
+    if not unfit(job, worker) and not (preferred and not lists(job.prefer_pool_ids, worker.pool_id)) then
       local ms = duration_on(job, worker)
       if ends_earlier(worker, ms, best, best_ms) then best, best_ms = worker, ms end
     end
@@ -896,13 +955,89 @@ function H.find_model_to_evict(pool)
   return best
 end
 
--- The running job that should make way for a waiting one of its model: the least urgent, then the youngest; nil if all
--- are as urgent as the waiting one.
+-- Whether the waiting job would fit the worker of a running one, were that one gone.
+local function fits_after(run, job)
+  local node = M.workers[run.raw.worker_id]
+  local raw = node.raw
+  if M.POOL_CLOSED[M.pools[node.pool].raw.status] then return false end
+  local kv = raw.kv_free_tokens
+  local freed = { slots_free = raw.slots_free + 1, kv_free_tokens = kv and kv + run.raw.kv_tokens }
+  -- Not a view of the worker, so that it counts as open by its own figures.
+  return not unfit(job, setmetatable(freed, { __index = V.worker(node) }))
+end
+
+-- The running job that should make way for a waiting one of its model: the least urgent, then the youngest, of those on
+-- whose worker the waiting one would fit; nil if all are as urgent as the waiting one.
 function H.find_job_to_preempt(job)
   local found = job_of(job, 1, "find_job_to_preempt")
   local rank = found and M.RANK[found.priority]
-  local run = rank and M.victim(M.resolve(found.model_ref), rank)
+  local run = rank and M.victim(M.resolve(found.model_ref), rank, fits_after, found)
   return run and V.run(run)
+end
+
+-- How many jobs of a model were told to stop and have not yet: their slots are about to be free.
+function H.count_stopping(model_ref) return M.stopping[M.resolve(text(model_ref, 1, "count_stopping"))] or 0 end
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Room for models that no worker serves
+
+-- The catalogue's entry of a job's model, if a worker of it could take the job at all.
+local function loadable(job)
+  local node = M.models[M.resolve(job.model_ref)]
+  if not node then return nil end
+  local context = number_or(job.min_context_tokens, 0)
+  if context > 0 and node.raw.context < context then return nil end
+  if (job.quantizations or "") ~= "" and not lists(job.quantizations, node.raw.quantization) then return nil end
+  return node.raw
+end
+
+-- Whether a model could be loaded on a GPU for a job, if so many bytes more were free.
+local function room_on(gpu, model, job, bytes_more)
+  local raw = gpu.raw
+  if raw.vram_free + bytes_more < model.vram_required then return false end
+  if M.POOL_CLOSED[M.pools[gpu.pool].raw.status] then return false end
+  if (job.pin_pool_id or "") ~= "" and job.pin_pool_id ~= gpu.pool then return false end
+  if (job.avoid_pool_ids or "") ~= "" and lists(job.avoid_pool_ids, gpu.pool) then return false end
+  local wanted = capability_number(job.min_compute_capability)
+  local has = wanted and capability_number(raw.compute_capability)
+  return not wanted or (has ~= nil and has >= wanted)
+end
+
+local function has_room(gpu, job)
+  local model = loadable(job)
+  return model ~= nil and room_on(gpu, model, job, 0)
+end
+
+-- The GPU with the most free memory on which a worker for a job could be started; nil if there is none.
+function H.find_gpu_for_job(job)
+  local found = job_of(job, 1, "find_gpu_for_job")
+  local model, most = found and loadable(found), M.roomiest[1]
+  if not model or not most or most.raw.vram_free < model.vram_required then return nil end
+  local node = M.heap_search(M.roomiest, has_room, found)
+  return node and V.gpu(node)
+end
+
+local function is_wanted(model)
+  for rank = 1, #M.CLASSES do
+    if M.waiting_for(rank, model) > 0 then return true end
+  end
+  return false
+end
+
+local function makes_room(node, job)
+  if is_wanted(node.model) then return false end
+  local ids = M.csv(node.raw.gpu_ids_csv)
+  local gpu = ids[1] and M.find_gpu(node.pool, ids[1])
+  local held = M.models[node.model]
+  local freed = held and held.raw.vram_required // #ids or 0
+  return gpu ~= nil and room_on(gpu, loadable(job), job, freed)
+end
+
+-- The longest unused idle worker that nobody waits for and without which a worker for a job could be started.
+function H.find_worker_to_make_room(job)
+  local found = job_of(job, 1, "find_worker_to_make_room")
+  if not found or not loadable(found) then return nil end
+  return worker_or_nil(M.first(nil, nil, "lru", makes_room, found))
 end
 
 -- ---------------------------------------------------------------------------------------------------------------------

@@ -228,7 +228,9 @@ M.jobs = jobs
 -- class -> { line, models = { ref -> { line, tenants = { id -> { line, needs = { key -> line } } }, deadlines } }, matched }
 local classes = {}
 for rank = 1, #M.CLASSES do
-  classes[rank] = { line = line_new(), models = {}, matched = {}, matched_count = 0, matched_list = nil }
+  classes[rank] = {
+    line = line_new(), models = {}, matched = {}, matched_count = 0, matched_list = nil, unserved = {}, unserved_list = nil,
+  }
 end
 M.classes = classes
 local model_scopes = {}
@@ -240,10 +242,14 @@ local function earlier(a, b)
   return a.seq < b.seq
 end
 
--- Keep, for each class, the models that both wait and have an open worker.
+-- Keep, for each class, the models that both wait and have an open worker, and those that wait and have no live one.
 local function match(class, model)
-  local scope = model_scopes[model]
-  local now = class.models[model] ~= nil and scope ~= nil and scope.open > 0
+  local scope, waits = model_scopes[model], class.models[model] ~= nil
+  local now = waits and scope ~= nil and scope.open > 0
+  local unserved = (waits and (scope == nil or scope.live == 0)) or nil
+  if unserved ~= class.unserved[model] then
+    class.unserved[model], class.unserved_list = unserved, nil
+  end
   if now ~= (class.matched[model] == true) then
     class.matched[model] = now or nil
     class.matched_count = class.matched_count + (now and 1 or -1)
@@ -280,7 +286,9 @@ local function file_job(node)
     node.deadline = raw.deadline_at
     heap_add(group.deadlines, node)
   end
-  waiting_by_tenant[node.tenant] = (waiting_by_tenant[node.tenant] or 0) + 1
+  local waiting = waiting_by_tenant[node.tenant]
+  waiting_by_tenant[node.tenant] = (waiting or 0) + 1
+  if not waiting then M.turn_joins(node.tenant) end
   job_count = job_count + 1
 end
 
@@ -307,6 +315,7 @@ local function unfile_job(node)
   end
   local left = waiting_by_tenant[node.tenant] - 1
   waiting_by_tenant[node.tenant] = left > 0 and left or nil
+  if left == 0 then M.turn_leaves(node.tenant) end
   job_count = job_count - 1
 end
 
@@ -320,14 +329,14 @@ local function take_out(id)
   return node
 end
 
--- A job that waits. The arguments after `engine` are demands that most jobs do not have.
+-- A job that waits, new or anew. The arguments after `engine` are demands that most jobs do not have.
 function M.job(
   id, seq, tenant_id, session_id, priority, model_ref, prompt_hash, prompt_tokens, max_tokens, expected_tokens, seed,
   created_at, queued_at, attempt, deadline_at, estimated_vram_bytes, estimated_duration_ms, cost_units, type_,
   geo_lat, geo_lon, engine, min_context_tokens, min_compute_capability, quantizations, pin_pool_id, prefer_pool_ids,
   avoid_pool_ids)
   local rank = RANK[priority] or error("job " .. tostring(id) .. ": unknown priority " .. tostring(priority), 2)
-  local before = take_out(id)
+  take_out(id)
   local raw = {
     id = id, seq = seq, tenant_id = tenant_id, session_id = session_id, priority = priority, model_ref = model_ref,
     prompt_hash = prompt_hash, prompt_tokens = prompt_tokens, max_tokens = max_tokens,
@@ -337,7 +346,6 @@ function M.job(
     geo_lon = geo_lon, engine = engine or "", min_context_tokens = min_context_tokens or 0,
     min_compute_capability = min_compute_capability or "", quantizations = quantizations or "",
     pin_pool_id = pin_pool_id or "", prefer_pool_ids = prefer_pool_ids or "", avoid_pool_ids = avoid_pool_ids or "",
-    label_values = before and before.raw.label_values or nil,
   }
   local node = { raw = raw, id = id, seq = seq, rank = rank, model = model_ref, tenant = tenant_id }
   raw.demanding = raw.min_context_tokens ~= 0 or raw.min_compute_capability ~= "" or raw.quantizations ~= ""
@@ -349,7 +357,7 @@ function M.job(
   M.queue_version = M.queue_version + 1
 end
 
--- A label of a job that waits; `value` nil takes it away. Labels outlive a replacement of the job, not its end.
+-- A label of a job that waits; `value` nil takes it away. They come after their job, and anew when it is replaced.
 function M.job_label(id, name, value)
   local node = jobs[id]
   if not node then return end
@@ -403,6 +411,19 @@ function M.dispatchable(rank)
     for model in pairs(class.matched) do list[#list + 1] = model end
     sort(list)
     class.matched_list = list
+  end
+  return list
+end
+
+-- Models of a class for which jobs wait and no worker is there or loading, by name. Do not change the list.
+function M.unserved(rank)
+  local class = classes[rank]
+  local list = class.unserved_list
+  if not list then
+    list = {}
+    for model in pairs(class.unserved) do list[#list + 1] = model end
+    sort(list)
+    class.unserved_list = list
   end
   return list
 end
@@ -504,7 +525,7 @@ local ORDERS = {
   lfu = { less = by_served, member = "idle" },
 }
 
-local function scope_new() return { members = {}, heaps = {}, built = {}, open = 0, slots = 0 } end
+local function scope_new() return { members = {}, heaps = {}, built = {}, open = 0, live = 0, slots = 0 } end
 
 local all_scope = scope_new()
 local pool_scopes = {}
@@ -556,6 +577,7 @@ local function leave(scope, node)
     if heap.pos[node] then heap_remove(heap, node) end
   end
   if node.open then scope.open = scope.open - 1 end
+  if node.live then scope.live = scope.live - 1 end
   return #scope.members == 0
 end
 
@@ -585,13 +607,13 @@ local function delist(node)
   if leave(scopes[4], node) then scopes[2].pools[node.pool] = nil end
   if leave(scopes[3], node) then pool_scopes[node.pool] = nil end
   if leave(scopes[2], node) then model_scopes[node.model] = nil end
-  node.open, node.idle = false, false
+  node.open, node.idle, node.live = false, false, false
   rematch(node.model)
 end
 
 local POOL_CLOSED = { offline = true, stale = true, draining = true, unhealthy = true }
 local pools = {}
-M.pools = pools
+M.pools, M.POOL_CLOSED = pools, POOL_CLOSED
 
 -- Bring every index up to date after a change of the worker's keys.
 local function refile(node)
@@ -602,9 +624,14 @@ local function refile(node)
   node.idle = open and free >= raw.slots_total
   local scopes, flipped = node.scopes, open ~= node.open
   node.open = open
+  -- What loads will serve its model soon: no second worker is started for it.
+  local live = status == "ready" or status == "busy" or status == "starting"
+  local revived = live ~= node.live
+  node.live = live
   for at = 1, 4 do
     local scope = scopes[at]
     if flipped then scope.open = scope.open + (open and 1 or -1) end
+    if revived then scope.live = scope.live + (live and 1 or -1) end
     local built = scope.built
     for number = 1, #built do
       local heap = built[number]
@@ -615,7 +642,7 @@ local function refile(node)
       end
     end
   end
-  if flipped and scopes[2].open <= 1 then rematch(node.model) end
+  if (flipped and scopes[2].open <= 1) or (revived and scopes[2].live <= 1) then rematch(node.model) end
 end
 
 -- A worker, new or changed. The arguments after `gpu_ids_csv` are what only some deployments know.
@@ -630,7 +657,7 @@ function M.worker(
   end
   local is_new = not node
   if is_new then
-    node = { id = id, model = model_ref, pool = pool_id, open = false, idle = false, raw = {} }
+    node = { id = id, model = model_ref, pool = pool_id, open = false, idle = false, live = false, raw = {} }
     workers[id] = node
     worker_count = worker_count + 1
     M.pool_of(pool_id)
@@ -710,8 +737,9 @@ end
 -- Running jobs: what could be taken back for somebody more urgent. Below each model, the least urgent and, among those,
 -- the youngest first, since it loses the least work.
 
-local runs, runs_by_worker, victims = {}, {}, {}
-M.runs, M.victims = runs, victims
+local runs, runs_by_worker, victims, stopping = {}, {}, {}, {}
+-- `stopping`: how many jobs of a model were told to stop and have not yet.
+M.runs, M.victims, M.stopping = runs, victims, stopping
 
 local function sooner_preempted(a, b)
   if a.rank ~= b.rank then return a.rank > b.rank end
@@ -725,6 +753,10 @@ local function unfile_run(run)
     heap_remove(heap, run)
     if heap.n == 0 then victims[run.model] = nil end
   end
+  if run.model and run.raw.is_stopping then
+    local left = stopping[run.model] - 1
+    stopping[run.model] = left > 0 and left or nil
+  end
   run.model = nil
 end
 
@@ -733,7 +765,10 @@ local function file_run(run)
   local worker = workers[run.raw.worker_id]
   if not worker then return end
   run.model = worker.model
-  if run.raw.is_stopping then return end
+  if run.raw.is_stopping then
+    stopping[run.model] = (stopping[run.model] or 0) + 1
+    return
+  end
   local heap = victims[run.model]
   if not heap then
     heap = heap_new(sooner_preempted)
@@ -848,6 +883,14 @@ local function sorted_remove(list, node)
   end
 end
 
+-- All GPUs, the one with the most free memory first.
+local roomiest = heap_new(function(a, b)
+  if a.raw.vram_free ~= b.raw.vram_free then return a.raw.vram_free > b.raw.vram_free end
+  if a.pool ~= b.pool then return a.pool < b.pool end
+  return a.key < b.key
+end)
+M.roomiest = roomiest
+
 local pool_list, tenant_list = {}, {}
 M.pool_list, M.tenant_list = pool_list, tenant_list
 
@@ -879,6 +922,7 @@ function M.pool_gone(id)
   local node = pools[id]
   if not node then return end
   M.pool(id, "", 0)
+  for _, gpu in ipairs(node.gpu_list) do heap_remove(roomiest, gpu) end
   node.told, node.gpus, node.gpu_list, node.gpu_views = nil, {}, {}, nil
   if not pool_scopes[id] then
     pools[id], M.pool_views = nil, nil
@@ -904,6 +948,7 @@ function M.gpu(
     vram_free = vram_free or 0, utilization = utilization, temperature_c = temperature_c, power_w = power_w,
     compute_capability = compute_capability or "",
   }
+  if roomiest.pos[node] then heap_fix(roomiest, node) else heap_add(roomiest, node) end
   M.fleet_version = M.fleet_version + 1
 end
 
@@ -917,6 +962,7 @@ function M.gpu_gone(pool_id, id)
   if not node then return end
   pool.gpus[node.key], pool.gpu_views = nil, nil
   sorted_remove(pool.gpu_list, node)
+  heap_remove(roomiest, node)
   M.fleet_version = M.fleet_version + 1
 end
 
@@ -938,14 +984,66 @@ function M.tenant(
     jobs_running or 0
   raw.tokens_served, raw.tokens_per_minute, raw.weight = tokens_served or 0, tokens_per_minute, weight or 1
   M.tenant_version = M.tenant_version + 1
+  M.turn_moves(id)
 end
 
 function M.tenant_gone(id)
   local node = tenants[id]
   if not node then return end
   tenants[id], M.tenant_views = nil, nil
+  M.turn_moves(id)
   sorted_remove(tenant_list, node)
   M.tenant_version = M.tenant_version + 1
+end
+
+-- Turns: the tenants with waiting jobs, whoever was served least for its weight first, then whoever runs least. A tenant
+-- that was never told of was never served.
+local turns, turn_list = {}, {}
+M.turn_list = turn_list
+
+local function sooner(a, b)
+  if a.share ~= b.share then return a.share < b.share end
+  if a.running ~= b.running then return a.running < b.running end
+  return a.id < b.id
+end
+
+local function turn_place(turn)
+  local low, high = 1, #turn_list + 1
+  while low < high do
+    local mid = (low + high) // 2
+    if sooner(turn_list[mid], turn) then low = mid + 1 else high = mid end
+  end
+  return low
+end
+
+local function shares_of(id)
+  local node = tenants[id]
+  if not node then return 0, 0 end
+  local raw = node.raw
+  if not (raw.weight > 0) then return huge, huge end
+  return raw.tokens_served / raw.weight, raw.jobs_running / raw.weight
+end
+
+function M.turn_joins(id)
+  local share, running = shares_of(id)
+  local turn = { id = id, share = share, running = running }
+  turns[id] = turn
+  insert(turn_list, turn_place(turn), turn)
+end
+
+function M.turn_leaves(id)
+  remove(turn_list, turn_place(turns[id]))
+  turns[id] = nil
+end
+
+function M.turn_moves(id)
+  local turn = turns[id]
+  if not turn then return end
+  local share, running = shares_of(id)
+  if share == turn.share and running == turn.running then return end
+  remove(turn_list, turn_place(turn))
+  turn.share, turn.running = share, running
+  insert(turn_list, turn_place(turn), turn)
 end
 
 local models, aliases, metrics, config, history = {}, {}, {}, {}, {}
