@@ -234,7 +234,7 @@ POLICY_REQUEST_BYTES_MAX: Final = 8 << 20
 # Deltas sent in one message, so that neither side is away for long.
 POLICY_DELTAS_PER_MESSAGE: Final = 500
 # Deltas kept for a host that is busy; more, and it gets a fresh picture of everything instead.
-POLICY_DELTAS_KEPT_MAX: Final = 20_000
+POLICY_DELTAS_KEPT_MAX: Final = 10_000
 # The circuit breaker: so many kills, or failures of any kind, within the window suspend a policy.
 POLICY_KILLS_MAX: Final = 3
 POLICY_FAILURES_MAX: Final = 5

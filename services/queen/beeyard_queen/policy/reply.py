@@ -1,0 +1,175 @@
+"""What a host answered, read with suspicion: whoever broke out of Lua could write these bytes.
+
+A reply is MessagePack `[status, text, line, decisions, logs, metrics, instructions]` for a policy's call and
+`[status, value]` for anything else. Sizes are bounded before unpacking, each field's type after it; a reply that is not
+exactly so is a fault of the host, and the host is killed for it.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum, unique
+from typing import Final
+
+import msgpack
+from beeyard_core import limits
+
+# Fields of a decision that are text, and the one that is a number.
+_TEXT_FIELDS: Final = frozenset(
+    {"action", "job_id", "worker_id", "evict_worker_id", "for_job_id", "reason"}
+)
+_START_FIELDS: Final = frozenset({"model_ref", "pool_id", "gpu_id"})
+
+DecisionValue = str | int | dict[str, str]
+Decision = dict[str, DecisionValue]
+
+
+class ReplyInvalid(Exception):
+    """A host answered something that it never would by itself. Kill it."""
+
+
+@unique
+class Status(Enum):
+    """How a call of a policy ended, as its host says."""
+
+    OK = "ok"
+    REJECTED = "rejected"
+    """The text does not load."""
+    FAILED = "failed"
+    """It raised an error."""
+    MALFORMED = "malformed"
+    """It returned something that is no decision."""
+    KILLED = "killed"
+    """It spent its budget; the host is spent with it."""
+    MEMORY = "memory"
+    """It spent its memory; the same."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """How a call of a policy ended.
+
+    Attributes:
+        status: In one word.
+        text: What went wrong, for the policy's author; empty if nothing did.
+        line: The line of the policy where it did, if known.
+        decisions: What the policy decided, in its order: fields by name, `start_worker` nested.
+        logs: (level, text), in order.
+        metrics: (name, value), in order.
+        instructions: What the call used, to the thousand.
+    """
+
+    status: Status
+    text: str = ""
+    line: int | None = None
+    decisions: tuple[Decision, ...] = ()
+    logs: tuple[tuple[str, str], ...] = ()
+    metrics: tuple[tuple[str, float], ...] = field(default=())
+    instructions: int = 0
+
+
+def read_reply(body: bytes) -> Reply:
+    """Read the reply to a call of a policy.
+
+    Raises:
+        ReplyInvalid: It is none.
+    """
+    match unpack(body):
+        case [str(status), text, line, decisions, list(logs), list(metrics), int(instructions)]:
+            if not isinstance(text, str | None) or not isinstance(line, int | None):
+                raise ReplyInvalid("text or line is of another type")
+            return Reply(
+                _status(status),
+                text or "",
+                line,
+                _decisions(decisions),
+                tuple(_log(entry) for entry in logs),
+                tuple(_metric(entry) for entry in metrics),
+                instructions,
+            )
+        case [("memory" | "broken") as status, str(text)]:
+            if status == "broken":
+                raise ReplyInvalid(text)
+            return Reply(Status.MEMORY, text)
+    raise ReplyInvalid("not seven fields")
+
+
+def read_value(body: bytes) -> object:
+    """Return the value of a reply that is not about a call of the policy.
+
+    Raises:
+        ReplyInvalid: The host says that it is broken, or says nothing sensible.
+    """
+    match unpack(body):
+        case ["ok" | "ready", value]:
+            return value
+        case [str(status), str(text)]:
+            raise ReplyInvalid(f"{status}: {text}")
+    raise ReplyInvalid("not two fields")
+
+
+def unpack(body: bytes) -> object:
+    """Unpack a message within bounds; bytes that are no UTF-8 become U+FFFD.
+
+    Raises:
+        ReplyInvalid: It is not MessagePack, or beyond the bounds.
+    """
+    try:
+        return msgpack.unpackb(
+            body,
+            raw=False,
+            unicode_errors="replace",
+            max_str_len=limits.POLICY_REPLY_BYTES_MAX,
+            max_bin_len=limits.POLICY_REPLY_BYTES_MAX,
+            max_array_len=limits.POLICY_DECISIONS_MAX,
+            max_map_len=64,
+            max_ext_len=0,
+        )
+    except (ValueError, msgpack.UnpackException) as fault:
+        raise ReplyInvalid(f"not MessagePack: {fault}") from fault
+
+
+def _status(word: str) -> Status:
+    try:
+        return Status(word)
+    except ValueError as fault:
+        raise ReplyInvalid("unknown status") from fault
+
+
+def _decisions(value: object) -> tuple[Decision, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise ReplyInvalid("decisions are no list")
+    return tuple(_decision(entry) for entry in value)
+
+
+def _decision(entry: object) -> Decision:
+    if not isinstance(entry, dict) or "action" not in entry:
+        raise ReplyInvalid("a decision is no map with an action")
+    for name, value in entry.items():
+        if name in _TEXT_FIELDS and isinstance(value, str) and _is_short(value):
+            continue
+        if name == "retry_after_ms" and type(value) is int and value >= 0:
+            continue
+        if name == "start_worker" and isinstance(value, dict):
+            if all(k in _START_FIELDS and isinstance(v, str) for k, v in value.items()):
+                continue
+        raise ReplyInvalid("a decision has a field that none has")
+    return entry
+
+
+def _log(entry: object) -> tuple[str, str]:
+    match entry:
+        case [str(level), str(text)] if _is_short(level) and _is_short(text):
+            return level, text
+    raise ReplyInvalid("a log line is no level and text")
+
+
+def _metric(entry: object) -> tuple[str, float]:
+    match entry:
+        case [str(name), int() | float() as value] if _is_short(name):
+            return name, value
+    raise ReplyInvalid("a metric is no name and number")
+
+
+def _is_short(text: str) -> bool:
+    return len(text) <= limits.POLICY_LOG_BYTES_MAX
