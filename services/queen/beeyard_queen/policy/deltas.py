@@ -18,6 +18,7 @@ from beeyard_core.policy.world import (
     ModelRow,
     PoolRow,
     PrefixRow,
+    Row,
     RunningRow,
     TenantRow,
     WorkerRow,
@@ -27,18 +28,6 @@ from beeyard_core.policy.world import (
 Scalar = str | int | float | bool | None
 #: The name of a delta and its arguments.
 Delta = tuple[Scalar, ...]
-AnyRow = (
-    WorkerRow
-    | JobRow
-    | RunningRow
-    | PrefixRow
-    | PoolRow
-    | GpuRow
-    | TenantRow
-    | ModelRow
-    | HistoryRow
-)
-
 KINDS: Final[dict[type, str]] = {
     WorkerRow: "worker",
     JobRow: "job",
@@ -52,7 +41,7 @@ KINDS: Final[dict[type, str]] = {
 }
 
 
-def _reader(row: type) -> Callable[[AnyRow], tuple[Scalar, ...]]:
+def _reader(row: type) -> Callable[[Row], tuple[Scalar, ...]]:
     # Labels have deltas of their own, since a delta takes scalars only.
     return attrgetter(*(field.name for field in fields(row) if field.name != "labels"))
 
@@ -60,7 +49,7 @@ def _reader(row: type) -> Callable[[AnyRow], tuple[Scalar, ...]]:
 _READERS: Final = {row: _reader(row) for row in KINDS}
 
 
-def delta_of(row: AnyRow) -> Delta:
+def delta_of(row: Row) -> Delta:
     """Return the delta that puts a row into a mirror. A job's labels are not in it, see `labels_of`."""
     of = type(row)
     return (KINDS[of], *_READERS[of](row))
@@ -134,13 +123,9 @@ def _lines(world: World) -> Iterator[tuple[str, Iterable[Scalar]]]:
     for job in world.jobs.values():
         for _, *label in labels_of(job):
             yield "label", label
-    for kind, values in (
-        ("alias", world.aliases),
-        ("metric", world.metrics),
-        ("config", world.config),
-    ):
-        for item in values.items():
-            yield kind, item
+    yield from (("alias", item) for item in world.aliases.items())
+    yield from (("metric", item) for item in world.metrics.items())
+    yield from (("config", item) for item in world.config.items())
 
 
 def digest(world: World) -> str:

@@ -1,0 +1,66 @@
+"""A mirror in this process, fed and questioned by tests."""
+
+from importlib.resources import files
+from typing import Any, cast
+
+from beeyard_core.policy.world import World
+from beeyard_queen.policy.deltas import Delta, snapshot
+from lupa import lua54
+
+LOAD = """
+local index, views, helpers = ...
+local M = assert(load(index, "=index"))()
+local V = assert(load(views, "=views"))(M)
+assert(load(helpers, "=helpers"))(M, V)
+return M
+"""
+#: Compiles a test's text with the names that tests use.
+CHUNK = """
+local M, text, name = ...
+return assert(load(text, "=" .. name, "t", setmetatable({
+  M = M, context = M.context(), helpers = M.helpers, platform = M.platform_table,
+}, { __index = _G })))
+"""
+
+
+def lua_text(name: str) -> str:
+    """Return a packaged Lua file."""
+    return (files("beeyard_queen.policy") / "lua" / name).read_text(encoding="utf-8")
+
+
+class Mirror:
+    """One Lua state with index, views and functions, as the queen's process has it."""
+
+    def __init__(self, world: World | None = None) -> None:
+        """Load the rooms and take in a world.
+
+        Args:
+            world: What the mirror holds at first; None: nothing.
+        """
+        self.lua = lua54.LuaRuntime(register_eval=False, register_builtins=False)
+        texts = [lua_text(f"{name}.lua") for name in ("index", "views", "helpers")]
+        # Lua's values have no types that Python knows.
+        self.M = cast("Any", self.lua.execute(LOAD, *texts))
+        if world is not None:
+            self.apply(*snapshot(world))
+
+    def apply(self, *deltas: Delta) -> None:
+        """Apply deltas in their order."""
+        for kind, *arguments in deltas:
+            self.M[kind](*arguments)
+
+    def begin(self, now_ms: int = 0, seed: int = 1) -> None:
+        """Open a decision."""
+        self.M.begin(now_ms, seed)
+
+    def run(self, text: str, *arguments: object, name: str = "test") -> Any:
+        """Run Lua text, in which `M`, `context`, `helpers` and `platform` are names, and return what it returns."""
+        return self.lua.execute(CHUNK, self.M, text, name)(*arguments)
+
+    def value(self, expression: str) -> Any:
+        """Return what a Lua expression is worth."""
+        return self.run(f"return {expression}")
+
+    def digest(self) -> str:
+        """Return the mirror's digest."""
+        return cast("str", self.M.digest())
