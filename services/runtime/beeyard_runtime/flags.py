@@ -81,7 +81,9 @@ def _add(parser: argparse.ArgumentParser, name: str, field: FieldInfo, text: str
         if list in {typing.get_origin(kind) for kind in kinds}:
             parser.add_argument(flag, action="append", metavar="TEXT", help=shown)
         else:
-            parser.add_argument(flag, choices=choices, help=shown)
+            # The settings judge the value, in one line and the same words wherever it comes from.
+            metavar = "{" + ",".join(map(str, choices)) + "}"
+            parser.add_argument(flag, metavar=metavar, help=shown)
     else:
         parser.add_argument(flag, metavar=_metavar_of(kinds), help=shown)
 
