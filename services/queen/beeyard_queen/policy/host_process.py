@@ -28,6 +28,18 @@ class HostGone(Exception):
     """A host ended, or was ended, before it answered. Take another."""
 
 
+class StillBusy(Exception):
+    """The patience is over; the host goes on, watched as before.
+
+    Attributes:
+        answer: What its answer, or its end, will come in.
+    """
+
+    def __init__(self, answer: asyncio.Future[bytes]) -> None:
+        super().__init__("it has not answered yet")
+        self.answer = answer
+
+
 class HostProcess(asyncio.Protocol):
     """A locked-down process with one Lua state."""
 
@@ -42,6 +54,7 @@ class HostProcess(asyncio.Protocol):
         self._answer: asyncio.Future[bytes] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._cpu_ms_max = 0
+        self._patience_ms = limits.POLICY_WALL_MS
         self._began_cpu_ms = 0.0
         self._began_s = 0.0
         self._gone = ""
@@ -58,9 +71,7 @@ class HostProcess(asyncio.Protocol):
         except (OSError, TimeoutError) as fault:
             raise HostGone(f"no host could be forked: {fault}") from fault
         host = cls(forked)
-        host._expect(limits.POLICY_KILL_CPU_MS)
-        answer = host._answer
-        assert answer is not None
+        answer = host._expect(limits.POLICY_KILL_CPU_MS)
         try:
             await host._loop.create_unix_connection(lambda: host, sock=forked.stream)
             walls = read_value(await answer)
@@ -84,18 +95,22 @@ class HostProcess(asyncio.Protocol):
         """Whether it has yet to answer a request."""
         return self._answer is not None and not self._answer.done()
 
-    def request(self, *message: object, cpu_ms_max: int) -> asyncio.Future[bytes]:
+    def request(
+        self, *message: object, cpu_ms_max: int, patience_ms: int = limits.POLICY_WALL_MS
+    ) -> asyncio.Future[bytes]:
         """Send a request; the future holds the reply's bytes, unread.
 
         Args:
             message: The operation and its arguments.
             cpu_ms_max: CPU time after which the host is killed.
+            patience_ms: Wall time after which the caller is told StillBusy.
 
         Returns:
-            The reply, or HostGone.
+            The reply, HostGone or StillBusy. Do not cancel it: the host's answer would come unasked.
         """
         assert not self.is_busy, "one request at a time"
         answer = self._expect(cpu_ms_max)
+        self._patience_ms = patience_ms
         if self._gone or self._transport is None:
             answer.set_exception(HostGone(self._gone))
             self._rest()
@@ -183,12 +198,19 @@ class HostProcess(asyncio.Protocol):
         return self._answer
 
     def _look(self) -> None:
+        waited_ms = (self._loop.time() - self._began_s) * 1_000
         if self.cpu_ms() - self._began_cpu_ms > self._cpu_ms_max:
             self.kill(f"it used more than {self._cpu_ms_max} ms of CPU time")
-        elif (self._loop.time() - self._began_s) * 1_000 > limits.POLICY_WALL_MS:
+            return
+        if waited_ms > limits.POLICY_WALL_MS:
             self.kill(f"it did not answer within {limits.POLICY_WALL_MS} ms")
-        else:
-            self._watch = self._loop.call_later(limits.POLICY_WATCH_INTERVAL_MS / 1_000, self._look)
+            return
+        self._watch = self._loop.call_later(limits.POLICY_WATCH_INTERVAL_MS / 1_000, self._look)
+        asked = self._answer
+        if waited_ms > self._patience_ms and asked is not None and not asked.done():
+            self._patience_ms = limits.POLICY_WALL_MS
+            self._answer = self._loop.create_future()
+            asked.set_exception(StillBusy(self._answer))
 
     def _rest(self) -> None:
         if self._watch is not None:

@@ -17,7 +17,7 @@ from beeyard_runtime.clock import Clock
 from beeyard_runtime.log import get_log
 
 from beeyard_queen.policy.breaker import Breaker, Mishap
-from beeyard_queen.policy.host_process import HostGone, HostProcess
+from beeyard_queen.policy.host_process import HostGone, HostProcess, StillBusy
 from beeyard_queen.policy.reply import Reply, ReplyInvalid, Status, read_reply
 from beeyard_queen.policy.zygote import Terms, Zygote
 
@@ -105,7 +105,7 @@ class PolicyHost:
         self._clock = clock
         self._snapshot = snapshot
         self._terms = terms or Terms()
-        self._patience_s = patience_ms / 1_000
+        self._patience_ms = patience_ms
         self._keeps_standby = keeps_standby
         self._source = b""
         self._current: HostProcess | None = None
@@ -166,18 +166,21 @@ class PolicyHost:
         began = loop.time()
         answer = host.request(
             "decide", seed, now_ms, limits.POLICY_CPU_MS, limits.POLICY_INSTRUCTIONS_MAX,
-            self._noted, cpu_ms_max=limits.POLICY_KILL_CPU_MS,
+            self._noted, cpu_ms_max=limits.POLICY_KILL_CPU_MS, patience_ms=self._patience_ms,
         )  # fmt: skip
         self._noted = []
         try:
-            done, _ = await asyncio.wait((answer,), timeout=self._patience_s)
-        except asyncio.CancelledError:
-            answer.add_done_callback(lambda late: self._settle(host, late))
-            raise
-        if not done:
+            await answer
+        except StillBusy as busy:
             self.counts.late += 1
-            answer.add_done_callback(lambda late: self._settle(host, late))
-            return _without(Outcome.LATE, "it has not answered yet", loop.time() - began)
+            busy.answer.add_done_callback(lambda late: self._settle(host, late))
+            return _without(Outcome.LATE, str(busy), loop.time() - began)
+        except HostGone:
+            pass  # settled below
+        except asyncio.CancelledError:
+            # Nobody takes the answer, and the next question must not get it.
+            self._replace("its question was withdrawn")
+            raise
         ruling = self._settle(host, answer)
         return replace(ruling, elapsed_ms=(loop.time() - began) * 1_000)
 

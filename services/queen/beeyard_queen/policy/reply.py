@@ -89,7 +89,8 @@ def read_reply(body: bytes) -> Reply:
             if status == "broken":
                 raise ReplyInvalid(text)
             return Reply(Status.MEMORY, text)
-    raise ReplyInvalid("not seven fields")
+        case _:
+            raise ReplyInvalid("not seven fields")
 
 
 def read_value(body: bytes) -> object:
@@ -103,7 +104,8 @@ def read_value(body: bytes) -> object:
             return value
         case [str(status), str(text)]:
             raise ReplyInvalid(f"{status}: {text}")
-    raise ReplyInvalid("not two fields")
+        case _:
+            raise ReplyInvalid("not two fields")
 
 
 def unpack(body: bytes) -> object:
@@ -150,11 +152,16 @@ def _decision(entry: object) -> Decision:
             continue
         if name == "retry_after_ms" and type(value) is int and value >= 0:
             continue
-        if name == "start_worker" and isinstance(value, dict):
-            if all(k in _START_FIELDS and isinstance(v, str) for k, v in value.items()):
-                continue
+        if name == "start_worker" and _is_start(value):
+            continue
         raise ReplyInvalid("a decision has a field that none has")
     return entry
+
+
+def _is_start(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        name in _START_FIELDS and isinstance(text, str) for name, text in value.items()
+    )
 
 
 def _log(entry: object) -> tuple[str, str]:

@@ -93,7 +93,7 @@ class Zygote:
             StartFailed: It did not come up.
         """
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)  # noqa: FBT003
+        ours.setblocking(False)
         self._control = ours
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
@@ -134,7 +134,7 @@ class Zygote:
         except BaseException:
             ours.close()
             raise
-        ours.setblocking(False)  # noqa: FBT003
+        ours.setblocking(False)
         return Forked(pid, handle, ours)
 
     async def stop(self) -> None:

@@ -3,7 +3,7 @@
 Two steps, because the first is slow and the same for all hosts. The *zygote* leaves the machine's namespaces, its file
 system and its user behind once; every host forked from it inherits that. The *host* then gives up descriptors,
 resources and, last, all but a few system calls. Each measure is tried where it is allowed, and what came of it is
-reported, so that the queen's log says how strong the walls are on this machine; none is required for the others to work.
+reported, so that the queen's log says how strong the walls are on this machine; none needs another to work.
 """
 
 import ctypes
@@ -107,7 +107,7 @@ def _leave_files() -> str:
         folder = tempfile.mkdtemp(prefix="beeyard-policy-")
         root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         # In a folder that is no longer in any tree, nothing can be found and nothing made.
-        os.rmdir(folder)
+        os.rmdir(folder)  # noqa: PTH106  pathlib is not worth loading in here
         os.fchdir(root)
         os.close(root)
         os.chroot(".")

@@ -15,16 +15,14 @@ _SCALARS: Final = frozenset({bytes, int, float, bool, type(None)})
 
 _BOOT: Final = b"""
 local text, limits = ...
-local rooms = { allowlist = text["allowlist.txt"], limits = limits, given = {} }
+local rooms = { allowlist = text["allowlist.txt"], platform = text["platform.lua"], limits = limits }
 local function chunk(name) return assert(load(text[name], "=" .. name, "t")) end
 rooms.guard = chunk("guard.lua")()
 rooms.library = chunk("library.lua")(rooms.guard, limits)
 rooms.border = chunk("border.lua")(limits)
 rooms.index = chunk("index.lua")()
 local views = chunk("views.lua")(rooms.index)
-local helpers = chunk("helpers.lua")(rooms.index, views, rooms.library)
-local platform = chunk("platform.lua")(rooms.index, views, helpers)
-rooms.given.platform, rooms.given.platform_schedule = platform, platform.schedule
+rooms.helpers = chunk("helpers.lua")(rooms.index, views)
 local policy = chunk("prelude.lua")(rooms)
 return policy.load, policy.decide, policy.names, rooms.index
 """

@@ -185,11 +185,14 @@ function border.fault(value)
 end
 
 --- Pack a reply: [status, text, line, decisions, logs, metrics, instructions].
+-- @param logs     {level, message} each
+-- @param metrics  {name, value} each
 function border.pack(status, text, line, decided, logs, metrics, instructions)
-  for i = 1, #logs do logs[i][2] = presentable(logs[i][2], REASON_BYTES_MAX) end
-  for i = 1, #metrics do metrics[i][1] = presentable(metrics[i][1], ID_BYTES_MAX) end
+  local lines, figures = {}, {}
+  for i = 1, #logs do lines[i] = { logs[i].level, presentable(logs[i].message, REASON_BYTES_MAX) } end
+  for i = 1, #metrics do figures[i] = { presentable(metrics[i].name, ID_BYTES_MAX), metrics[i].value } end
   local out = {}
-  put(out, { n = 7, status, text, line, decided, logs, metrics, instructions })
+  put(out, { n = 7, status, text, line, decided, lines, figures, instructions })
   return concat(out)
 end
 

@@ -10,7 +10,7 @@ local error, type, select, next, rawset = error, type, select, next, rawset
 local getmetatable, setmetatable, tostring = getmetatable, setmetatable, tostring
 local metatable_of = debug.getmetatable     -- sees what a `__metatable` field hides
 local rawget = rawget
-local floor, tointeger, huge = math.floor, math.tointeger, math.huge
+local floor, tointeger = math.floor, math.tointeger
 local byte, find, format, gmatch, gsub, match = string.byte, string.find, string.format, string.gmatch, string.gsub, string.match
 local rep, sub = string.rep, string.sub
 local concat, insert, move, remove, sort, unpack = table.concat, table.insert, table.move, table.remove, table.sort, table.unpack
@@ -340,12 +340,13 @@ end
 -- chance, time and logs, of one decision ------------------------------------------------------------------------------
 
 local state, now_ms = 0, 0
-local logs, metrics = {}, {}
+local logs = {}
 
 --- Begin a decision: the same seed gives the same numbers on every machine.
-function library.begin(seed, now)
-  state, now_ms = seed, now
-  logs, metrics = {}, {}
+-- @param kept  the list that logs go to, as {level, message}; the helpers write to the same
+function library.begin(seed, now, kept)
+  -- Not the seed itself: the helpers draw from that.
+  state, now_ms, logs = seed ~ 0x5851F42D4C957F2D, now, kept
 end
 
 -- splitmix64: a small generator that passes the usual tests, in integers that wrap around everywhere alike.
@@ -373,19 +374,6 @@ function library.os.time() return floor(now_ms / 1000) end
 function library.os.clock() return now_ms / 1000 end
 
 --- Keep one line for the operator; more than fit are dropped.
-function library.write_log(level, text)
-  if #logs >= LOG_LINES_MAX then return end
-  if type(text) ~= "string" then text = library.tostring(text) end
-  logs[#logs + 1] = { level, sub(type(text) == "string" and text or type(text), 1, LOG_BYTES_MAX) }
-end
-
---- Keep one measurement for the operator. The name is 1 to 128 bytes; values that are no finite numbers are dropped.
-function library.write_metric(name, value)
-  if #metrics >= LOG_LINES_MAX or type(name) ~= "string" or #name == 0 or #name > limits.id_bytes_max then return end
-  if type(value) ~= "number" or value ~= value or value == huge or value == -huge then return end
-  metrics[#metrics + 1] = { name, value }
-end
-
 function library.log(...)
   local words = {}
   for i = 1, select("#", ...) do
@@ -393,14 +381,11 @@ function library.log(...)
     words[i] = type(word) == "string" and word or type(word)
     if i == LOG_LINES_MAX then break end
   end
-  library.write_log("info", concat(words, "\t"))
+  if #logs < LOG_LINES_MAX then
+    logs[#logs + 1] = { level = "info", message = sub(concat(words, "\t"), 1, LOG_BYTES_MAX) }
+  end
 end
 library.print = library.log
 library.pcall, library.xpcall = guard.pcall, guard.xpcall
-
---- Return what the decision wrote: logs as {level, text}, metrics as {name, value}.
-function library.written()
-  return logs, metrics
-end
 
 return library

@@ -3,13 +3,13 @@
 -- The environment is built from nothing, name by name, from `allowlist.txt`; a name that is not there is nil. After this
 -- file has run, the real global table holds nothing dangerous either, although no policy can reach it.
 --
--- rooms: { allowlist, limits, guard, library, border, index, given }: the list's text, the numbers of limits.py, the
--- other trusted files as they returned, and the globals that they give a policy.
+-- rooms: { allowlist, platform, limits, guard, library, border, index, helpers }: the texts of the list and of the
+-- platform policy, the numbers of limits.py, and the other trusted files as they returned.
 
 local rooms = ...
 local guard, library, border, M = rooms.guard, rooms.library, rooms.border, rooms.index
 
-local error, load, next, rawget, type = error, load, next, rawget, type
+local assert, error, load, next, rawget, type = assert, error, load, next, rawget, type
 local getmetatable = getmetatable
 local gmatch, sub = string.gmatch, string.sub
 local ipairs, concat = ipairs, table.concat
@@ -35,9 +35,12 @@ local function add(env, name, value)
   end
 end
 
+-- What other rooms give a policy besides its context.
+local given = { platform = M.platform_table, platform_schedule = rooms.helpers.platform_schedule }
+
 --- Return a fresh environment with exactly the names of the list.
 local function environment()
-  local sources = { lua = _G, ours = library, room = rooms.given }
+  local sources = { lua = _G, ours = library, room = given }
   local env = {}
   for line in gmatch(rooms.allowlist, "[^\n]+") do
     local name, from = line:match("^([%w_.]+)%s+(%a+)")
@@ -53,6 +56,11 @@ end
 
 local env = environment()
 
+-- The platform policy is a policy like any other, in an environment of its own, which no other policy can change.
+local platform = environment()
+assert(load(rooms.platform, "=platform", "t", platform))()
+M.platform = { schedule = platform.schedule, source = rooms.platform }
+
 -- Methods of strings go through a table of their own, which nobody but Lua itself can reach.
 local methods = {}
 for name, value in next, env.string do methods[name] = value end
@@ -65,8 +73,7 @@ of_strings.__metatable = false
 local schedule, loaded
 
 local function reply(status, text, line, decided)
-  local logs, metrics = library.written()
-  return border.pack(status, text, line, decided, logs, metrics, guard.steps())
+  return border.pack(status, text, line, decided, M.logs, M.emitted, guard.steps())
 end
 
 --- Ask `schedule_job(job, pools, workers)` for each job in order. A worker is offered no more jobs than it has slots.
@@ -94,7 +101,8 @@ end
 --- Load a policy's text; once in the life of a process.
 -- @return a packed reply: "ok", "rejected", "killed" or "memory"
 local function load_policy(source, cpu_ms, instructions)
-  library.begin(0, 0)
+  M.begin(0, 0)
+  library.begin(0, 0, M.logs)
   if loaded then return reply("rejected", "this process has its policy already") end
   if #source > SOURCE_BYTES_MAX then
     return reply("rejected", "the text is longer than " .. SOURCE_BYTES_MAX .. " bytes")
@@ -130,7 +138,7 @@ end
 local function decide(seed, now_ms, cpu_ms, instructions)
   if schedule == nil then return reply("rejected", "no policy is loaded") end
   M.begin(now_ms, seed)
-  library.begin(seed, now_ms)
+  library.begin(seed, now_ms, M.logs)
   local status, result, line = guard.run(cpu_ms, instructions, schedule, M.context())
   if status == "failed" then
     local text, where = border.fault(result)
