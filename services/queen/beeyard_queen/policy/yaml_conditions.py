@@ -152,8 +152,7 @@ def _condition_branch(value: object) -> str:
 
 Condition = Annotated[
     # FieldTests is made from the table below; mypy cannot know it.
-    Annotated[Literal["always"], Tag(BRANCH_WORD)]
-    | Annotated["FieldTests", Tag(BRANCH_TESTS)],  # type: ignore[valid-type]
+    Annotated[Literal["always"], Tag(BRANCH_WORD)] | Annotated["FieldTests", Tag(BRANCH_TESTS)],  # type: ignore[valid-type]
     Discriminator(_condition_branch),
 ]
 Conditions = Annotated[

@@ -4,10 +4,11 @@ The interpreter's own reading of what `find_candidates` promises (docs/policies/
 without an index, so that it can be compared with the helper that answers from indexes.
 """
 
+import dataclasses
 import math
 import re
 
-from beeyard_core.policy.world import OPEN_STATUSES, JobRow, WorkerRow, World
+from beeyard_core.policy.world import OPEN_STATUSES, JobRow, RunningRow, WorkerRow, World
 
 _POOL_CLOSED = {"offline", "stale", "draining", "unhealthy"}
 _POOL_HEALTHY = {"healthy", "ready", "online"}
@@ -61,6 +62,20 @@ def fits(world: World, job: JobRow, worker: WorkerRow) -> bool:
         and (worker.context_tokens == 0 or worker.context_tokens >= tokens)
         and _meets_demands(world, job, worker)
     )
+
+
+def fits_after(world: World, job: JobRow, running: RunningRow) -> bool:
+    """Return whether a running job's worker could take a waiting one as soon as the running one has stopped."""
+    worker = world.workers.get(running.worker_id)
+    if worker is None:
+        return False
+    kv_tokens = worker.kv_free_tokens
+    freed = dataclasses.replace(
+        worker,
+        slots_free=worker.slots_free + 1,
+        kv_free_tokens=None if kv_tokens is None else kv_tokens + running.kv_tokens,
+    )
+    return fits(world, job, freed)
 
 
 def _meets_demands(world: World, job: JobRow, worker: WorkerRow) -> bool:

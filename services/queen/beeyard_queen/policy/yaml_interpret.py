@@ -14,6 +14,7 @@ from beeyard_queen.policy.yaml_fields import Field, Subject
 from beeyard_queen.policy.yaml_fit import (
     candidates,
     distance_km,
+    fits_after,
     is_healthy,
     is_idle,
     model_of,
@@ -308,14 +309,12 @@ def _evict(action: Evict, reason: str, world: World) -> Decision | None:
 def _victim(world: World, job: JobRow, below: str) -> RunningRow | None:
     if candidates(world, job):
         return None
-    model = model_of(world, job.model_ref)
-    serving = {row.worker_id for row in world.workers.values() if row.model_ref == model}
     victims = [
         row
         for row in world.running.values()
-        if row.worker_id in serving
-        and RANK[row.priority] > max(RANK[below], RANK[job.priority])
+        if RANK[row.priority] > max(RANK[below], RANK[job.priority])
         and not row.is_stopping
+        and fits_after(world, job, row)
     ]
     if not victims:
         return None

@@ -224,27 +224,13 @@ local function room_for(context, model_ref, pool_id, tried, is_better)
 end
 """,
     "victim_for": """
--- The running job to stop for another one: of the least urgent class below both `below` and the job's own, the one that
--- has run for the shortest time, on a worker that serves the job's model. None where a worker can take the job anyway.
+-- The running job that makes way for another one, if its class is below `below`; none where a worker can take the job.
 local function victim_for(context, job, below)
-  local rank = { interactive = 1, normal = 2, batch = 3, background = 4 }
   if context.helpers.find_candidates(job):first() then return nil end
-  local serves = {}
-  for _, worker in ipairs(context.helpers.find_workers_by_model(job.model_ref)) do
-    serves[worker.id] = true
-  end
-  local victim
-  for _, running in ipairs(context.running or {}) do
-    local urgency = rank[running.priority]
-    local is_lower = urgency > rank[below] and urgency > rank[job.priority]
-    if is_lower and serves[running.worker_id] and not running.is_stopping then
-      local lead = victim and urgency - rank[victim.priority] or 1
-      if lead > 0 or lead == 0 and running.started_at > victim.started_at then
-        victim = running
-      end
-    end
-  end
-  return victim
+  local running = context.helpers.find_job_to_preempt(job)
+  local rank = { interactive = 1, normal = 2, batch = 3, background = 4 }
+  if running and rank[running.priority] > rank[below] then return running end
+  return nil
 end
 """,
 }
