@@ -975,6 +975,17 @@ function H.find_job_to_preempt(job)
   return run and V.run(run)
 end
 
+-- Models for which jobs of a class wait while less urgent ones run, in the order of their names.
+function H.models_to_preempt(priority)
+  local rank, found = rank_of(priority, 1, "models_to_preempt"), {}
+  if next(M.victims) == nil then return found end
+  for model in next, M.classes[rank].models do
+    if M.victim(M.resolve(model), rank) then found[#found + 1] = model end
+  end
+  sort(found)
+  return found
+end
+
 -- How many jobs of a model were told to stop and have not yet: their slots are about to be free.
 function H.count_stopping(model_ref) return M.stopping[M.resolve(text(model_ref, 1, "count_stopping"))] or 0 end
 

@@ -1,0 +1,129 @@
+"""The queue of the twin: every waiting job, by class, model, tenant and need, so that a decision reads only heads.
+
+It answers what `lua/index.lua` answers to the platform policy, and is written from the same rules, not from that file.
+Lists are kept sorted by bisection: the moves are the interpreter's own and cost less than any cleverer structure here.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from beeyard_core.policy.world import CLASSES, RANK, JobRow
+
+Need = tuple[int, int, str, int, str, str, str, str, str]
+
+
+def quantised(amount: int) -> int:
+    """Return the step that an amount lies in: four steps an octave, so that jobs of like needs share a line."""
+    octave = 0
+    while amount >= 8:
+        amount >>= 1
+        octave += 1
+    return octave * 4 + amount
+
+
+def need_of(job: JobRow) -> Need:
+    """Return what decides where a job could run, apart from its model."""
+    return (
+        quantised(job.estimated_vram_bytes // 1_048_576),
+        quantised((job.prompt_tokens + job.max_tokens) // 512),
+        job.engine,
+        job.min_context_tokens,
+        job.min_compute_capability,
+        job.quantizations,
+        job.pin_pool_id,
+        job.prefer_pool_ids,
+        job.avoid_pool_ids,
+    )
+
+
+Entry = tuple[int, str]
+
+
+def _drop(line: list[Entry], entry: Entry) -> None:
+    del line[bisect_left(line, entry)]
+
+
+@dataclass(slots=True)
+class Group:
+    """The jobs of one class and model.
+
+    Attributes:
+        line: All of them, oldest first.
+        lanes: Tenant -> need -> the jobs, oldest first.
+        deadlines: Those with a deadline, the earliest first, as (deadline, seq, id).
+    """
+
+    line: list[Entry] = field(default_factory=list)
+    lanes: dict[str, dict[Need, list[Entry]]] = field(default_factory=dict)
+    deadlines: list[tuple[int, int, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Lines:
+    """Every waiting job. `waiting` counts the jobs of each tenant."""
+
+    jobs: dict[str, JobRow] = field(default_factory=dict)
+    waiting: dict[str, int] = field(default_factory=dict)
+    groups: tuple[dict[str, Group], ...] = field(default_factory=lambda: tuple({} for _ in CLASSES))
+    _classes: tuple[list[Entry], ...] = field(default_factory=lambda: tuple([] for _ in CLASSES))
+
+    def add(self, job: JobRow) -> None:
+        """Put a job at the place of its sequence; one of the same id goes."""
+        self.remove(job.job_id)
+        rank, entry = RANK[job.priority], (job.seq, job.job_id)
+        self.jobs[job.job_id] = job
+        insort(self._classes[rank], entry)
+        group = self.groups[rank].setdefault(job.model_ref, Group())
+        insort(group.line, entry)
+        lane = group.lanes.setdefault(job.tenant_id, {})
+        insort(lane.setdefault(need_of(job), []), entry)
+        if job.deadline_at is not None:
+            insort(group.deadlines, (job.deadline_at, *entry))
+        self.waiting[job.tenant_id] = self.waiting.get(job.tenant_id, 0) + 1
+
+    def remove(self, job_id: str) -> None:
+        """Take a job out, if it is there."""
+        job = self.jobs.pop(job_id, None)
+        if job is None:
+            return
+        rank, entry = RANK[job.priority], (job.seq, job.job_id)
+        _drop(self._classes[rank], entry)
+        group = self.groups[rank][job.model_ref]
+        _drop(group.line, entry)
+        lane, need = group.lanes[job.tenant_id], need_of(job)
+        _drop(lane[need], entry)
+        if not lane[need]:
+            del lane[need]
+        if not lane:
+            del group.lanes[job.tenant_id]
+        if job.deadline_at is not None:
+            del group.deadlines[bisect_left(group.deadlines, (job.deadline_at, *entry))]
+        if not group.line:
+            del self.groups[rank][job.model_ref]
+        self.waiting[job.tenant_id] -= 1
+        if not self.waiting[job.tenant_id]:
+            del self.waiting[job.tenant_id]
+
+    def oldest(self, rank: int) -> JobRow | None:
+        """The oldest job of a class."""
+        line = self._classes[rank]
+        return self.jobs[line[0][1]] if line else None
+
+    def oldest_of(self, rank: int, model: str) -> JobRow:
+        """The oldest job of a class and model, of which some must wait."""
+        return self.jobs[self.groups[rank][model].line[0][1]]
+
+    def heads(self, rank: int, model: str, tenant: str) -> Iterator[JobRow]:
+        """The oldest job of each need of a tenant, in no order."""
+        group = self.groups[rank].get(model)
+        for line in (group.lanes.get(tenant, {}) if group else {}).values():
+            yield self.jobs[line[0][1]]
+
+    def by_deadline(self, rank: int, model: str) -> Iterator[JobRow]:
+        """The jobs of a class and model that have a deadline, the earliest first."""
+        return (self.jobs[job_id] for _, _, job_id in self.groups[rank][model].deadlines)
+
+    def is_wanted(self, model: str) -> bool:
+        """Whether any job waits for a model."""
+        return any(model in groups for groups in self.groups)

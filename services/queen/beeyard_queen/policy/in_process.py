@@ -1,0 +1,112 @@
+"""The platform policy in the queen's own process: trusted Lua over a mirror of the world, kept current by deltas.
+
+Only scalars and strings cross the border. A decision comes back as the values of one call and not as a table, which
+would cost a look across the border for each field. The policy is our own, bounded by construction and tests, so there
+is no deadline in here; operators' policies run in hosts (see `hosts.py`).
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from lupa import lua54
+
+from beeyard_core.policy.intent import Dispatch, Evict, Intent, Preempt, StartWorker, Wait
+from beeyard_queen.policy.deltas import Delta
+from beeyard_queen.policy.lua_source import lua_text
+
+_FILES: Final = ("index.lua", "views.lua", "helpers.lua", "platform.lua")
+
+# The policy's text sees a global table of its own, as it would in a host, so that `schedule` is found and nothing leaks.
+_BOOT: Final = """
+local index, views, helpers, source = ...
+local function chunk(text, name, env) return assert(load(text, "=" .. name, "t", env)) end
+local M = chunk(index, "index.lua", _G)()
+local V = chunk(views, "views.lua", _G)(M)
+chunk(helpers, "helpers.lua", _G)(M, V)
+local env = setmetatable({}, { __index = _G })
+chunk(source, "platform.lua", env)()
+local schedule, begin, context = env.schedule, M.begin, M.context()
+M.platform = { schedule = schedule, source = source }
+local NONE = {}
+local function decide(now_ms, seed)
+  begin(now_ms, seed)
+  local decided = schedule(context)
+  local start = decided.start_worker or NONE
+  local gpu_id = start.gpu_id
+  return decided.action, decided.reason, decided.job_id, decided.worker_id, decided.for_job_id,
+    decided.evict_worker_id, start.model_ref, start.pool_id, gpu_id ~= nil and tostring(gpu_id) or nil,
+    decided.retry_after_ms
+end
+return M, decide
+"""
+
+
+class PlatformPolicy:
+    """The platform policy over its own mirror. Not for two threads at once."""
+
+    def __init__(self) -> None:
+        """Load the trusted files.
+
+        Raises:
+            LuaError: One of them has a fault; a bug.
+        """
+        lua: Any = lua54.LuaRuntime(
+            register_eval=False, register_builtins=False, unpack_returned_tuples=True
+        )
+        mirror, decide = lua.execute(_BOOT, *map(lua_text, _FILES))
+        self._lua = lua
+        self._mirror: Any = mirror
+        self._decide: Callable[[int, int], tuple[Any, ...]] = decide
+        self._appliers: dict[str, Callable[..., None]] = {}
+
+    def apply(self, deltas: Iterable[Delta]) -> None:
+        """Bring the mirror up to date.
+
+        Args:
+            deltas: Each the name of a function of the mirror and its arguments (see `deltas.py`).
+
+        Raises:
+            LuaError: The mirror has no such function, or refuses the arguments; a bug.
+        """
+        for name, *arguments in deltas:
+            self._applier(str(name))(*arguments)
+
+    def decide(self, now_ms: int, seed: int = 0) -> Intent:
+        """Return what the platform policy decides.
+
+        Args:
+            now_ms: The instant of the decision, on the clock of the rows.
+            seed: What chance is drawn from; this policy draws none.
+        """
+        action, reason, job_id, worker_id, for_job_id, evicted, model, pool, gpu, retry = (
+            self._decide(now_ms, seed)
+        )
+        match action:
+            case "dispatch":
+                return Dispatch(job_id=job_id, worker_id=worker_id, reason=reason)
+            case "wait":
+                return Wait(reason=reason, retry_after_ms=retry)
+            case "preempt":
+                return Preempt(job_id=job_id, for_job_id=for_job_id, reason=reason)
+            case "start_worker":
+                return StartWorker.at(model, pool, gpu, reason=reason)
+            case "evict":
+                return Evict(evict_worker_id=evicted, reason=reason)
+            case _:
+                raise AssertionError(f"platform.lua has no action {action}")
+
+    def digest(self) -> str:
+        """Return the mirror's digest, to compare with the world's."""
+        digest: str = self._mirror.digest()
+        return digest
+
+    def _applier(self, name: str) -> Callable[..., None]:
+        found = self._appliers.get(name)
+        if found is None:
+            found = self._appliers[name] = self._mirror[name]
+        return found
+
+
+def platform_source() -> str:
+    """Return the platform policy's text: what `GetPlatformSource` answers and people copy."""
+    return lua_text("platform.lua")

@@ -1,0 +1,192 @@
+-- The platform policy: what schedules until an operator deploys a policy of their own, and what every other policy can
+-- hand over to with `platform.schedule(context)`. Copy it and change it: it uses nothing that other policies may not.
+--
+-- It answers one question at a time, in this order, and returns the first answer that it finds:
+--
+--   1. dispatch      Which waiting job can start now, and where?
+--   2. preempt       Must a job that is not urgent make way for an interactive one?
+--   3. start_worker  Does a job wait for a model that no worker serves, and is there room for one?
+--   4. evict         Would there be room if a worker left that nobody needs?
+--   5. wait
+--
+-- The queen applies the answer and asks again, until it is `wait`.
+--
+-- Who comes first: the more urgent class; in it the earliest deadline; then the tenant that was served the fewest tokens
+-- for its weight; then the job that came first. Batch and background jobs that waited long move up by one class, so
+-- that everybody is served some day; nothing ever moves up into the interactive class, which is kept for people.
+-- Where it runs: the worker on which it would end first, by measured speed and what of its prompt is in the worker's
+-- cache; then the least loaded; then the one with the most memory free; then by id. That is `find_best_worker`.
+--
+-- It never walks the queue or the fleet: each question goes to an index, by class, model and tenant. Ten thousand
+-- waiting jobs cost what ten cost.
+
+local CLASSES = { "interactive", "normal", "batch", "background" }
+-- The class whose long-waiting jobs compete in this one, too.
+local BELOW = { normal = "batch", batch = "background" }
+-- How long a batch or background job waits before it moves up; `config.promote_after_ms` goes before it.
+local PROMOTE_AFTER_MS = 5 * 60 * 1000
+-- When to ask again if nothing changes meanwhile: deadlines and waiting times go on.
+local RETRY_AFTER_MS = 1000
+
+-- Whether the tenant's quotas leave room for one more job. A tenant without quotas, or one that the queen was never told
+-- of, may run as much as there is.
+local function within_quota(h, job)
+  local may, why = h.check_tenant_quota(job.tenant_id, job)
+  return may or why == "tenant_unknown"
+end
+
+-- Where a job should run now; nil if no worker can take it. What one job was refused, a job of the same model that asks
+-- for no less and is as easily pleased is refused without another look: `refused` remembers it for this decision.
+local function place(h, job, refused)
+  local is_plain = job.engine == "" and job.quantizations == "" and job.min_compute_capability == ""
+    and job.min_context_tokens == 0 and job.pin_pool_id == "" and job.avoid_pool_ids == ""
+  if not is_plain then return h.find_best_worker(job) end
+  local tokens, bytes = job.prompt_tokens + job.max_tokens, job.estimated_vram_bytes
+  local least = refused[job.model_ref]
+  if least and tokens >= least.tokens and bytes >= least.bytes then return nil end
+  local worker = h.find_best_worker(job)
+  if not worker then refused[job.model_ref] = { tokens = tokens, bytes = bytes } end
+  return worker
+end
+
+-- 1a. Of the jobs of a class with a deadline, the earliest that can start, and where.
+local function earliest_deadline(h, class, refused)
+  local best
+  local function can_start(job) return within_quota(h, job) and place(h, job, refused) ~= nil end
+  for _, model in ipairs(h.dispatchable_models(class)) do
+    local job = h.earliest_deadline(class, model, can_start)
+    if job and (not best or job.deadline_at < best.deadline_at
+        or job.deadline_at == best.deadline_at and job.seq < best.seq) then
+      best = job
+    end
+  end
+  return best, best and place(h, best, refused)
+end
+
+-- Add a tenant's jobs that compete in a class: the oldest of each need, of every model with an open worker.
+local function add_heads(h, heads, class, models, tenant, queued_before)
+  for _, model in ipairs(models) do
+    for _, job in ipairs(h.tenant_heads(class, model, tenant)) do
+      if job.queued_at <= queued_before and within_quota(h, job) then heads[#heads + 1] = job end
+    end
+  end
+end
+
+-- The oldest of some jobs that can start, and where.
+local function oldest(h, heads, refused)
+  table.sort(heads, function(a, b) return a.seq < b.seq end)
+  for _, job in ipairs(heads) do
+    local worker = place(h, job, refused)
+    if worker then return job, worker end
+  end
+  return nil
+end
+
+-- 1b. The first job that can start of the tenant whose turn it is, and where. Tenants with equal shares take turns by
+-- who came first.
+local function fair_share(h, class, promoted_before, refused)
+  local models, below = h.dispatchable_models(class), BELOW[class]
+  local promoted = below and h.next_job(below)
+  -- Nobody below has waited long enough if the oldest has not.
+  local models_below = promoted and promoted.queued_at <= promoted_before and h.dispatchable_models(below) or {}
+  if #models == 0 and #models_below == 0 then return nil end
+  local heads, last_share, last_running = {}, nil, nil
+  for tenant, share, running in h.tenants_in_turn() do
+    if #heads > 0 and (share ~= last_share or running ~= last_running) then
+      local job, worker = oldest(h, heads, refused)
+      if job then return job, worker end
+      heads = {}
+    end
+    last_share, last_running = share, running
+    add_heads(h, heads, class, models, tenant, math.huge)
+    add_heads(h, heads, below, models_below, tenant, promoted_before)
+  end
+  return oldest(h, heads, refused)
+end
+
+local function dispatch(h, promoted_before)
+  local refused = {}
+  for _, class in ipairs(CLASSES) do
+    local job, worker = earliest_deadline(h, class, refused)
+    local reason = "earliest deadline"
+    if not job then
+      job, worker = fair_share(h, class, promoted_before, refused)
+      reason = job and job.priority ~= class and "waited long" or "fair share"
+    end
+    if job then return { action = "dispatch", job_id = job.id, worker_id = worker.id, reason = reason } end
+  end
+  return nil
+end
+
+-- 2. Take a batch or background job back for an interactive one of the same model. One at a time for each model: the
+-- slot of a job that was told to stop is about to be free.
+local function preempt(h)
+  local oldest_job, victim
+  for _, model in ipairs(h.models_to_preempt("interactive")) do
+    local job = h.count_stopping(model) == 0 and h.next_job("interactive", model)
+    if job and (not oldest_job or job.seq < oldest_job.seq) and within_quota(h, job) then
+      local running = h.find_job_to_preempt(job)
+      if running and (running.priority == "batch" or running.priority == "background") then
+        oldest_job, victim = job, running
+      end
+    end
+  end
+  if not victim then return nil end
+  return { action = "preempt", job_id = victim.id, for_job_id = oldest_job.id, reason = "interactive work waits" }
+end
+
+-- The oldest job for each model that nobody serves, the most urgent class first.
+local function unserved_jobs(h)
+  local jobs = {}
+  for _, class in ipairs(CLASSES) do
+    local first = #jobs + 1
+    for _, model in ipairs(h.unserved_models(class)) do
+      local job, at = h.next_job(class, model), #jobs + 1
+      if within_quota(h, job) then
+        while at > first and jobs[at - 1].seq > job.seq do at = at - 1 end
+        table.insert(jobs, at, job)
+      end
+    end
+  end
+  return jobs
+end
+
+-- 3. Start a worker for a job before anybody asks for it, where the most memory is free.
+local function start_worker(h, jobs)
+  for _, job in ipairs(jobs) do
+    local gpu = h.find_gpu_for_job(job)
+    if gpu then
+      return {
+        action = "start_worker", reason = "no worker serves " .. job.model_ref,
+        start_worker = { model_ref = job.model_ref, pool_id = gpu.pool_id, gpu_id = gpu.id },
+      }
+    end
+  end
+  return nil
+end
+
+-- 4. Give up the worker that was unused for longest, if a worker for a waiting job could then start in its place.
+local function evict(h, jobs)
+  for _, job in ipairs(jobs) do
+    local worker = h.find_worker_to_make_room(job)
+    if worker then
+      return { action = "evict", evict_worker_id = worker.id, reason = "makes room for " .. job.model_ref }
+    end
+  end
+  return nil
+end
+
+function schedule(context)
+  local h = context.helpers
+  local promote_after_ms = context.config.promote_after_ms
+  if type(promote_after_ms) ~= "number" then promote_after_ms = PROMOTE_AFTER_MS end
+  local decision = dispatch(h, context.now_ms - promote_after_ms) or preempt(h)
+  if decision then return decision end
+  local jobs = unserved_jobs(h)
+  if #jobs > 0 then
+    decision = start_worker(h, jobs) or evict(h, jobs)
+    if decision then return decision end
+  end
+  local reason = #context.queue == 0 and "nothing waits" or "no worker can take a waiting job now"
+  return { action = "wait", reason = reason, retry_after_ms = RETRY_AFTER_MS }
+end
