@@ -4,6 +4,9 @@ Channels are kept per address while the worker answers, and dropped when it does
 soon another's.
 """
 
+import asyncio
+from collections.abc import Awaitable
+
 import grpc
 from beeyard.worker.v1 import engine_service_pb2 as pb
 from beeyard.worker.v1 import engine_service_pb2_grpc as rpc
@@ -37,9 +40,8 @@ class GrpcEngineLink:
     async def read(self, address: str) -> EngineReading | None:
         """Ask a worker how it is and tell it that it is supervised; None if it does not answer in time."""
         request = pb.GetStatusRequest(supervisor_id=self._supervisor_id)
-        try:
-            status = await self._stub(address).GetStatus(request, timeout=_DEADLINE_S)
-        except grpc.aio.AioRpcError:
+        status = await _answer(self._stub(address).GetStatus(request, timeout=_DEADLINE_S))
+        if status is None:
             await self._drop(address)
             return None
         return EngineReading(
@@ -54,11 +56,7 @@ class GrpcEngineLink:
         """Ask a worker to end its work and exit; False if it does not answer in time."""
         # On the wire 0 means the worker's own drain time, which is not what a caller with no patience wants.
         request = pb.DrainRequest(grace_ms=max(1, grace_ms))
-        try:
-            await self._stub(address).Drain(request, timeout=_DEADLINE_S)
-        except grpc.aio.AioRpcError:
-            return False
-        return True
+        return await _answer(self._stub(address).Drain(request, timeout=_DEADLINE_S)) is not None
 
     async def close(self) -> None:
         """Close every channel."""
@@ -76,3 +74,19 @@ class GrpcEngineLink:
         channel = self._channels.pop(address, None)
         if channel is not None:
             await channel.close(None)
+
+
+async def _answer(call: Awaitable[pb.EngineStatus]) -> pb.EngineStatus | None:
+    """Return what a worker answers; None if it does not, or if its channel was closed meanwhile.
+
+    A channel that another task closes cancels its calls, which looks to the caller as if it had been cancelled itself.
+    """
+    try:
+        return await call
+    except grpc.aio.AioRpcError:
+        return None
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return None
