@@ -1,9 +1,10 @@
 """The list of system calls that a host may make, as a filter in the kernel; everything else is its death.
 
 Written as raw BPF through `prctl`, because a library for it would be one more thing inside the sandbox. The filter
-looks at the architecture first (a call number means another call elsewhere), lets the listed calls pass, answers EPERM where
-memory would become executable, and kills the process for anything else. A host reads and writes its one descriptor,
-manages memory, reads clocks and exits: it needs no call that names a file, an address, a process or a signal's target.
+looks at the architecture first (a call number means another call elsewhere), lets the listed calls pass, answers EPERM
+where memory would become executable, and kills the process for anything else. A host reads and writes its one
+descriptor, manages memory, reads clocks and exits: it needs no call that names a file, an address, a process or a
+signal's target.
 
 Only architectures whose numbers were checked against the kernel's headers are here; `install` says so of others.
 """

@@ -73,6 +73,7 @@ end
 local function refuse(text) error({ malformed = text }, 0) end
 
 local function plain(value, name)
+  if value == nil then refuse(name .. " is missing") end
   if type(value) ~= "table" then refuse(name .. " is a " .. type(value) .. ", not a table") end
   if metatable_of(value) ~= nil then refuse(name .. " has a metatable") end
   return value
@@ -113,7 +114,7 @@ local function delay(value, name)
   return value > RETRY_MS_MAX and RETRY_MS_MAX or floor(value)
 end
 
-local START_FIELDS = { { "model_ref", id, true }, { "pool_id", id, true }, { "gpu_id", gpu_id } }
+local START_FIELDS = { { "model_ref", id, true }, { "pool_id", id }, { "gpu_id", gpu_id } }
 
 --- Copy the known fields of a table, in the order of `fields`.
 local function copied(source, fields, into)
@@ -139,12 +140,13 @@ local FIELDS = {
   wait = { REASON, { "retry_after_ms", delay } },
   start_worker = { { "start_worker", start, true }, { "job_id", id }, REASON },
   evict = { { "evict_worker_id", id, true }, REASON },
-  preempt = { { "job_id", id, true }, { "for_job_id", id }, REASON },
+  preempt = { { "job_id", id, true }, { "for_job_id", id, true }, REASON },
   reject = { { "job_id", id, true }, REASON },
 }
 
 local function simple(decision, name)
   local action = rawget(plain(decision, name), "action")
+  if action == nil then refuse("action is missing") end
   if type(action) ~= "string" then refuse("action is a " .. type(action) .. ", not a string") end
   local fields = FIELDS[action]
   if fields == nil then
@@ -181,6 +183,7 @@ function border.fault(value)
   if type(value) ~= "string" then return "the error is a " .. type(value) .. " value", nil end
   local line = match(value, "^policy:(%d+):")
   local text = gsub(sub(value, 1, ERROR_BYTES_MAX), "^policy:%d+: ", "")
+  text = gsub(text, "^%l+%.lua:%d+: ", "")
   return presentable(text, ERROR_BYTES_MAX), line and tointeger(line)
 end
 

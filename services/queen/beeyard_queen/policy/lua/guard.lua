@@ -8,7 +8,7 @@
 -- Errors that say that the machine below is exhausted doom a run, too: whoever catches those can fill stack or memory
 -- again and again, so that the hook never finds room to run.
 
-local error, pcall, type = error, pcall, type
+local error, pcall, type, xpcall = error, pcall, type, xpcall
 local getinfo, sethook = debug.getinfo, debug.sethook
 local clock = os.clock
 local find = string.find
@@ -21,6 +21,8 @@ local guard = {}
 
 local TOKEN = {}           -- what a doomed run is unwound with; its identity means nothing, `doom` is the truth
 local doom                 -- nil, or {status, text, line}
+local running = false      -- whether there is a policy to interrupt
+local fault_line           -- the line that an error came from, where its text does not say so
 local runner               -- the trusted function that started the policy and must not be interrupted
 local steps, steps_max, deadline, cpu_ms_max = 0, 0, 0, 0
 local hook
@@ -38,8 +40,8 @@ end
 --- Doom the run that is under way; the first reason stays.
 local function condemn(status, text)
   if doom == nil then
-    doom = { status = status, text = text, line = policy_line(4) }
-    sethook(hook, "", 1)
+    doom = { status = status, text = text, line = fault_line or policy_line(4) }
+    if running then sethook(hook, "", 1) end
   end
 end
 
@@ -53,6 +55,7 @@ local function over_budget()
 end
 
 function hook()
+  if not running then return end
   if doom == nil then
     steps = steps + STEP
     if not over_budget() then return end
@@ -97,10 +100,20 @@ function guard.xpcall(f, message_of, ...)
   return finish(settle(pcall(f, ...)))
 end
 
--- Named, because the hook must know it: an error raised in here would pass the policy's own pcall by.
+--- Remember the policy's line of an error that was raised on its behalf elsewhere.
+local function locate(fault)
+  if doom == nil and (type(fault) ~= "string" or not find(fault, "policy:", 1, true)) then
+    fault_line = policy_line(3)
+  end
+  return fault
+end
+
+-- Named, because the hook must know it: an error raised in here would escape to the process.
 local function run(f, ...)
+  running = true
   sethook(hook, "", STEP)
-  local ok, result = pcall(f, ...)
+  local ok, result = xpcall(f, locate, ...)
+  running = false
   sethook()
   return ok, result
 end
@@ -111,13 +124,13 @@ runner = run
 -- @param instructions  how many it may execute
 -- @return status ("ok", "failed", "killed" or "memory"), then the result or the error, then the line where it ended
 function guard.run(cpu_ms, instructions, f, ...)
-  doom, steps, steps_max, cpu_ms_max = nil, 0, instructions, cpu_ms
+  doom, fault_line, steps, steps_max, cpu_ms_max = nil, nil, 0, instructions, cpu_ms
   deadline = clock() + cpu_ms / 1000
   local ok, result = run(f, ...)
-  if doom == nil and not ok then notice(result) sethook() end
+  if doom == nil and not ok then notice(result) end
   if doom ~= nil then return doom.status, doom.text, doom.line end
   if ok then return "ok", result end
-  return "failed", result
+  return "failed", result, fault_line
 end
 
 --- Instructions that the last run used, to the thousand.

@@ -116,7 +116,7 @@ local function load_policy(source, cpu_ms, instructions)
     local told, where = border.fault(text)
     return reply("rejected", told, line or where)
   elseif status ~= "ok" then
-    return reply(status, text, line)
+    return reply(status, (border.fault(text)), line)
   end
   -- Raw: a function that only a metatable answers for is none.
   schedule = rawget(env, "schedule")
@@ -144,7 +144,7 @@ local function decide(seed, now_ms, cpu_ms, instructions)
     local text, where = border.fault(result)
     return reply("failed", text, line or where)
   elseif status ~= "ok" then
-    return reply(status, result, line)
+    return reply(status, (border.fault(result)), line)
   end
   local decided, wrong = border.extract(result)
   if not decided then return reply("malformed", wrong) end

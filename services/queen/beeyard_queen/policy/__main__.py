@@ -1,0 +1,40 @@
+"""`python -m beeyard_queen.policy COMMAND ...`: what can be done with a policy without a queen."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+from beeyard_runtime.log import setup_log
+
+# A command is a module of this room with `main(arguments) -> exit code`. It is imported when it is asked for.
+COMMANDS = {
+    "compile": ("compile_command", "show the Lua of a YAML policy, or its JSON Schema"),
+    "source": ("source_command", "print the platform policy"),
+    "try": ("try_command", "run one decision in a real sandbox"),
+    "validate": ("validate_command", "try a policy in many worlds"),
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command; return the exit code."""
+    name = arguments[0] if arguments else "--help"
+    if name in {"-h", "--help"}:
+        sys.stdout.write(_overview())
+        return 0 if arguments else 2
+    if name not in COMMANDS:
+        sys.stderr.write(f"beeyard policy: there is no command {name!r}\n{_overview()}")
+        return 2
+    # A command says by itself how a policy did; what a queen would log about it is noise here.
+    setup_log("policy", fmt="console", level="error")
+    module = import_module(f"beeyard_queen.policy.{COMMANDS[name][0]}")
+    run: Callable[[list[str]], int] = module.main
+    return run(arguments[1:])
+
+
+def _overview() -> str:
+    lines = [f"  {name:10} {told}" for name, (_, told) in sorted(COMMANDS.items())]
+    return "usage: beeyard policy COMMAND ...\n\n" + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
