@@ -395,7 +395,11 @@ def walked(world: World) -> list[str]:
 
 
 @settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 @given(histories, st.integers(0, 79))
 def test_every_index_answers_as_a_walk_over_the_world_does(
@@ -414,7 +418,11 @@ def test_every_index_answers_as_a_walk_over_the_world_does(
 
 
 @settings(
-    max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 @given(histories)
 def test_a_mirror_made_from_a_snapshot_is_the_one_that_lived_through_it_all(

@@ -1039,9 +1039,9 @@ local function makes_room(node, job)
   if is_wanted(node.model) then return false end
   local ids = M.csv(node.raw.gpu_ids_csv)
   local gpu = ids[1] and M.find_gpu(node.pool, ids[1])
+  if not gpu then return false end
   local held = M.models[node.model]
-  local freed = held and held.raw.vram_required // #ids or 0
-  return gpu ~= nil and room_on(gpu, loadable(job), job, freed)
+  return room_on(gpu, loadable(job), job, held and held.raw.vram_required // #ids or 0)
 end
 
 -- The longest unused idle worker that nobody waits for and without which a worker for a job could be started.

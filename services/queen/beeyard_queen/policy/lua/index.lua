@@ -195,29 +195,15 @@ local function quantised(amount)
 end
 M.quantised = quantised
 
--- Small numbers for strings, in order of appearance: only ever compared for equality.
-local interned, interned_count = { [""] = 0 }, 0
-local function intern(text)
-  local number = interned[text]
-  if not number then
-    interned_count = interned_count + 1
-    number = interned_count
-    interned[text] = number
-  end
-  return number
-end
-
+-- A number for a job that demands nothing special, else a text.
 local function need_key(raw)
-  local key = quantised((raw.estimated_vram_bytes or 0) // 1048576)
+  local size = quantised((raw.estimated_vram_bytes or 0) // 1048576)
     | quantised(((raw.prompt_tokens or 0) + (raw.max_tokens or 0)) // 512) << 8
-  if raw.engine ~= "" or raw.demanding then
-    local wish = concat({
-      raw.engine, raw.min_context_tokens, raw.min_compute_capability, raw.quantizations,
-      raw.pin_pool_id, raw.prefer_pool_ids, raw.avoid_pool_ids,
-    }, "\31")
-    key = key | intern(wish) << 16
-  end
-  return key
+  if raw.engine == "" and not raw.demanding then return size end
+  return concat({
+    size, raw.engine, raw.min_context_tokens, raw.min_compute_capability, raw.quantizations, raw.pin_pool_id,
+    raw.prefer_pool_ids, raw.avoid_pool_ids,
+  }, "\31")
 end
 
 -- ---------------------------------------------------------------------------------------------------------------------

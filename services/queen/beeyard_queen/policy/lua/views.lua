@@ -218,22 +218,25 @@ local own_list = { __index = V.worker_methods, __metatable = "workers" }
 -- A list of the policy's own, with the methods of a list of workers.
 function V.own_workers(list) return setmetatable(list, own_list) end
 
-local no_workers = nil
+local function list_view(target, scope_model, scope_pool, is_scope)
+  setmetatable(target, own_list)
+  return setmetatable({}, {
+    __index = target, __newindex = refuse, __pairs = array_pairs, __len = function() return #target end,
+    __metatable = "read-only", target = target, is_scope = is_scope, model = scope_model, pool = scope_pool,
+  })
+end
+
+-- What has no workers is no scope: asked further it must not answer for all.
+local NO_WORKERS = list_view({}, nil, nil, false)
 
 -- The view of all workers of a scope, in the order of their ids; kept until one joins or leaves.
 function V.workers(scope, model, pool)
-  if not scope then
-    no_workers = no_workers or V.workers({ members = {} })
-    return no_workers
+  if not scope then return NO_WORKERS end
+  if not scope.list then
+    local target = {}
+    for at, node in ipairs(scope.members) do target[at] = worker_view(node) end
+    scope.list = list_view(target, model, pool, true)
   end
-  if scope.list then return scope.list end
-  local target = {}
-  for at, node in ipairs(scope.members) do target[at] = worker_view(node) end
-  setmetatable(target, own_list)
-  scope.list = setmetatable({}, {
-    __index = target, __newindex = refuse, __pairs = array_pairs, __len = function() return #target end,
-    __metatable = "read-only", target = target, is_scope = true, model = model, pool = pool,
-  })
   return scope.list
 end
 
