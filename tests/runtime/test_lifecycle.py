@@ -167,10 +167,10 @@ async def _next_state(
     """Return the next state, or the code of the end: grpc.aio forgets a message that is read after the end came."""
     try:
         answer = await watch.read()
-        assert isinstance(answer, health_pb2.HealthCheckResponse)
-        return answer.status
     except grpc.aio.AioRpcError as ended:
         return ended.code()
+    assert isinstance(answer, health_pb2.HealthCheckResponse)
+    return answer.status
 
 
 async def test_a_served_process_starts_answers_and_drains_in_silence() -> None:
