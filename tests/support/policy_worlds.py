@@ -31,25 +31,25 @@ WORKERS = st.sampled_from(["w1", "w2", "w3", "w4", "w5"])
 GPUS = st.sampled_from(["0", "1", "10"])
 TENANTS = st.sampled_from(["a", "b", "c"])
 PROMPTS = st.sampled_from(["", "h1", "h2"])
-CSV = st.sampled_from(["", "", "", "p1", "p2", "p1,p2"])
+CSV = st.sampled_from([*[""] * 6, "p1", "p2", "p1,p2"])
 COMPUTE = st.sampled_from(["", "7.5", "8.6", "8.10"])
 
 worker_rows = st.builds(
     WorkerRow,
     worker_id=WORKERS,
     pool_id=POOLS,
-    status=st.sampled_from(["ready", "ready", "busy", "starting", "draining", "failed"]),
+    status=st.sampled_from([*["ready"] * 5, "busy", "starting", "draining", "failed"]),
     model_ref=MODELS,
-    engine=st.sampled_from(["", "llamacpp"]),
+    engine=st.just("llamacpp"),
     slots_total=st.integers(2, 3),
     slots_free=st.integers(0, 2),
-    vram_free=st.sampled_from([0, 4 * GIB, 8 * GIB]),
-    kv_free_tokens=st.sampled_from([None, 100, 700, 5000]),
+    vram_free=st.sampled_from([0, 8 * GIB, 12 * GIB]),
+    kv_free_tokens=st.sampled_from([None, None, 100, 700, 5000]),
     load=st.sampled_from([0.0, 0.5]),
     tokens_per_s=st.sampled_from([0.0, 10.0, 20.0]),
     last_used_at=st.integers(0, 3),
     gpu_ids=st.sampled_from(["", "0", "1", "0,1"]),
-    context_tokens=st.sampled_from([0, 600, 4096]),
+    context_tokens=st.sampled_from([0, 0, 600, 4096]),
     quantization=st.sampled_from(["", "q4", "q8"]),
 )
 job_rows = st.builds(
@@ -65,14 +65,14 @@ job_rows = st.builds(
     expected_tokens=st.sampled_from([5, 40]),
     queued_at=st.sampled_from([NOW_MS, NOW_MS - 300_000, NOW_MS - 299_999, 0]),
     deadline_at=st.sampled_from([None, None, NOW_MS + 10, NOW_MS + 20]),
-    estimated_vram_bytes=st.sampled_from([0, 0, 6 * GIB]),
-    engine=st.sampled_from(["", "", "llamacpp"]),
-    min_context_tokens=st.sampled_from([0, 0, 0, 1000]),
-    min_compute_capability=st.sampled_from(["", "", "", "8.6"]),
-    quantizations=st.sampled_from(["", "", "", "q4", "q4,q8"]),
-    pin_pool_id=st.sampled_from(["", "", "", "p1"]),
+    estimated_vram_bytes=st.sampled_from([0, 0, 0, 6 * GIB]),
+    engine=st.sampled_from([*[""] * 6, "llamacpp", "other"]),
+    min_context_tokens=st.sampled_from([*[0] * 9, 1000]),
+    min_compute_capability=st.sampled_from([*[""] * 9, "8.6"]),
+    quantizations=st.sampled_from([*[""] * 9, "q4", "q4,q8"]),
+    pin_pool_id=st.sampled_from([*[""] * 9, "p1"]),
     prefer_pool_ids=CSV,
-    avoid_pool_ids=st.sampled_from(["", "", "", "p2"]),
+    avoid_pool_ids=st.sampled_from([*[""] * 9, "p2"]),
 )
 running_rows = st.builds(
     RunningRow,
@@ -90,7 +90,7 @@ prefix_rows = st.builds(
 pool_rows = st.builds(
     PoolRow,
     pool_id=POOLS,
-    status=st.sampled_from(["ready", "ready", "stale", "draining"]),
+    status=st.sampled_from([*["ready"] * 6, "stale", "draining"]),
     last_report_ms=st.integers(0, 5),
 )
 gpu_rows = st.builds(
@@ -109,7 +109,7 @@ tenant_rows = st.builds(
     quota_jobs=st.sampled_from([None, None, 2]),
     jobs_running=st.integers(0, 2),
     tokens_served=st.sampled_from([0, 100, 200]),
-    weight=st.sampled_from([1.0, 2.0, 0.0]),
+    weight=st.sampled_from([1.0, 1.0, 2.0, 0.0]),
 )
 model_rows = st.builds(
     ModelRow,
@@ -136,8 +136,18 @@ changes = st.one_of(
 
 
 def histories() -> st.SearchStrategy[list[tuple[object, ...]]]:
-    """Changes of a world, in order."""
-    return st.lists(changes, min_size=1, max_size=40)
+    """Changes of a world, in order: what there is at first, then a little of everything."""
+    first = st.tuples(
+        st.lists(model_rows, min_size=2, max_size=4),
+        st.lists(gpu_rows, min_size=1, max_size=4),
+        st.lists(worker_rows, min_size=1, max_size=6),
+        st.lists(running_rows, max_size=4),
+        st.lists(job_rows, min_size=2, max_size=10),
+    )
+    then = st.lists(changes, max_size=25)
+    return st.tuples(first, then).map(
+        lambda parts: [*(("put", row) for rows in parts[0] for row in rows), *parts[1]]
+    )
 
 
 class Hive:

@@ -163,14 +163,12 @@ class Judge:
             return _no(
                 Refusal.MODEL_NOT_FOUND, "start_worker.model_ref", "no pool can load this model"
             )
-        if intent.pool_id and intent.pool_id not in self.world.pools:
-            return _no(Refusal.POOL_UNREADY, "start_worker.pool_id", "there is no such pool")
         gpus = [g for key, g in self.world.gpus.items() if self._is_meant(intent, key)]
-        if intent.gpu_id and not gpus:
+        if not gpus:
             reason = Refusal.NO_CAPACITY_INCOMPATIBLE_DEVICE_MASK
-            return _no(reason, "start_worker.gpu_id", "no open pool has such a GPU")
+            return _no(reason, "start_worker", "no pool that takes work has such a GPU")
         rooms = ((self._free(gpu), gpu.pool_id, gpu.gpu_id) for gpu in gpus)
-        most = max(rooms, default=(-1, "", ""))
+        most = max(rooms)
         if most[0] < model.vram_required:
             reason = Refusal.NO_CAPACITY_INCOMPATIBLE_VRAM
             return _no(reason, "start_worker", f"{model.vram_required} bytes are free nowhere")
