@@ -51,3 +51,32 @@ def test_a_file_that_is_not_there_is_said_in_one_line(capsys: pytest.CaptureFixt
         capsys.readouterr().err
         == "beeyard policy: /nowhere/policy.yaml: No such file or directory\n"
     )
+
+
+def test_explain_tells_which_rule_decides_and_what(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = tmp_path / "context.json"
+    job = {"id": "job-1", "model_ref": "llama-7b", "seed": 42}
+    worker = {"id": "worker-1", "model_ref": "llama-7b"}
+    context.write_text(
+        json.dumps({"queue": [job], "pools": [{"id": "pool-1", "workers": [worker]}]})
+    )
+    policy = str(GOLDEN / "determinism-first.yaml")
+    assert main([policy, "--explain", str(context)]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "rule": "prioritize-seeded-jobs",
+        "line": 6,
+        "decision": {
+            "action": "dispatch",
+            "job_id": "job-1",
+            "worker_id": "worker-1",
+            "reason": "rule prioritize-seeded-jobs",
+        },
+    }
+    context.write_text("{}")
+    assert main([policy, "--explain", str(context)]) == 0
+    assert json.loads(capsys.readouterr().out)["decision"] == {"use": "platform-scheduler"}
+    context.write_text('{"queues": []}')
+    assert main([policy, "--explain", str(context)]) == 2
+    assert "queues" in capsys.readouterr().err

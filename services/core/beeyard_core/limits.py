@@ -191,6 +191,8 @@ POLICY_PATTERN_CHARACTERS_MAX: Final = 64
 POLICY_PATTERN_STEPS_MAX: Final = 2_000_000
 POLICY_PATTERN_VALUE_BYTES_MIN: Final = 64
 POLICY_WAIT_MS_MAX: Final = 60_000
+# A world written down for `policy compile --explain`.
+POLICY_CONTEXT_BYTES_MAX: Final = 64 << 20
 
 # --- Policy hosts ---
 # What one call of a policy may use: CPU time and instructions inside, CPU and wall time as seen from outside.

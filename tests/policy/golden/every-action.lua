@@ -21,6 +21,28 @@ local function tenant_of(context, job)
   return tenants[job.tenant_id] or {}
 end
 
+-- Whether any worker of its model with enough memory will do for a job.
+local function has_no_demands(job)
+  return (job.engine or "") == "" and (job.min_context_tokens or 0) == 0 and (job.quantizations or "") == ""
+    and (job.pin_pool_id or "") == "" and (job.avoid_pool_ids or "") == "" and (job.min_compute_capability or "") == ""
+end
+
+-- Workers that can take a job now. A job that needs as much as one that found none finds none, either: this is kept for
+-- one decision, so that a long queue costs little while nothing fits.
+local refused
+local function candidates(context, job)
+  local bytes, tokens = job.estimated_vram_bytes or 0, job.prompt_tokens + job.max_tokens
+  local least = refused[job.model_ref]
+  if least and bytes >= least.bytes and tokens >= least.tokens then return least.workers end
+  local workers = context.helpers.find_candidates(job)
+  if #workers == 0 and bytes >= 0 and has_no_demands(job) then
+    if not least or bytes <= least.bytes and tokens <= least.tokens then
+      refused[job.model_ref] = { bytes = bytes, tokens = tokens, workers = workers }
+    end
+  end
+  return workers
+end
+
 -- The nearest to the job's user of the workers whose place is known; without places, the least loaded.
 local function nearest(context, job, workers)
   local here = job.user.geo
@@ -59,7 +81,7 @@ end
 
 -- The running job that makes way for another one, if its class is below `below`; none where a worker can take the job.
 local function victim_for(context, job, below)
-  if context.helpers.find_candidates(job):first() then return nil end
+  if candidates(context, job):first() then return nil end
   local running = context.helpers.find_job_to_preempt(job)
   local rank = { interactive = 1, normal = 2, batch = 3, background = 4 }
   if running and rank[running.priority] > rank[below] then return running end
@@ -123,7 +145,7 @@ rules[4] = function(context)
       and job.user.geo ~= nil -- YAML line 28
       and job.deadline_ms == nil -- YAML line 29
     then
-      local workers = context.helpers.find_candidates(job)
+      local workers = candidates(context, job)
       local worker = nearest(context, job, workers)
       if worker then
         return { action = "dispatch", job_id = job.id, worker_id = worker.id, reason = "rule llamas near their users" }
@@ -144,7 +166,7 @@ rules[5] = function(context)
   local list_1 = { ["t1"] = true, ["t2"] = true, ["t3"] = true, ["t4"] = true, ["t5"] = true }
   for _, job in ipairs(context.queue) do
     if not is_one_of(job.tenant_id, list_1) then -- YAML line 34
-      local workers = context.helpers.find_candidates(job)
+      local workers = candidates(context, job)
       local worker = workers:prefix_overlap(job):first() or workers:least_loaded()
       if worker then
         return { action = "dispatch", job_id = job.id, worker_id = worker.id, reason = "rule anything else" }
@@ -194,6 +216,7 @@ end
 
 function schedule(context)
   tenants = nil
+  refused = {}
   for _, rule in ipairs(rules) do
     local decision = rule(context)
     if decision then return decision end

@@ -1,7 +1,7 @@
-"""`policy compile`: what a YAML policy becomes, or where it is wrong; and the schema for editors.
+"""`policy compile`: what a YAML policy becomes, or where it is wrong; what it would decide; the schema for editors.
 
 The text that a queen would run goes to stdout, so that it can be read, compared and kept; faults go to stderr in the
-form that editors follow: file, line, column.
+form that editors follow: file, line, column. `--explain` answers from the rules themselves and runs no Lua.
 """
 
 import argparse
@@ -12,8 +12,10 @@ from typing import BinaryIO
 
 from beeyard_core import limits
 
+from beeyard_queen.policy.context_file import ContextInvalid, Scene, read_context
 from beeyard_queen.policy.faults import PolicyInvalid
 from beeyard_queen.policy.yaml_compile import compile_policy
+from beeyard_queen.policy.yaml_interpret import interpret
 from beeyard_queen.policy.yaml_model import json_schema
 from beeyard_queen.policy.yaml_rules import Policy, read_policy
 
@@ -37,16 +39,23 @@ def main(argv: list[str]) -> int:
     if options.file is None:
         parser.error("FILE is missing")
     try:
-        text = _read(options.file)
+        text = _read(options.file, limits.POLICY_SOURCE_BYTES_MAX + 1)
+        scene = _scene(options.explain) if options.explain else None
     except OSError as error:
-        sys.stderr.write(f"beeyard policy: {options.file}: {error.strerror}\n")
+        sys.stderr.write(f"beeyard policy: {error.filename}: {error.strerror}\n")
+        return EXIT_USAGE
+    except ContextInvalid as error:
+        sys.stderr.write(f"beeyard policy: {options.explain}: {error}\n")
         return EXIT_USAGE
     try:
         policy = read_policy(text)
         lua = compile_policy(policy)
     except PolicyInvalid as fault:
         return _tell_fault(options.file, fault, as_json=options.json)
-    sys.stdout.write(_as_json(policy, lua) if options.json else lua)
+    if scene:
+        sys.stdout.write(_explanation(policy, scene))
+    else:
+        sys.stdout.write(_as_json(policy, lua) if options.json else lua)
     return EXIT_OK
 
 
@@ -57,18 +66,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("file", metavar="FILE", nargs="?", help="the YAML; - reads stdin")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--explain",
+        metavar="CONTEXT.json",
+        help="print which rule decides in this context, and what, instead",
+    )
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema instead")
     return parser
 
 
-def _read(name: str) -> bytes:
-    """Return a file's bytes, at most one more than a policy may have: enough to be refused."""
-    most = limits.POLICY_SOURCE_BYTES_MAX + 1
+def _read(name: str, most: int) -> bytes:
+    """Return a file's first bytes; one more than may be is enough to be refused."""
     if name == "-":
         stdin: BinaryIO = sys.stdin.buffer
         return stdin.read(most)
     with Path(name).open("rb") as file:
         return file.read(most)
+
+
+def _scene(name: str) -> Scene:
+    text = _read(name, limits.POLICY_CONTEXT_BYTES_MAX + 1)
+    if len(text) > limits.POLICY_CONTEXT_BYTES_MAX:
+        raise ContextInvalid(f"larger than {limits.POLICY_CONTEXT_BYTES_MAX} bytes")
+    return read_context(text)
+
+
+def _explanation(policy: Policy, scene: Scene) -> str:
+    verdict = interpret(policy, scene.world, scene.now_ms)
+    rule = verdict.rule
+    told = {
+        "rule": rule.name if rule else None,
+        "line": rule.line if rule else None,
+        "decision": verdict.decision or {"use": "platform-scheduler"},
+    }
+    return json.dumps(told, ensure_ascii=False) + "\n"
 
 
 def _tell_fault(name: str, fault: PolicyInvalid, *, as_json: bool) -> int:

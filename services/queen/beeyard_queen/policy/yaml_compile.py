@@ -121,6 +121,7 @@ def _schedule(shared: list[str]) -> str:
     lines = [
         "function schedule(context)",
         *(["  tenants = nil"] if "tenant_of" in shared else []),
+        *(["  refused = {}"] if "candidates" in shared else []),
         "  for _, rule in ipairs(rules) do",
         "    local decision = rule(context)",
         "    if decision then return decision end",
@@ -187,7 +188,7 @@ def _statements(action: Action, reason: str) -> list[str]:
             return [_decision("reject", f"job_id = job.id, reason = {lua_text(why)}")]
         case Dispatch(selection=selection):
             return [
-                "local workers = context.helpers.find_candidates(job)",
+                "local workers = candidates(context, job)",
                 f"local worker = {_SELECTIONS[selection]}",
                 "if worker then",
                 "  "
