@@ -17,7 +17,7 @@ GIB = 1 << 30
 NOW_MS = 600_000
 
 
-def _workers() -> tuple[WorkerRow, ...]:
+def _first_pools_workers() -> tuple[WorkerRow, ...]:
     return (
         WorkerRow(
             worker_id="worker-1",
@@ -56,6 +56,11 @@ def _workers() -> tuple[WorkerRow, ...]:
             gpu_ids="1",
             jobs_served=20,
         ),
+    )
+
+
+def _second_pools_workers() -> tuple[WorkerRow, ...]:
+    return (
         WorkerRow(
             worker_id="worker-3",
             pool_id="pool-2",
@@ -181,7 +186,9 @@ def _hosts() -> tuple[PoolRow | GpuRow, ...]:
 def sample_world() -> World:
     """Return the world of the documents, at `NOW_MS`."""
     world = World()
-    world.workers = {row.worker_id: row for row in _workers()}
+    world.workers = {
+        row.worker_id: row for row in (*_first_pools_workers(), *_second_pools_workers())
+    }
     world.jobs = {row.job_id: row for row in _jobs()}
     for row in _hosts():
         if isinstance(row, PoolRow):
