@@ -10,6 +10,7 @@ from beeyard_client.cli.doctor import doctor
 from beeyard_client.cli.fleet import fleet, models
 from beeyard_client.cli.infer import infer
 from beeyard_client.cli.jobs import jobs
+from beeyard_client.cli.policy import policy
 from beeyard_client.cli.printing import complain
 from beeyard_client.cli.session import USAGE, Target
 from beeyard_client.cli.up import up
@@ -44,6 +45,7 @@ app.command("pool-manager", context_settings=services.PASS_ON, add_help_option=F
     services.pool_manager
 )
 app.command(context_settings=services.PASS_ON, add_help_option=False)(services.worker)
+app.command(context_settings=services.PASS_ON, add_help_option=False)(policy)
 app.command()(infer)
 app.add_typer(jobs, name="jobs")
 app.command()(fleet)

@@ -28,22 +28,28 @@ MODULES: Final = {
 
 def queen(context: typer.Context) -> None:
     """Run a queen; all arguments are its own (try --help after it)."""
-    _become("queen", context.args)
+    become("queen", MODULES["queen"], context.args)
 
 
 def pool_manager(context: typer.Context) -> None:
     """Run a pool manager; all arguments are its own (try --help after it)."""
-    _become("pool-manager", context.args)
+    become("pool-manager", MODULES["pool-manager"], context.args)
 
 
 def worker(context: typer.Context) -> None:
     """Run a worker; all arguments are its own (try --help after it)."""
-    _become("worker", context.args)
+    become("worker", MODULES["worker"], context.args)
 
 
-def _become(role: str, arguments: list[str]) -> NoReturn:
-    module = MODULES[role]
-    if importlib.util.find_spec(module) is None:
+def become(role: str, module: str, arguments: list[str]) -> NoReturn:
+    """Go on as another program: `python -m module arguments`.
+
+    Args:
+        role: Which part of Beeyard it belongs to, for a person who has not installed that.
+        module: What to run, of that role's package.
+        arguments: All its own.
+    """
+    if importlib.util.find_spec(MODULES[role]) is None:
         complain(f'the {role} is not installed here; install "beeyard[{role}]"')
         finish(FAILED)
     sys.stdout.flush()
