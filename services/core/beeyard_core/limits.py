@@ -225,6 +225,7 @@ POLICY_DECISIONS_MAX: Final = 1_000
 POLICY_LOG_LINES_MAX: Final = 50
 POLICY_LOG_BYTES_MAX: Final = 256
 POLICY_ERROR_BYTES_MAX: Final = 400
+POLICY_CALL_DEPTH_MAX: Final = 20_000
 POLICY_STRING_BYTES_MAX: Final = 1 << 20
 POLICY_LUA_PATTERN_BYTES_MAX: Final = 256
 # Steps of Lua's pattern matcher, which nothing but a kill can interrupt: about 20 ms of them.

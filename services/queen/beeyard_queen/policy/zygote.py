@@ -226,6 +226,7 @@ def _numbers() -> dict[str, int]:
         "log_lines_max": limits.POLICY_LOG_LINES_MAX,
         "log_bytes_max": limits.POLICY_LOG_BYTES_MAX,
         "error_bytes_max": limits.POLICY_ERROR_BYTES_MAX,
+        "call_depth_max": limits.POLICY_CALL_DEPTH_MAX,
         "id_bytes_max": limits.ID_BYTES_MAX,
         "retry_ms_max": limits.POLICY_WAIT_MS_MAX,
         "string_bytes_max": limits.POLICY_STRING_BYTES_MAX,

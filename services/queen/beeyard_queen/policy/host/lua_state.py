@@ -17,7 +17,7 @@ _BOOT: Final = b"""
 local text, limits = ...
 local rooms = { allowlist = text["allowlist.txt"], platform = text["platform.lua"], limits = limits }
 local function chunk(name) return assert(load(text[name], "=" .. name, "t")) end
-rooms.guard = chunk("guard.lua")()
+rooms.guard = chunk("guard.lua")(limits)
 rooms.library = chunk("library.lua")(rooms.guard, limits)
 rooms.border = chunk("border.lua")(limits)
 rooms.index = chunk("index.lua")()

@@ -14,6 +14,7 @@ local clock = os.clock
 local find = string.find
 
 local STEP = 1000          -- instructions between two looks at the budgets
+local DEPTH_MAX = (...).call_depth_max
 local LEVELS_MAX = 200     -- how deep to look for a line of the policy
 local EXHAUSTED_BYTES = 200
 
@@ -50,6 +51,9 @@ local function over_budget()
     condemn("killed", "used more than its " .. steps_max .. " instructions")
   elseif clock() > deadline then
     condemn("killed", "used more than its " .. cpu_ms_max .. " ms of CPU time")
+  elseif getinfo(DEPTH_MAX, "l") then
+    -- Lua's own end of the stack comes ten times as deep, and costs more than all of the budget to get there.
+    condemn("failed", "stack overflow: more than " .. DEPTH_MAX .. " calls deep")
   end
   return doom ~= nil
 end

@@ -119,7 +119,7 @@ function library.tostring(value)
 end
 
 function library.string.format(template, ...)
-  if type(template) == "string" and find(template, "%%[^%a%%]*p") then
+  if type(template) == "string" and find(gsub(template, "%%%%", ""), "%%[^%a]*p") then
     error("bad argument #1 to 'format' (a policy sees no addresses: '%p')", 2)
   end
   local n = select("#", ...)
@@ -364,6 +364,7 @@ function library.math.random(low, high)
   if high == nil then low, high = 1, low end
   local from, to = tointeger(low), tointeger(high)
   if from == nil or to == nil then error("bad argument to 'random' (number has no integer representation)", 2) end
+  if from == 1 and to == 0 and high == 0 then return z end     -- math.random(0): all bits
   if from > to then error("bad argument to 'random' (interval is empty)", 2) end
   if to - from < 0 or to - from == math.maxinteger then error("bad argument to 'random' (interval too large)", 2) end
   return from + (z >> 1) % (to - from + 1)
