@@ -310,16 +310,38 @@ function H.unserved_models(priority)
   return found
 end
 
--- Walk the tenants with waiting jobs, whose turn it is first: for tenant_id, share, running in tenants_in_turn() do.
--- `share` is the tokens served and `running` the jobs running, each for the tenant's weight.
-function H.tenants_in_turn()
+-- Walk the tenants with waiting jobs, of one or two classes if given, whose turn it is first:
+-- for tenant_id, share, running in tenants_in_turn("normal") do. `share` is the tokens served and `running` the jobs
+-- running, each for the tenant's weight.
+function H.tenants_in_turn(priority, or_priority)
+  local one = priority ~= nil and M.classes[rank_of(priority, 1, "tenants_in_turn")].by_tenant or M.waiting_by_tenant
+  local other = or_priority ~= nil and M.classes[rank_of(or_priority, 2, "tenants_in_turn")].by_tenant or one
   local at, list = 0, M.turn_list
   return function()
-    at = at + 1
-    local turn = list[at]
+    local turn
+    repeat
+      at = at + 1
+      turn = list[at]
+    until not turn or one[turn.id] or other[turn.id]
     if turn then return turn.id, turn.share, turn.running end
     return nil
   end
+end
+
+-- The oldest job of a tenant in a class, of those that wait for one of some models.
+function H.oldest_of_tenant(priority, tenant_id, models)
+  local groups, best = M.classes[rank_of(priority, 1, "oldest_of_tenant")].models, nil
+  text(tenant_id, 2, "oldest_of_tenant")
+  if type(models) ~= "table" then bad(3, "oldest_of_tenant", "list of models", models) end
+  for _, model in ipairs(models) do
+    local group = groups[model]
+    local lane = group and group.tenants[tenant_id]
+    if lane then
+      local node = lane.line.items[lane.line.head]
+      if not best or node.seq < best.seq then best = node end
+    end
+  end
+  return best and V.job(best)
 end
 
 local NO_JOBS = V.array({})
@@ -342,8 +364,9 @@ local function accepts(node, accept) return accept(V.job(node)) end
 function H.earliest_deadline(priority, model_ref, accept)
   local rank = rank_of(priority, 1, "earliest_deadline")
   local group = M.classes[rank].models[text(model_ref, 2, "earliest_deadline")]
-  callable(accept, 3, "earliest_deadline")
-  local node = group and M.heap_search(group.deadlines, accepts, accept)
+  if accept ~= nil then callable(accept, 3, "earliest_deadline") end
+  local node = group and group.deadlines[1]
+  if node and accept then node = M.heap_search(group.deadlines, accepts, accept) end
   return node and V.job(node)
 end
 
@@ -975,12 +998,13 @@ function H.find_job_to_preempt(job)
   return run and V.run(run)
 end
 
--- Models for which jobs of a class wait while less urgent ones run, in the order of their names.
+-- Models for which jobs of a class wait while less urgent ones run and none is stopping, in the order of their names.
 function H.models_to_preempt(priority)
   local rank, found = rank_of(priority, 1, "models_to_preempt"), {}
   if next(M.victims) == nil then return found end
   for model in next, M.classes[rank].models do
-    if M.victim(M.resolve(model), rank) then found[#found + 1] = model end
+    local ref = M.resolve(model)
+    if not M.stopping[ref] and M.victim(ref, rank) then found[#found + 1] = model end
   end
   sort(found)
   return found

@@ -216,6 +216,7 @@ local classes = {}
 for rank = 1, #M.CLASSES do
   classes[rank] = {
     line = line_new(), models = {}, matched = {}, matched_count = 0, matched_list = nil, unserved = {}, unserved_list = nil,
+    by_tenant = {},
   }
 end
 M.classes = classes
@@ -272,6 +273,7 @@ local function file_job(node)
     node.deadline = raw.deadline_at
     heap_add(group.deadlines, node)
   end
+  class.by_tenant[node.tenant] = (class.by_tenant[node.tenant] or 0) + 1
   local waiting = waiting_by_tenant[node.tenant]
   waiting_by_tenant[node.tenant] = (waiting or 0) + 1
   if not waiting then M.turn_joins(node.tenant) end
@@ -299,6 +301,8 @@ local function unfile_job(node)
     class.models[node.model] = nil
     match(class, node.model)
   end
+  local left_of_class = class.by_tenant[node.tenant] - 1
+  class.by_tenant[node.tenant] = left_of_class > 0 and left_of_class or nil
   local left = waiting_by_tenant[node.tenant] - 1
   waiting_by_tenant[node.tenant] = left > 0 and left or nil
   if left == 0 then M.turn_leaves(node.tenant) end
