@@ -188,12 +188,12 @@ local function is_open(worker)
 end
 
 -- Why a worker cannot take a job now; nil if it can.
-local function unfit(job, worker)
+local function unfit_on(job, worker, is_worker_open)
   if job.model_ref ~= nil and M.resolve(job.model_ref) ~= worker.model_ref then return "model_mismatch" end
   if (job.engine or "") ~= "" and job.engine ~= worker.engine then return "engine_mismatch" end
   if worker.status ~= "ready" and worker.status ~= "busy" then return "worker_not_ready" end
   if number_or(worker.slots_free, 0) <= 0 then return "no_free_slot" end
-  if not is_open(worker) then return "pool_unhealthy" end
+  if not is_worker_open then return "pool_unhealthy" end
   local bytes = number_or(job.estimated_vram_bytes, 0)
   if not (bytes >= 0 and bytes < huge) or number_or(worker.vram_free, 0) < bytes then return "insufficient_vram" end
   local tokens = number_or(job.prompt_tokens, 0) + number_or(job.max_tokens, 0)
@@ -202,6 +202,8 @@ local function unfit(job, worker)
   if window > 0 and window < tokens then return "context_too_small" end
   return demand_unmet(job, worker)
 end
+
+local function unfit(job, worker) return unfit_on(job, worker, is_open(worker)) end
 
 function H.can_job_fit(job, worker)
   local found, on = job_of(job, 1, "can_job_fit"), worker_of(worker, 2, "can_job_fit")
@@ -477,7 +479,8 @@ function H.find_candidates(job)
   return V.own_workers(list)
 end
 
-local function fits_job(node, job) return not unfit(job, V.worker(node)) end
+-- Of nodes, whose records cost less to read than their views.
+local function fits_job(node, job) return node.open and not unfit_on(job, node.raw, true) end
 
 -- Earlier end, then the order of loads; a worker whose speed nobody measured comes after those that were.
 local function ends_earlier(a, a_ms, b, b_ms)
@@ -502,6 +505,8 @@ end
 -- The fastest fitting worker ends first, unless one that holds part of the prompt does: only those two kinds compete,
 -- and only in preferred pools if one of them has a place.
 local function best_for(job)
+  local node = M.jobs[job.id]
+  if node and node.view == job then job = node.raw end
   local model = M.resolve(job.model_ref)
   local preferred = (job.prefer_pool_ids or "") ~= "" and fastest_preferred(job, model) or nil
   local best = preferred or worker_or_nil(M.first(model, nil, "speed", fits_job, job))
@@ -862,10 +867,12 @@ end
 
 -- Whether a tenant's quotas leave room for a job, or for an amount of VRAM in bytes.
 function H.check_tenant_quota(tenant, wanted)
-  local found = tenant_of(tenant, 1, "check_tenant_quota")
+  local node = M.tenants[tenant]
+  -- The record itself costs less to read than its view, and this is asked of tenant after tenant.
+  local found = node and node.raw or tenant_of(tenant, 1, "check_tenant_quota")
   if type(wanted) == "string" then wanted = job_of(wanted, 2, "check_tenant_quota") or 0 end
   if type(wanted) == "table" then wanted = number_or(wanted.estimated_vram_bytes, 0) end
-  local bytes = amount(wanted == nil and 0 or wanted, 2, "check_tenant_quota")
+  local bytes = amount(wanted or 0, 2, "check_tenant_quota")
   if not found then return false, "tenant_unknown" end
   if not bytes then return false, "amount_invalid" end
   if found.quota_vram and found.quota_used + bytes > found.quota_vram then return false, "vram_quota_exceeded" end

@@ -1105,7 +1105,9 @@ local chance = 0
 function M.begin(now_ms, seed)
   M.now = now_ms
   chance = seed
-  M.logs, M.emitted, M.turns = {}, {}, {}
+  if M.logs[1] then M.logs = {} end
+  if M.emitted[1] then M.emitted = {} end
+  if next(M.turns) then M.turns = {} end
   if M.begun then M.begun() end
 end
 

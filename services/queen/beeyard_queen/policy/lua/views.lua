@@ -137,7 +137,12 @@ local dress_job, job_view = kind({
   model = function(raw) return raw.model_ref end,
 })
 V.job = job_view
-M.job_made = dress_job
+
+-- Views are made with their records and not when a decision first meets them: every job is looked at some day.
+function M.job_made(node)
+  dress_job(node)
+  job_view(node)
+end
 
 local QUEUE_AHEAD = 16
 
@@ -172,10 +177,16 @@ local queue_metatable = {
 V.queue = setmetatable({}, queue_metatable)
 local unrolled_version = -1
 
+-- Stands in until the queue is first read: most decisions never do.
+local function unroll_first(_, at)
+  queue_metatable.__index = unrolled()
+  return queue_metatable.__index[at]
+end
+
 function M.begun()
   if unrolled_version ~= M.queue_version then
     unrolled_version = M.queue_version
-    queue_metatable.__index = unrolled()
+    queue_metatable.__index = unroll_first
   end
 end
 
@@ -208,7 +219,9 @@ V.worker = worker_view
 
 function M.worker_made(node)
   node.raw.geo = nil
+  if node.view then return end
   dress_worker(node)
+  worker_view(node)
 end
 
 -- What a list of workers can be asked; the helpers fill it in.
