@@ -10,6 +10,7 @@ from beeyard_runtime.log import setup_log
 COMMANDS = {
     "compile": ("compile_command", "show the Lua of a YAML policy, or its JSON Schema"),
     "source": ("source_command", "print the platform policy"),
+    "templates": ("templates_command", "show policies to start from"),
     "try": ("try_command", "run one decision in a real sandbox"),
     "validate": ("validate_command", "try a policy in many worlds"),
 }

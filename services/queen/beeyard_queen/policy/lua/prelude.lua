@@ -36,7 +36,9 @@ local function add(env, name, value)
 end
 
 -- What other rooms give a policy besides its context.
-local given = { platform = M.platform_table, platform_schedule = rooms.helpers.platform_schedule }
+local given = { platform = M.platform_table }
+-- The specification calls some helpers by their bare names; the list says which.
+for name, call in next, rooms.helpers do given[name] = call end
 
 --- Return a fresh environment with exactly the names of the list.
 local function environment()
@@ -163,7 +165,7 @@ string.dump = nil
 return { load = load_policy, decide = decide, names = function()
   local all = {}
   for name, value in next, env do
-    if type(value) == "table" and value ~= env then
+    if type(value) == "table" and value ~= env and not getmetatable(value) then
       for field in next, value do all[#all + 1] = name .. "." .. field end
     else
       all[#all + 1] = name
