@@ -87,7 +87,7 @@ class Section:
 
 
 PARAMETER = re.compile(r"---@param (\S+) (\S*fun\(.*?\): \w+\??|\S+) ?(.*)")
-RETURN = re.compile(r"---@return (\S+) ?(.*)")
+RETURN = re.compile(r"---@return (fun\(.*|\S+) ?(.*)")
 EXAMPLE = re.compile(r"---Example: `(.*)` → `(.*)`")
 FUNCTION = re.compile(r"function (\w+)[.:](\w+)\(")
 

@@ -218,11 +218,22 @@ function Helpers.waiting_tenants(priority, model_ref) end
 ---Example: `#helpers.unserved_models("interactive")` → `0`
 function Helpers.unserved_models(priority) end
 
----Walk the tenants that have waiting jobs, whose turn it is first: who was served the fewest tokens for its weight, then
----who runs the fewest jobs for its weight. Each step gives the tenant's id and those two numbers.
+---Walk the tenants that have waiting jobs, of one or two classes if given, whose turn it is first: who was served the
+---fewest tokens for its weight, then who runs the fewest jobs for its weight. Each step gives the tenant's id and those
+---two numbers.
+---@param priority? Priority
+---@param or_priority? Priority
 ---@return fun(): string?, number?, number?
----Example: `helpers.tenants_in_turn()()` → `"tenant-2"`
-function Helpers.tenants_in_turn() end
+---Example: `helpers.tenants_in_turn("interactive")()` → `"tenant-1"`
+function Helpers.tenants_in_turn(priority, or_priority) end
+
+---The oldest job of a tenant in a class, of those that wait for one of some models.
+---@param priority Priority
+---@param tenant_id string
+---@param models string[]
+---@return Job?
+---Example: `helpers.oldest_of_tenant("batch", "tenant-2", { "llama-7b", "llama-13b" }).id` → `"job-2"`
+function Helpers.oldest_of_tenant(priority, tenant_id, models) end
 
 ---The oldest job of each need of one tenant that waits for a model in a class, oldest first.
 ---@param priority Priority
@@ -232,10 +243,11 @@ function Helpers.tenants_in_turn() end
 ---Example: `helpers.tenant_heads("normal", "llama-7b", "tenant-2")[1].id` → `"job-3"`
 function Helpers.tenant_heads(priority, model_ref, tenant_id) end
 
----Of the jobs of a model and class that have a deadline, the one with the earliest for which the function holds.
+---Of the jobs of a model and class that have a deadline, the one with the earliest; for which the function holds, if one
+---is given.
 ---@param priority Priority
 ---@param model_ref string
----@param accept fun(job: Job): boolean
+---@param accept? fun(job: Job): boolean
 ---@return Job?
 ---Example: `helpers.earliest_deadline("normal", "llama-7b", function(job) return true end).id` → `"job-3"`
 function Helpers.earliest_deadline(priority, model_ref, accept) end
@@ -634,7 +646,7 @@ function Helpers.should_evict(pool) end
 ---Example: `helpers.find_model_to_evict("pool-2")` → `"llama-70b"`
 function Helpers.find_model_to_evict(pool) end
 
----The models for which jobs of a class wait while less urgent ones run, in the order of their names.
+---The models for which jobs of a class wait while less urgent ones run and none is stopping, in the order of their names.
 ---@param priority Priority
 ---@return string[]
 ---Example: `helpers.models_to_preempt("interactive")[1]` → `"llama-7b"`
