@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from beeyard_core.policy.intent import Dispatch, Intent, Preempt, Wait
 from beeyard_core.policy.twin import Twin
@@ -90,7 +91,9 @@ class Saturated:
             self._run(f"first-{n}-{slot}", worker, chance.choice(CLASSES))
 
     def _run(self, job_id: str, worker: WorkerRow, priority: str) -> None:
-        row = RunningRow(job_id=job_id, worker_id=worker.worker_id, priority=priority, kv_tokens=2048)
+        row = RunningRow(
+            job_id=job_id, worker_id=worker.worker_id, priority=priority, kv_tokens=2048
+        )
         self._put(row)
 
     def _put(self, row: Row) -> None:
@@ -139,12 +142,12 @@ class Saturated:
         """A running job ends: its slot is free, its tenant was served."""
         run = self.chance.choice(list(self.world.running.values()))
         del self.world.running[run.job_id]
-        self._tell(
-            ("running_gone", run.job_id), lambda: self.twin.yard.drop_run(run.job_id)
-        )
+        self._tell(("running_gone", run.job_id), lambda: self.twin.yard.drop_run(run.job_id))
         worker = self.world.workers[run.worker_id]
         free = worker.slots_free + 1
-        self._load(replace(worker, slots_free=free, load=1 - free / SLOTS, kv_free_tokens=2048 * free))
+        self._load(
+            replace(worker, slots_free=free, load=1 - free / SLOTS, kv_free_tokens=2048 * free)
+        )
         tenant = self.chance.choice(list(self.world.tenants.values()))
         self._put(replace(tenant, tokens_served=tenant.tokens_served + 200))
 
@@ -152,6 +155,14 @@ class Saturated:
         """A worker reports."""
         worker = self.chance.choice(list(self.world.workers.values()))
         self._load(replace(worker, last_used_at=NOW_MS))
+
+    def empty(self) -> None:
+        """Every running job ends at once."""
+        for job_id in list(self.world.running):
+            del self.world.running[job_id]
+            self._tell(("running_gone", job_id), partial(self.twin.yard.drop_run, job_id))
+        for worker in list(self.world.workers.values()):
+            self._load(replace(worker, slots_free=SLOTS, load=0.0, kv_free_tokens=8192))
 
     def decide(self) -> Intent:
         """Both decide, alike."""
@@ -173,7 +184,7 @@ class Saturated:
                 continue
             assert isinstance(intent, Dispatch)
             job, worker = self.world.jobs.pop(intent.job_id), self.world.workers[intent.worker_id]
-            self._tell(("job_gone", job.job_id), lambda job=job: self.twin.drop_job(job.job_id))
+            self._tell(("job_gone", job.job_id), partial(self.twin.drop_job, job.job_id))
             free = worker.slots_free - 1
             self._load(
                 replace(worker, slots_free=free, load=1 - free / SLOTS, kv_free_tokens=2048 * free)
@@ -198,11 +209,7 @@ def measure(workers: int, jobs: int, events: int) -> dict[str, Spent]:
 def burst(workers: int, jobs: int) -> dict[str, Spent]:
     """Return what both spent on filling a fleet that was empty."""
     fleet = Saturated(workers, jobs)
-    for job_id in list(fleet.world.running):
-        del fleet.world.running[job_id]
-        fleet._tell(("running_gone", job_id), lambda job_id=job_id: fleet.twin.yard.drop_run(job_id))
-    for worker in list(fleet.world.workers.values()):
-        fleet._load(replace(worker, slots_free=SLOTS, load=0.0, kv_free_tokens=8192))
+    fleet.empty()
     fleet.spent["lua"], fleet.spent["python"] = Spent(), Spent()
     fleet.settle()
     return fleet.spent

@@ -6,9 +6,9 @@ real sandbox; those that return a worker for each job (`schedule_job`) decide fo
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
-
 from beeyard_queen.policy.context_file import read_context
 from beeyard_queen.policy.trial import Trial, read_source, run_trial, sandbox
 
@@ -39,7 +39,8 @@ async def placed(example: str, queue: list[Plain], workers: list[Plain]) -> dict
     """Return which worker an example gives each job that it places."""
     trial = await try_out(example, queue, workers)
     assert trial.verdict == "decision", trial.reason
-    flat = [each for one in trial.decisions for each in one.get("actions", [one])]
+    # What crossed the border is plain, but of any shape.
+    flat = [each for one in trial.decisions for each in cast("Any", one).get("actions", [one])]
     return {each["job_id"]: each["worker_id"] for each in flat if each["action"] == "dispatch"}
 
 

@@ -1,10 +1,9 @@
 """The platform policy and its twin: equal decisions, in random worlds, after random changes."""
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from beeyard_queen.policy.deltas import digest
 from beeyard_queen.policy.in_process import PlatformPolicy
+from hypothesis import given, settings
+
 from tests.support.policy_worlds import NOW_MS, Hive, histories
 
 
@@ -19,9 +18,9 @@ def test_the_platform_policy_and_its_twin_decide_alike(history: list[tuple[objec
 
 
 @settings(max_examples=60, deadline=None)
-@given(histories(), st.integers(0, 2))
+@given(histories())
 def test_what_it_decides_can_be_done_and_it_comes_to_rest(
-    history: list[tuple[object, ...]], _: int
+    history: list[tuple[object, ...]],
 ) -> None:
     """Applying each decision and asking again ends in `wait`, and the check of decisions drops nothing."""
     hive = Hive()

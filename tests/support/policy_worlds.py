@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-from hypothesis import strategies as st
-
 from beeyard_core.policy.decision import judge
 from beeyard_core.policy.intent import Dispatch, Evict, Intent, Preempt, StartWorker
 from beeyard_core.policy.twin import Twin
@@ -21,6 +19,7 @@ from beeyard_core.policy.world import (
 )
 from beeyard_queen.policy.deltas import delta_of
 from beeyard_queen.policy.in_process import PlatformPolicy
+from hypothesis import strategies as st
 
 NOW_MS = 1_000_000
 GIB = 1 << 30
@@ -164,9 +163,11 @@ class Hive:
         match change:
             case ("put", row):
                 self.put(row)
-            case (name, key):
+            case (name, key, *_):
                 getattr(self, f"_{name}")(key)
                 self.policy.apply([(str(name), str(key))])
+            case _:
+                raise AssertionError(change)
 
     def put(self, row: object) -> None:
         """Put one row everywhere. A job gets the next sequence; what a worker that is not there holds is ignored."""
@@ -257,7 +258,6 @@ class Hive:
             case Preempt():
                 self.put(replace(self.world.running[intent.job_id], is_stopping=True))
             case StartWorker():
-                place = {"pool_id": intent.pool_id, "gpu_ids": intent.gpu_id}
                 name = f"new-{len(self.world.workers)}-{self._seq}"
                 self.put(
                     WorkerRow(
@@ -265,7 +265,8 @@ class Hive:
                         status="starting",
                         model_ref=intent.model_ref,
                         slots_free=0,
-                        **place,
+                        pool_id=intent.pool_id,
+                        gpu_ids=intent.gpu_id,
                     )
                 )
                 gpu = self.world.gpus[intent.pool_id, intent.gpu_id]

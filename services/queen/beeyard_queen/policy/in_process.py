@@ -8,15 +8,15 @@ is no deadline in here; operators' policies run in hosts (see `hosts.py`).
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from beeyard_core.policy.intent import Dispatch, Evict, Intent, Preempt, StartWorker, Wait
 from lupa import lua54
 
-from beeyard_core.policy.intent import Dispatch, Evict, Intent, Preempt, StartWorker, Wait
 from beeyard_queen.policy.deltas import Delta
 from beeyard_queen.policy.lua_source import lua_text
 
 _FILES: Final = ("index.lua", "views.lua", "helpers.lua", "platform.lua")
 
-# The policy's text sees a global table of its own, as it would in a host, so that `schedule` is found and nothing leaks.
+# The policy's text sees a global table of its own, as in a host, so that `schedule` is found and nothing leaks.
 _BOOT: Final = """
 local index, views, helpers, source = ...
 local function chunk(text, name, env) return assert(load(text, "=" .. name, "t", env)) end

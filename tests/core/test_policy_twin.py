@@ -1,0 +1,131 @@
+"""The twin of the platform policy: the same random histories in every run, so that every branch is seen in each."""
+
+from beeyard_core.policy.intent import Dispatch, Evict
+from beeyard_core.policy.lines import quantised
+from beeyard_core.policy.twin import Twin
+from beeyard_core.policy.world import (
+    GpuRow,
+    HistoryRow,
+    JobRow,
+    ModelRow,
+    PrefixRow,
+    RunningRow,
+    TenantRow,
+    WorkerRow,
+    World,
+)
+from beeyard_core.policy.yard import capability_number
+from hypothesis import given, settings
+
+from tests.support.policy_worlds import NOW_MS, Hive, histories
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@given(histories())
+def test_the_twin_decides_what_can_be_done(history: list[tuple[object, ...]]) -> None:
+    hive = Hive()
+    for change in history:
+        hive.change(change)
+        hive.twin.decide(NOW_MS)
+    hive.run_to_rest()
+    assert len(list(hive.world.rows())) > 0
+
+
+def test_a_version_is_compared_by_its_parts() -> None:
+    assert capability_number("8.10") == 8010
+    assert capability_number("9") == 9000
+    assert capability_number("sm_90") is None
+    assert capability_number("8.x") is None
+
+
+def test_steps_of_need_never_fall() -> None:
+    steps = [quantised(amount) for amount in range(5000)]
+    assert steps == sorted(steps)
+    assert len(set(steps)) < 50
+
+
+def test_a_history_decides_nothing() -> None:
+    twin = Twin()
+    twin.put(HistoryRow(model_ref="m", device="d", n=1))
+    assert twin.decide(NOW_MS).action == "wait"
+    assert list(World().rows()) == []
+
+
+def test_the_worker_that_holds_the_prompt_goes_before_a_faster_one() -> None:
+    twin = Twin()
+    for name, speed in (("fast", 50.0), ("warm", 40.0)):
+        twin.put(WorkerRow(worker_id=name, pool_id="p", model_ref="m", tokens_per_s=speed))
+    twin.put(PrefixRow(worker_id="warm", prompt_hash="h", tokens=4000))
+    twin.put(
+        JobRow(
+            job_id="j",
+            seq=1,
+            model_ref="m",
+            prompt_hash="h",
+            prompt_tokens=4000,
+            expected_tokens=10,
+        )
+    )
+    assert twin.decide(NOW_MS) == Dispatch(job_id="j", worker_id="warm", reason="fair share")
+
+
+def test_the_longest_unused_worker_makes_room() -> None:
+    twin = Twin()
+    for name in ("a", "b"):
+        twin.put(ModelRow(ref=name, vram_required=10))
+    twin.put(GpuRow(pool_id="p", gpu_id="0", vram_free=1))
+    for name, used in (("recent", 9), ("old", 5)):
+        row = WorkerRow(worker_id=name, pool_id="p", model_ref="a", gpu_ids="0", last_used_at=used)
+        twin.put(row)
+    twin.put(JobRow(job_id="j", seq=1, model_ref="b"))
+    assert twin.decide(NOW_MS) == Evict(evict_worker_id="old", reason="makes room for b")
+
+
+def test_a_tenant_whose_memory_quota_is_used_up_waits() -> None:
+    twin = Twin()
+    twin.put(WorkerRow(worker_id="w", pool_id="p", model_ref="m", vram_free=10))
+    twin.put(TenantRow(tenant_id="t", quota_vram=4))
+    twin.put(JobRow(job_id="j", seq=1, model_ref="m", tenant_id="t", estimated_vram_bytes=5))
+    assert twin.decide(NOW_MS).action == "wait"
+
+
+def test_a_holder_of_unknown_speed_is_last() -> None:
+    twin = Twin()
+    twin.put(WorkerRow(worker_id="known", pool_id="p", model_ref="m", tokens_per_s=1.0))
+    twin.put(WorkerRow(worker_id="warm", pool_id="p", model_ref="m"))
+    twin.put(PrefixRow(worker_id="warm", prompt_hash="h", tokens=9))
+    twin.put(JobRow(job_id="j", seq=1, model_ref="m", prompt_hash="h", prompt_tokens=9))
+    assert twin.decide(NOW_MS) == Dispatch(job_id="j", worker_id="known", reason="fair share")
+
+
+def test_a_worker_on_a_gpu_too_old_makes_no_room() -> None:
+    twin = Twin()
+    for name in ("a", "b"):
+        twin.put(ModelRow(ref=name, vram_required=10))
+    twin.put(GpuRow(pool_id="p", gpu_id="0", vram_free=1, compute_capability="7.5"))
+    twin.put(WorkerRow(worker_id="w", pool_id="p", model_ref="a", gpu_ids="0"))
+    twin.put(JobRow(job_id="j", seq=1, model_ref="b", min_compute_capability="8.0"))
+    assert twin.decide(NOW_MS).action == "wait"
+
+
+def test_who_waits_at_a_worker_that_is_wanted_evicts_nobody() -> None:
+    twin = Twin()
+    for name in ("a", "b"):
+        twin.put(ModelRow(ref=name, vram_required=10))
+    twin.put(GpuRow(pool_id="p", gpu_id="0", vram_free=1))
+    twin.put(WorkerRow(worker_id="w", pool_id="p", model_ref="a", gpu_ids="0"))
+    twin.put(TenantRow(tenant_id="t", quota_jobs=0))
+    twin.put(JobRow(job_id="i", seq=1, model_ref="a", tenant_id="t"))
+    twin.put(JobRow(job_id="j", seq=2, model_ref="b"))
+    assert twin.decide(NOW_MS).action == "wait"
+
+
+def test_of_two_interactive_jobs_the_older_takes_a_place() -> None:
+    twin = Twin()
+    for number, name in enumerate(("a", "b", "c")):
+        twin.put(WorkerRow(worker_id=f"w{name}", pool_id="p", model_ref=name, slots_free=0))
+        twin.put(RunningRow(job_id=f"r{name}", worker_id=f"w{name}", priority="batch"))
+        job = JobRow(job_id=name, seq=(2, 1, 3)[number], model_ref=name, priority="interactive")
+        twin.put(job)
+    intent = twin.decide(NOW_MS)
+    assert (intent.action, getattr(intent, "for_job_id", "")) == ("preempt", "b")
