@@ -2,17 +2,24 @@
 
 import sys
 from collections.abc import Callable
-from importlib import import_module
 
 from beeyard_runtime.log import setup_log
 
-# A command is a module of this room with `main(arguments) -> exit code`. It is imported when it is asked for.
-COMMANDS = {
-    "compile": ("compile_command", "show the Lua of a YAML policy, or its JSON Schema"),
-    "source": ("source_command", "print the platform policy"),
-    "templates": ("templates_command", "show policies to start from"),
-    "try": ("try_command", "run one decision in a real sandbox"),
-    "validate": ("validate_command", "try a policy in many worlds"),
+from beeyard_queen.policy import (
+    compile_command,
+    source_command,
+    templates_command,
+    try_command,
+    validate_command,
+)
+
+# What each does with its arguments, returning an exit code, and a line about it.
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "compile": (compile_command.main, "show the Lua of a YAML policy, or its JSON Schema"),
+    "source": (source_command.main, "print the platform policy"),
+    "templates": (templates_command.main, "show policies to start from"),
+    "try": (try_command.main, "run one decision in a real sandbox"),
+    "validate": (validate_command.main, "try a policy in many worlds"),
 }
 
 
@@ -27,8 +34,7 @@ def main(arguments: list[str]) -> int:
         return 2
     # A command says by itself how a policy did; what a queen would log about it is noise here.
     setup_log("policy", fmt="console", level="error")
-    module = import_module(f"beeyard_queen.policy.{COMMANDS[name][0]}")
-    run: Callable[[list[str]], int] = module.main
+    run, _ = COMMANDS[name]
     return run(arguments[1:])
 
 
