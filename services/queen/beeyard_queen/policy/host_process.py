@@ -15,6 +15,7 @@ from typing import Final, cast
 
 import msgpack
 from beeyard_core import limits
+from beeyard_runtime.faults import StartFailed
 
 from beeyard_queen.policy.reply import ReplyInvalid, read_value
 from beeyard_queen.policy.zygote import Forked, Terms, Zygote
@@ -68,7 +69,7 @@ class HostProcess(asyncio.Protocol):
         """
         try:
             forked = await zygote.spawn(terms)
-        except (OSError, TimeoutError) as fault:
+        except (OSError, TimeoutError, StartFailed) as fault:
             raise HostGone(f"no host could be forked: {fault}") from fault
         host = cls(forked)
         answer = host._expect(limits.POLICY_KILL_CPU_MS)

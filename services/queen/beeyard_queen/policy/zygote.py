@@ -48,6 +48,13 @@ class Terms:
     address_space_bytes: int = limits.POLICY_ADDRESS_SPACE_BYTES
     cpu_s: int = limits.POLICY_HOST_CPU_S
 
+    @classmethod
+    def for_queue(cls, depth: int) -> "Terms":
+        """Return the terms of a host that mirrors a queue of up to so many jobs."""
+        if depth > limits.POLICY_LARGE_QUEUE_JOBS:
+            return cls(memory_bytes_max=limits.POLICY_MEMORY_LARGE_BYTES_MAX)
+        return cls()
+
 
 @dataclass(frozen=True)
 class Forked:
@@ -77,6 +84,8 @@ class Zygote:
         self._control: socket.socket | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
+        self._is_wanted = False
+        self._exchanges: set[asyncio.Task[Forked]] = set()
         self.walls: dict[str, str] = {}
         self.modules: tuple[str, ...] = ()
 
@@ -92,6 +101,7 @@ class Zygote:
         Raises:
             StartFailed: It did not come up.
         """
+        self._is_wanted = True
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._control = ours
@@ -105,7 +115,7 @@ class Zygote:
             async with asyncio.timeout(limits.POLICY_ZYGOTE_START_TIMEOUT_MS / 1_000):
                 await self._set_up()
         except (TimeoutError, ConnectionError) as fault:
-            await self.stop()
+            await self._end()
             raise StartFailed("the policy sandbox did not start; see stderr") from fault
         self._tell()
 
@@ -116,29 +126,27 @@ class Zygote:
             terms: What it may use.
 
         Raises:
-            ConnectionError: The zygote is gone.
+            ConnectionError: The zygote is gone; the next call starts another.
+            StartFailed: Another one did not start.
         """
-        if self._control is None:
-            raise ConnectionError("the policy sandbox is not running")
-        ours, theirs = socket.socketpair()
-        request = {
-            "memory_bytes_max": terms.memory_bytes_max,
-            "address_space_bytes": terms.address_space_bytes,
-            "cpu_s": terms.cpu_s,
-            "request_bytes_max": limits.POLICY_REQUEST_BYTES_MAX,
-        }
+        # Not to be cancelled between question and answer: the next caller would get this one's host.
+        exchange = asyncio.create_task(self._exchange(terms))
+        self._exchanges.add(exchange)
+        exchange.add_done_callback(self._exchanges.discard)
         try:
-            with theirs:
-                async with self._turn:
-                    pid, handle = await self._ask(msgpack.packb(request), theirs)
-        except BaseException:
-            ours.close()
+            return await asyncio.shield(exchange)
+        except asyncio.CancelledError:
+            exchange.add_done_callback(_forget)
             raise
-        ours.setblocking(False)
-        return Forked(pid, handle, ours)
 
     async def stop(self) -> None:
         """Hang up; the zygote exits, and every host dies with it."""
+        self._is_wanted = False
+        for exchange in self._exchanges:
+            exchange.cancel()
+        await self._end()
+
+    async def _end(self) -> None:
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -174,12 +182,32 @@ class Zygote:
             taken += part
         return taken
 
-    async def _ask(self, request: bytes, theirs: socket.socket) -> tuple[int, int]:
-        assert self._control is not None
-        socket.send_fds(self._control, [request], [theirs.fileno()])
+    async def _exchange(self, terms: Terms) -> Forked:
+        async with self._turn:
+            if self._control is None and self._is_wanted:
+                _log.error("policy_sandbox_restarted")
+                await self.start()
+            if self._control is None:
+                raise ConnectionError("the policy sandbox is not running")
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    pid, handle = await self._ask(self._control, _request(terms), theirs)
+            except BaseException:
+                # What it would still answer must not be taken for the answer to another question.
+                ours.close()
+                await self._end()
+                raise
+            ours.setblocking(False)
+            return Forked(pid, handle, ours)
+
+    async def _ask(
+        self, control: socket.socket, request: bytes, theirs: socket.socket
+    ) -> tuple[int, int]:
+        socket.send_fds(control, [request], [theirs.fileno()])
         async with asyncio.timeout(limits.POLICY_SPAWN_TIMEOUT_MS / 1_000):
-            await _readable(self._control)
-        answer, handles, _, _ = socket.recv_fds(self._control, 4, 1)
+            await _readable(control)
+        answer, handles, _, _ = socket.recv_fds(control, 4, 1)
         if len(answer) != 4:
             raise ConnectionError("the policy sandbox ended")
         return int.from_bytes(answer, "little"), handles[0] if handles else -1
@@ -189,6 +217,28 @@ class Zygote:
         if weak:
             _log.warning("policy_sandbox_weaker", **weak)
         _log.info("policy_sandbox_ready", pid=self.pid)
+
+
+def _forget(exchange: "asyncio.Task[Forked]") -> None:
+    """End a host that nobody waits for any more: it exits when its stream ends."""
+    if exchange.cancelled() or exchange.exception() is not None:
+        return
+    forked = exchange.result()
+    forked.stream.close()
+    if forked.handle >= 0:
+        os.close(forked.handle)
+
+
+def _request(terms: Terms) -> bytes:
+    request: bytes = msgpack.packb(
+        {
+            "memory_bytes_max": terms.memory_bytes_max,
+            "address_space_bytes": terms.address_space_bytes,
+            "cpu_s": terms.cpu_s,
+            "request_bytes_max": limits.POLICY_REQUEST_BYTES_MAX,
+        }
+    )
+    return request
 
 
 async def _readable(stream: socket.socket) -> None:

@@ -1,0 +1,127 @@
+"""`beeyard policy try`, `validate` and `source`, run as a person runs them."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from beeyard_queen.policy.lua_source import lua_text
+
+DISPATCHES = """
+function schedule(context)
+  local job = context.queue[1]
+  local worker = context.helpers.find_worker(job.model_ref)
+  context.log_info("chose " .. worker.id)
+  return {action = "dispatch", job_id = job.id, worker_id = worker.id}
+end
+"""
+YAML = """
+scheduler:
+  name: waits
+  version: "1"
+  rules:
+    - name: all
+      condition: always
+      action:
+        type: wait
+        duration_ms: 5
+      priority: 1
+"""
+
+
+async def beeyard(*arguments: str | Path) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "beeyard_client.cli", "policy", *map(str, arguments)]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, fault = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), fault.decode()
+
+
+def written(folder: Path, text: str, name: str = "policy.lua") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+async def test_try_prints_one_json_object_and_nothing_else(tmp_path: Path) -> None:
+    code, out, fault = await beeyard("try", written(tmp_path, DISPATCHES), "--json")
+    told = json.loads(out)
+    assert (code, fault) == (0, "")
+    assert told.pop("elapsed_ms") >= 0
+    assert told == {
+        "outcome": "decision",
+        "reason": "",
+        "decision": {"action": "dispatch", "job_id": "job-1", "worker_id": "worker-1"},
+        "logs": [{"level": "info", "message": "chose worker-1"}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome", "reason"),
+    [
+        (
+            "function schedule(c) return {action= end",
+            "rejected",
+            "line 1: unexpected symbol near 'end'",
+        ),
+        ("function schedule(c)\n error('x') end", "fallback", "line 2: x"),
+        ("function schedule(c)\n while true do end end", "killed", "line 2: used more than"),
+        (
+            "function schedule(c) return {action='reject', job_id='no'} end",
+            "fallback",
+            "no such job",
+        ),
+    ],
+)
+async def test_try_says_what_went_wrong_and_what_the_platform_would_do(
+    text: str, outcome: str, reason: str, tmp_path: Path
+) -> None:
+    code, out, _ = await beeyard("try", written(tmp_path, text), "--json")
+    told = json.loads(out)
+    assert (code, told["outcome"]) == (1, outcome)
+    assert reason in told["reason"]
+    assert (told["decision"] is None) == (outcome == "rejected")
+
+
+async def test_try_takes_a_world_of_ones_own(tmp_path: Path) -> None:
+    world = written(tmp_path, '{"now_ms": 5, "queue": []}', "world.json")
+    text = "function schedule(c) return {action='wait', reason=#c.queue .. ' at ' .. c.now_ms} end"
+    code, out, _ = await beeyard("try", written(tmp_path, text), "--json", "--context", world)
+    assert (code, json.loads(out)["decision"]) == (0, {"action": "wait", "reason": "0 at 5"})
+    code, out, fault = await beeyard("try", written(tmp_path, text), "--context", tmp_path / "no")
+    assert (code, out) == (2, "")
+    assert "No such file" in fault
+    broken = written(tmp_path, '{"quee": []}', "broken.json")
+    code, out, fault = await beeyard("try", written(tmp_path, text), "--context", broken)
+    assert (code, out) == (2, "")
+    assert "context.quee: unknown" in fault
+
+
+async def test_validate_tells_the_line_as_editors_read_it(tmp_path: Path) -> None:
+    good = written(tmp_path, lua_text("platform.lua"))
+    code, out, _ = await beeyard("validate", good)
+    assert code == 0
+    assert "valid in 10 worlds" in out
+    bad = written(
+        tmp_path, "function schedule(c)\n  return c.queue[1].nothing.here\nend", "bad.lua"
+    )
+    code, out, _ = await beeyard("validate", bad)
+    assert code == 1
+    assert out.startswith(f"{bad}:2: fallback in the given world: ")
+    code, out, _ = await beeyard("validate", bad, "--json")
+    assert (json.loads(out)["valid"], json.loads(out)["line"]) == (False, 2)
+
+
+async def test_source_is_the_platform_policy() -> None:
+    code, out, _ = await beeyard("source")
+    assert (code, out) == (0, lua_text("platform.lua"))
+
+
+async def test_an_unknown_command_is_told() -> None:
+    code, out, fault = await beeyard("dance")
+    assert (code, out) == (2, "")
+    assert "there is no command 'dance'" in fault
+    assert (await beeyard("--help"))[0] == 0

@@ -1,0 +1,67 @@
+"""Policies that mean harm, each run in a real host on the sample world: the worked examples and cases of our own.
+
+The data say what each must come to. `harmless` is a decision. Where the machine's speed decides which limit comes
+first, several endings are allowed; a hang, a crash of the test or an accepted escape never is.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import pytest_asyncio
+from beeyard_queen.policy.trial import PLATFORM, run_trial
+from beeyard_queen.policy.try_command import read_scene
+from beeyard_queen.policy.zygote import Zygote
+
+from tests.support.policy_sandbox import running_zygote
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+FOLDER = Path(__file__).with_name("hostile")
+
+
+class Case(NamedTuple):
+    name: str
+    lua: str
+    allowed: tuple[str, ...]
+
+
+def cases() -> Iterator[Case]:
+    for file in ("examples.jsonl", "more.jsonl"):
+        for line in (FOLDER / file).read_text(encoding="utf-8").splitlines():
+            case = json.loads(line)
+            expect = case["expect"]
+            allowed = (
+                expect if isinstance(expect, list) else [expect.replace("harmless", "decision")]
+            )
+            if case["name"].startswith("mem_"):
+                # A loaded machine may take longer to hand out the memory than the policy has time.
+                allowed = [*allowed, "killed"]
+            yield Case(case["name"], case["lua"], tuple(allowed))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def zygote() -> AsyncIterator[Zygote]:
+    async with running_zygote() as running:
+        yield running
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in cases()])
+async def test_a_hostile_policy_ends_as_stated(case: Case, zygote: Zygote) -> None:
+    async with asyncio.timeout(10):
+        trial = await run_trial(zygote, case.lua.encode(), read_scene(None))
+    assert trial.verdict in case.allowed, trial
+    if trial.verdict in {"fallback", "killed"} and trial.elapsed_ms:
+        # Somebody decided all the same: the platform policy, or nobody if it never came to a question.
+        assert trial.decisions, trial
+        assert trial.reason
+    assert len(trial.reason) < 1_000
+    assert len(trial.logs) <= 50
+
+
+async def test_the_platform_policy_runs_in_a_host_like_any_other(zygote: Zygote) -> None:
+    trial = await run_trial(zygote, PLATFORM, read_scene(None))
+    assert (trial.verdict, trial.reason) == ("decision", "")
+    assert trial.decisions[0]["action"] == "dispatch"
