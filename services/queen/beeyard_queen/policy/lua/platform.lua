@@ -71,6 +71,7 @@ local function by_age(a, b) return a.seq < b.seq end
 local function earliest_deadline(h, class, models, refused)
   local firsts = {}
   for _, model in ipairs(models) do firsts[#firsts + 1] = h.earliest_deadline(class, model) end
+  if #firsts == 0 then return nil end
   if #firsts > 1 then table.sort(firsts, by_deadline) end
   local function can_start(job)
     return may_start(h, job.tenant_id, refused) and within_quota(h, job.tenant_id, job)
