@@ -16,7 +16,6 @@ MEASURES: dict[str, Callable[[int], Awaitable[Figure]]] = {
     "accepted_jobs": jobs.measure_accepted,
     "jobs_end_to_end": jobs.measure_end_to_end,
     "decision_1000x10000": decision.measure_decision,
-    "decision_growth": decision.measure_growth,
     "demo": demo.measure,
 }
 

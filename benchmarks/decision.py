@@ -1,4 +1,4 @@
-"""Figures of the platform policy's decisions: beside its twin in Python, and as queue and fleet grow."""
+"""The figure of the platform policy's decisions, beside its twin in Python."""
 
 import os
 import statistics
@@ -33,18 +33,4 @@ async def measure_decision(rounds: int) -> Figure:
         f"one decision: p50 {_median_us(measured, 'lua', 0.5):.1f}, p99 {p99_us:.1f} us (at most {P99_US_MAX:g}); "
         f"twin p50 {_median_us(measured, 'python', 0.5):.1f}, p99 {_median_us(measured, 'python', 0.99):.1f} us"
     )
-    return figure
-
-
-async def measure_growth(rounds: int) -> Figure:
-    """The median decision at 10,000 waiting jobs over that at 100, with 1,000 workers."""
-    pairs = [(measure(1_000, 10_000, EVENTS), measure(1_000, 100, EVENTS)) for _ in range(rounds)]
-    large = [pair[0]["lua"].quantile_us(0.5) for pair in pairs]
-    small = [pair[1]["lua"].quantile_us(0.5) for pair in pairs]
-    ratios = [a / b for a, b in zip(large, small, strict=True)]
-    figure = Figure("decision_growth", "us", "100 waiting jobs", 2.0, smaller_is_better=True)
-    figure.value, figure.control_value = statistics.median(large), statistics.median(small)
-    figure.ratio, figure.spread = statistics.median(ratios), (min(ratios), max(ratios))
-    figure.met = figure.ratio <= figure.target
-    figure.n, figure.load_average = rounds, os.getloadavg()[0]
     return figure
