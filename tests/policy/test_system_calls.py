@@ -102,7 +102,7 @@ async def test_a_running_host_holds_nothing_but_its_stream() -> None:
             assert (proc / "environ").read_bytes().strip(b"\0") == b""
             assert status["Uid"].split() == ["65534"] * 4
             assert int(status["CapEff"], 16) == 0
-            assert os.readlink(proc / "ns" / "net") != ours
+            assert str((proc / "ns" / "net").readlink()) != ours
             assert list((proc / "root").iterdir()) == []
 
 
