@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
+from beeyard_core import limits
 from beeyard_queen.policy.lua_source import lua_text
 
+MODULE = "beeyard_queen.policy"  # what `beeyard policy` becomes
 DISPATCHES = """
 function schedule(context)
   local job = context.queue[1]
@@ -16,22 +19,20 @@ function schedule(context)
   return {action = "dispatch", job_id = job.id, worker_id = worker.id}
 end
 """
-YAML = """
+YAML = """\
 scheduler:
   name: waits
   version: "1"
   rules:
     - name: all
       condition: always
-      action:
-        type: wait
-        duration_ms: 5
+      action: {wait: {duration_ms: 5}}
       priority: 1
 """
 
 
-async def beeyard(*arguments: str | Path) -> tuple[int, str, str]:
-    command = [sys.executable, "-m", "beeyard_client.cli", "policy", *map(str, arguments)]
+async def beeyard(*arguments: str | Path, module: str = MODULE) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
@@ -118,6 +119,34 @@ async def test_validate_tells_the_line_as_editors_read_it(tmp_path: Path) -> Non
 async def test_source_is_the_platform_policy() -> None:
     code, out, _ = await beeyard("source")
     assert (code, out) == (0, lua_text("platform.lua"))
+
+
+async def test_the_command_line_hands_everything_on(tmp_path: Path) -> None:
+    policy = written(tmp_path, DISPATCHES)
+    code, out, _ = await beeyard("policy", "try", policy, "--json", module="beeyard_client.cli")
+    assert (code, json.loads(out)["outcome"]) == (0, "decision")
+
+
+async def test_yaml_is_compiled_first_and_its_faults_are_rejections(tmp_path: Path) -> None:
+    code, out, _ = await beeyard("try", written(tmp_path, YAML, "waits.yaml"), "--json")
+    told = json.loads(out)
+    assert (code, told["outcome"], told["decision"]["action"]) == (0, "decision", "wait")
+    wrong = written(tmp_path, YAML.replace("always", "sometimes"), "wrong.yaml")
+    code, out, _ = await beeyard("try", wrong, "--json")
+    told = json.loads(out)
+    assert (code, told["outcome"]) == (1, "rejected")
+    assert told["reason"].startswith("line 6, column ")
+
+
+async def test_a_text_beyond_the_limit_is_rejected(tmp_path: Path) -> None:
+    large = written(tmp_path, "-- " + "x" * limits.POLICY_SOURCE_BYTES_MAX)
+    code, out, _ = await beeyard("try", large, "--json")
+    assert (code, json.loads(out)["outcome"]) == (1, "rejected")
+    world = written(tmp_path, "", "world.json")
+    os.truncate(world, limits.POLICY_CONTEXT_BYTES_MAX + 1)
+    code, out, fault = await beeyard("try", written(tmp_path, DISPATCHES), "--context", world)
+    assert (code, out) == (2, "")
+    assert "longer than" in fault
 
 
 async def test_an_unknown_command_is_told() -> None:

@@ -292,6 +292,7 @@ async def test_figures(zygote: Zygote) -> None:
         times = sorted([await timed(policy) for _ in range(3_000)])
         assert policy.current is not None
         pss_kb = pss(policy.current.pid)
+        floor = sorted([await echo_us(policy.current) for _ in range(3_000)])
     spawns = []
     for _ in range(30):
         began = time.perf_counter()
@@ -301,7 +302,8 @@ async def test_figures(zygote: Zygote) -> None:
     spawns.sort()
     returns = sorted([await kill_to_serving_ms(zygote) for _ in range(15)])
     tell(
-        f"wait: {times[1_500]:.0f} / {times[2_970]:.0f} us (p50 / p99); "
+        f"wait: {times[1_500]:.0f} / {times[2_970]:.0f} us (p50 / p99), "
+        f"of which an empty message {floor[1_500]:.0f} / {floor[2_970]:.0f}; "
         f"a host ready in {spawns[15]:.1f} ms p50; from SIGKILL to serving {returns[7]:.1f} ms p50; "
         f"{pss_kb / 1e3:.1f} MB a host"
     )
@@ -320,6 +322,13 @@ async def kill_to_serving_ms(zygote: Zygote) -> float:
             await asyncio.sleep(0)
         assert (await policy.decide(seed=1, now_ms=0)).outcome is Outcome.DECIDED
         return (time.perf_counter() - began) * 1e3
+
+
+async def echo_us(host: HostProcess) -> float:
+    """The control of a decision's time: what the machine takes to pass an empty message there and back."""
+    began = time.perf_counter()
+    await host.request("ping", cpu_ms_max=limits.POLICY_KILL_CPU_MS)
+    return (time.perf_counter() - began) * 1e6
 
 
 async def timed(policy: PolicyHost) -> float:

@@ -7,6 +7,7 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
+from beeyard_core import limits
 from beeyard_runtime.faults import StartFailed
 
 from beeyard_queen.policy.context_file import ContextInvalid, Scene, read_context
@@ -48,7 +49,11 @@ def read_scene(path: str | None) -> Scene:
     if path is None:
         sample = files("beeyard_queen.policy") / "sample_context.json"
         return read_context(sample.read_text(encoding="utf-8"))
-    return read_context(Path(path).read_bytes())
+    with Path(path).open("rb") as file:
+        text = file.read(limits.POLICY_CONTEXT_BYTES_MAX + 1)
+    if len(text) > limits.POLICY_CONTEXT_BYTES_MAX:
+        raise ContextInvalid(f"{path} is longer than {limits.POLICY_CONTEXT_BYTES_MAX} bytes")
+    return read_context(text)
 
 
 def complain(message: str) -> int:
