@@ -184,7 +184,7 @@ POLICY_CONDITION_TESTS_MAX: Final = 64
 POLICY_LIST_VALUES_MAX: Final = 256
 # Any text that a rule compares with; also the longest value that `matches` looks at.
 POLICY_TEXT_BYTES_MAX: Final = 256
-assert POLICY_TEXT_BYTES_MAX >= max(ID_BYTES_MAX, LABEL_BYTES_MAX)
+assert max(ID_BYTES_MAX, LABEL_BYTES_MAX) <= POLICY_TEXT_BYTES_MAX
 POLICY_PATTERN_CHARACTERS_MAX: Final = 64
 # Steps that a pattern may take on one value: what the sandbox's own guard allows. Costlier patterns look at shorter
 # values only, and those that could not even look at so many bytes are refused.
