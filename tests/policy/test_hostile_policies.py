@@ -5,10 +5,7 @@ first, several endings are allowed; a hang, a crash of the test or an accepted e
 """
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
@@ -16,30 +13,10 @@ from beeyard_queen.policy.trial import PLATFORM, run_trial
 from beeyard_queen.policy.try_command import read_scene
 from beeyard_queen.policy.zygote import Zygote
 
+from tests.support.hostile_cases import Case, cases
 from tests.support.policy_sandbox import running_zygote
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-FOLDER = Path(__file__).with_name("hostile")
-
-
-class Case(NamedTuple):
-    name: str
-    lua: str
-    allowed: tuple[str, ...]
-
-
-def cases() -> Iterator[Case]:
-    for file in ("examples.jsonl", "more.jsonl"):
-        for line in (FOLDER / file).read_text(encoding="utf-8").splitlines():
-            case = json.loads(line)
-            expect = case["expect"]
-            allowed = (
-                expect if isinstance(expect, list) else [expect.replace("harmless", "decision")]
-            )
-            if case["name"].startswith("mem_"):
-                # A loaded machine may take longer to hand out the memory than the policy has time.
-                allowed = [*allowed, "killed"]
-            yield Case(case["name"], case["lua"], tuple(allowed))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
