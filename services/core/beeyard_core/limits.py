@@ -232,7 +232,9 @@ POLICY_LUA_PATTERN_BYTES_MAX: Final = 256
 POLICY_PATTERN_WORK_MAX: Final = 4_000_000
 # A full batch: four ids and a reason a decision.
 POLICY_REPLY_BYTES_MAX: Final = 1 << 20
-assert POLICY_REPLY_BYTES_MAX >= POLICY_DECISIONS_MAX * (4 * ID_BYTES_MAX + POLICY_LOG_BYTES_MAX + 128)
+assert POLICY_REPLY_BYTES_MAX >= POLICY_DECISIONS_MAX * (
+    4 * ID_BYTES_MAX + POLICY_LOG_BYTES_MAX + 128
+)
 POLICY_REQUEST_BYTES_MAX: Final = 8 << 20
 # Deltas sent in one message, so that neither side is away for long.
 POLICY_DELTAS_PER_MESSAGE: Final = 500
