@@ -134,7 +134,8 @@ type SynchronizeResponse struct {
 	// Send the next snapshot after this many milliseconds.
 	ReportIntervalMs int64 `protobuf:"varint,2,opt,name=report_interval_ms,json=reportIntervalMs,proto3" json:"report_interval_ms,omitempty"`
 	// True once the queen has heard enough to decide: workers that it does not name are drained and stopped. False while
-	// a queen that has just started still learns its fleet.
+	// a queen that has just started still learns its fleet. The present queen never sets it: it stops by name, with
+	// DESIRED_STATE_STOPPED, what it wants stopped.
 	Authoritative bool `protobuf:"varint,3,opt,name=authoritative,proto3" json:"authoritative,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

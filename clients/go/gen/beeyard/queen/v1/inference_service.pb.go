@@ -797,7 +797,8 @@ type JobExplanation struct {
 	Job *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	// One sentence that answers the question.
 	Summary string `protobuf:"bytes,2,opt,name=summary,proto3" json:"summary,omitempty"`
-	// The workers that were looked at for the last decision, or would be now while the job waits.
+	// While the job waits: the workers as they would be looked at now. Once it was placed: the worker that was chosen; the
+	// others are not kept, `summary` says how many there were.
 	Candidates    []*Candidate `protobuf:"bytes,3,rep,name=candidates,proto3" json:"candidates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -54,7 +54,7 @@ type InferenceServiceClient interface {
 	ListJobs(ctx context.Context, in *ListJobsRequest, opts ...grpc.CallOption) (*ListJobsResponse, error)
 	// Cancels a job and returns it. Idempotent; an ended job is returned as it is. No token is delivered after the answer.
 	CancelJob(ctx context.Context, in *CancelJobRequest, opts ...grpc.CallOption) (*Job, error)
-	// Says why a job waits, or why it ran where it ran: each candidate with the first constraint that excluded it.
+	// Says why a job waits, with the first constraint that excludes each candidate, or why it ran where it ran.
 	ExplainJob(ctx context.Context, in *ExplainJobRequest, opts ...grpc.CallOption) (*JobExplanation, error)
 }
 
@@ -178,7 +178,7 @@ type InferenceServiceServer interface {
 	ListJobs(context.Context, *ListJobsRequest) (*ListJobsResponse, error)
 	// Cancels a job and returns it. Idempotent; an ended job is returned as it is. No token is delivered after the answer.
 	CancelJob(context.Context, *CancelJobRequest) (*Job, error)
-	// Says why a job waits, or why it ran where it ran: each candidate with the first constraint that excluded it.
+	// Says why a job waits, with the first constraint that excludes each candidate, or why it ran where it ran.
 	ExplainJob(context.Context, *ExplainJobRequest) (*JobExplanation, error)
 	mustEmbedUnimplementedInferenceServiceServer()
 }

@@ -85,7 +85,8 @@ class SynchronizeResponse(_message.Message):
     """Send the next snapshot after this many milliseconds."""
     authoritative: _builtins.bool
     """True once the queen has heard enough to decide: workers that it does not name are drained and stopped. False while
-    a queen that has just started still learns its fleet.
+    a queen that has just started still learns its fleet. The present queen never sets it: it stops by name, with
+    DESIRED_STATE_STOPPED, what it wants stopped.
     """
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___DesiredWorker]:

@@ -487,7 +487,9 @@ class JobExplanation(_message.Message):
 
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
-        """The workers that were looked at for the last decision, or would be now while the job waits."""
+        """While the job waits: the workers as they would be looked at now. Once it was placed: the worker that was chosen; the
+        others are not kept, `summary` says how many there were.
+        """
 
     def __init__(
         self,

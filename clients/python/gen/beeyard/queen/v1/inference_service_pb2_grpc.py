@@ -128,7 +128,7 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExplainJob(self, request, context):
-        """Says why a job waits, or why it ran where it ran: each candidate with the first constraint that excluded it.
+        """Says why a job waits, with the first constraint that excludes each candidate, or why it ran where it ran.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -56,7 +56,7 @@ class InferenceServiceStub:
     CancelJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.CancelJobRequest, _job_pb2.Job]
     """Cancels a job and returns it. Idempotent; an ended job is returned as it is. No token is delivered after the answer."""
     ExplainJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ExplainJobRequest, _inference_service_pb2.JobExplanation]
-    """Says why a job waits, or why it ran where it ran: each candidate with the first constraint that excluded it."""
+    """Says why a job waits, with the first constraint that excludes each candidate, or why it ran where it ran."""
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -85,7 +85,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     CancelJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.CancelJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Cancels a job and returns it. Idempotent; an ended job is returned as it is. No token is delivered after the answer."""
     ExplainJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ExplainJobRequest, _inference_service_pb2.JobExplanation]  # type: ignore[assignment]
-    """Says why a job waits, or why it ran where it ran: each candidate with the first constraint that excluded it."""
+    """Says why a job waits, with the first constraint that excludes each candidate, or why it ran where it ran."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Hosted by the queen. Every error carries `google.rpc.ErrorInfo{reason, domain: "beeyard"}`; refusals that pass by
@@ -153,6 +153,6 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.ExplainJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.JobExplanation, _abc.Awaitable[_inference_service_pb2.JobExplanation]]:
-        """Says why a job waits, or why it ran where it ran: each candidate with the first constraint that excluded it."""
+        """Says why a job waits, with the first constraint that excludes each candidate, or why it ran where it ran."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -59,7 +59,8 @@ export type SynchronizeResponse = Message<"beeyard.pool.v1.SynchronizeResponse">
 
   /**
    * True once the queen has heard enough to decide: workers that it does not name are drained and stopped. False while
-   * a queen that has just started still learns its fleet.
+   * a queen that has just started still learns its fleet. The present queen never sets it: it stops by name, with
+   * DESIRED_STATE_STOPPED, what it wants stopped.
    *
    * @generated from field: bool authoritative = 3;
    */

@@ -517,7 +517,8 @@ export type JobExplanation = Message<"beeyard.queen.v1.JobExplanation"> & {
   summary: string;
 
   /**
-   * The workers that were looked at for the last decision, or would be now while the job waits.
+   * While the job waits: the workers as they would be looked at now. Once it was placed: the worker that was chosen; the
+   * others are not kept, `summary` says how many there were.
    *
    * @generated from field: repeated beeyard.queen.v1.Candidate candidates = 3;
    */
@@ -653,7 +654,7 @@ export const InferenceService: GenService<{
     output: typeof JobSchema;
   },
   /**
-   * Says why a job waits, or why it ran where it ran: each candidate with the first constraint that excluded it.
+   * Says why a job waits, with the first constraint that excludes each candidate, or why it ran where it ran.
    *
    * @generated from rpc beeyard.queen.v1.InferenceService.ExplainJob
    */
