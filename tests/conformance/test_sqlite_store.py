@@ -3,6 +3,7 @@
 # ruff: noqa: ASYNC240 - the files are the subject
 
 import asyncio
+import hashlib
 import os
 import random
 import resource
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from beeyard_core import limits
+from beeyard_queen.store import sql
 from beeyard_queen.store.port import Batch, JobFilter, StoreRefused, StoreUnavailable
 from beeyard_queen.store.sqlite import SqliteStore
 from beeyard_queen.store.sqlite_prompts import unwrap, wrap
@@ -291,6 +293,42 @@ async def test_a_newer_schema_is_refused(path: Path) -> None:
         newer.execute("PRAGMA user_version = 99")
     newer.close()
     assert "newer Beeyard (schema 99" in await refusal(path)
+
+
+# What was released must stay as it is: files out there were made by it.
+RELEASED = ("9d9b2933728f",)
+
+
+@pytest.mark.parametrize("released", range(1, len(sql.MIGRATIONS)))
+async def test_a_file_of_an_older_schema_is_brought_up_to_date(path: Path, released: int) -> None:
+    with sqlite3.connect(path) as older:
+        for script in sql.MIGRATIONS[:released]:
+            older.executescript(script)
+        older.execute(f"PRAGMA application_id = {sql.APPLICATION_ID}")
+        older.execute(f"PRAGMA user_version = {released}")
+        values = [getattr(job_row(1, request_id="r"), name) for name in sql.JOB_COLUMNS]
+        places = ", ".join("?" * len(values))
+        columns = ", ".join(sql.JOB_COLUMNS)
+        older.execute(f"INSERT INTO jobs ({columns}) VALUES ({places})", values)  # noqa: S608
+        older.execute("INSERT INTO models (model) VALUES ('gemma')")
+    older.close()
+    store = SqliteStore(path)
+    restored = await store.open()
+    assert (restored.jobs, restored.models) == ((job_row(1, request_id="r"),), ("gemma",))
+    await store.commit(jobs_batch(job_row(2)))
+    platform = await store.policies.version(None)
+    assert platform is not None
+    assert (platform.version, platform.is_active) == (0, True)
+    await store.close()
+    with sqlite3.connect(path) as migrated:
+        (version,) = migrated.execute("PRAGMA user_version").fetchone()
+    migrated.close()
+    assert version == len(sql.MIGRATIONS)
+
+
+def test_a_schema_that_was_released_is_never_edited() -> None:
+    digests = [hashlib.sha256(script.encode()).hexdigest()[:12] for script in sql.MIGRATIONS]
+    assert tuple(digests[: len(RELEASED)]) == RELEASED
 
 
 @pytest.mark.parametrize("damage", ["cut", "scribbled"])

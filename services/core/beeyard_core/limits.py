@@ -246,6 +246,12 @@ POLICY_FAILURES_MAX: Final = 5
 POLICY_BREAKER_WINDOW_MS: Final = 60_000
 assert POLICY_KILLS_MAX <= POLICY_FAILURES_MAX
 
+# --- The policy desk ---
+# Versions that the queen remembers, the newest activations first. Each may hold a whole source.
+POLICY_VERSIONS_KEPT_MAX: Final = 1_000
+# The active one and the one before it are never forgotten.
+assert POLICY_VERSIONS_KEPT_MAX > 2
+
 # --- Telemetry ---
 TELEMETRY_SPANS_MAX: Final = 8_192
 TELEMETRY_BATCH_SPANS: Final = 512

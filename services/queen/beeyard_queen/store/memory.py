@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from beeyard_core import limits
 
+from beeyard_queen.store.memory_versions import MemoryVersions
 from beeyard_queen.store.port import (
     Batch,
     BatchInvalid,
@@ -22,7 +23,11 @@ from beeyard_queen.store.port import (
 
 
 class MemoryStore:
-    """Both ports, on dictionaries."""
+    """Every port, on dictionaries.
+
+    Attributes:
+        policies: The policy versions of the same store.
+    """
 
     def __init__(self) -> None:
         """Start empty."""
@@ -36,6 +41,7 @@ class MemoryStore:
         self._sequence = 0
         self._is_open = False
         self._failures_left = 0
+        self.policies = MemoryVersions(self._check_commit, self._check_open)
 
     def fail_next_commits(self, count: int) -> None:
         """Refuse the next `count` commits as a full disk would; 0 heals."""
@@ -61,10 +67,7 @@ class MemoryStore:
         """Keep the whole batch, or nothing of it."""
         # A commit takes time, here as elsewhere: whoever relies on it being instant is found out.
         await asyncio.sleep(0)
-        self._check_open()
-        if self._failures_left > 0:
-            self._failures_left -= 1
-            raise StoreUnavailable("the disk is full, as the test wants it")
+        self._check_commit()
         self._check(batch)
         for row in batch.jobs.values():
             self._save(row)
@@ -131,6 +134,12 @@ class MemoryStore:
     def _check_open(self) -> None:
         if not self._is_open:
             raise StoreUnavailable("the store is closed")
+
+    def _check_commit(self) -> None:
+        self._check_open()
+        if self._failures_left > 0:
+            self._failures_left -= 1
+            raise StoreUnavailable("the disk is full, as the test wants it")
 
     def _check(self, batch: Batch) -> None:
         """Refuse, before anything is changed, what a database's constraints would refuse."""

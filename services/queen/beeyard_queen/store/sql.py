@@ -73,7 +73,27 @@ CREATE TABLE models (
 ) STRICT;
 """
 
-MIGRATIONS: Final = (_VERSION_1,)
+# Number 0 is the platform policy: it decides until another version is activated, and its text is the program's own.
+_VERSION_2: Final = """
+CREATE TABLE policies (
+    version INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    language TEXT NOT NULL,
+    text TEXT NOT NULL,
+    digest TEXT NOT NULL UNIQUE,
+    author TEXT NOT NULL,
+    note TEXT NOT NULL,
+    created_ms INTEGER NOT NULL,
+    activated_ms INTEGER NOT NULL DEFAULT 0,
+    activation INTEGER NOT NULL DEFAULT 0,
+    suspension TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE INDEX policies_by_activation ON policies (activation);
+INSERT INTO policies (version, name, language, text, digest, author, note, created_ms, activation)
+VALUES (0, 'platform', 'lua', '', '', '', '', 0, 1);
+"""
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
 
 #: In the order of the dataclass, which is also the order in which rows are read back.
 JOB_COLUMNS: Final = tuple(f.name for f in fields(JobRow))

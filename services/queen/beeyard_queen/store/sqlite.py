@@ -1,5 +1,7 @@
 """The durable store of a single queen: one SQLite file, one thread that writes, one thread that reads.
 
+What it remembers of policies is in `sqlite_versions.py`, on the same threads.
+
 SQLite from 3.7.0 to 3.51.2 can damage a file when two connections write or checkpoint at once, so exactly one does, on
 one thread; `apsw` brings a repaired SQLite besides. A batch is one transaction with `synchronous=FULL`: one sync of the
 disk for up to 64 jobs is what makes acceptance cheap.
@@ -14,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import apsw
 from beeyard_core import limits
 
 from beeyard_queen.store.port import (
@@ -26,15 +29,19 @@ from beeyard_queen.store.port import (
 )
 from beeyard_queen.store.sqlite_file import StoreLock, prepare_file
 from beeyard_queen.store.sqlite_reader import SqliteReader
+from beeyard_queen.store.sqlite_versions import SqliteVersions
 from beeyard_queen.store.sqlite_writer import SqliteWriter
 
 T = TypeVar("T")
 
 
 class SqliteStore:
-    """Both ports on one file. Open it first; every method may then be called from one event loop.
+    """Every port on one file. Open it first; every method may then be called from one event loop.
 
     A call that is cancelled while its thread works is finished by the thread all the same.
+
+    Attributes:
+        policies: The policy versions on the same file.
     """
 
     def __init__(self, path: Path, *, pages_max: int = 0) -> None:
@@ -51,6 +58,7 @@ class SqliteStore:
         self._reader: SqliteReader | None = None
         self._writing, self._reading = _threads()
         self._erasure: asyncio.TimerHandle | None = None
+        self.policies = SqliteVersions(self)
 
     # --- JobWriter ---
 
@@ -124,6 +132,18 @@ class SqliteStore:
         """Return the serialized requests of those jobs that still have one."""
         reader = self._opened(self._reader)
         return await self._run(self._reading, lambda: reader.prompts(job_ids))
+
+    # --- What `SqliteVersions` needs ---
+
+    async def write(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Run `work` in one transaction on the thread that writes."""
+        writer = self._opened(self._writer)
+        return await self._run(self._writing, lambda: writer.transact(work))
+
+    async def read(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Run `work` on the thread that reads."""
+        reader = self._opened(self._reader)
+        return await self._run(self._reading, lambda: reader.look(work))
 
     # --- Within ---
 

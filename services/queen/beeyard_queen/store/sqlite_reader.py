@@ -3,10 +3,11 @@
 Its connection sees every commit that was acknowledged before the call began, and never half of one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import apsw
 from beeyard_core import limits
 
 from beeyard_queen.store import sql
@@ -15,6 +16,7 @@ from beeyard_queen.store.sqlite_faults import store_faults
 from beeyard_queen.store.sqlite_file import open_reader
 from beeyard_queen.store.sqlite_prompts import unwrap
 
+T = TypeVar("T")
 _ANY_SEQUENCE = 2**63 - 1
 
 
@@ -73,6 +75,11 @@ class SqliteReader:
             for (request,) in self._all(sql.PROMPT, (job_id,)):
                 found[job_id] = unwrap(request)
         return found
+
+    def look(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Run `work` on the connection; it fetches all rows of what it executes."""
+        with store_faults():
+            return work(self._connection)
 
     def close(self) -> None:
         """Close the connection."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import apsw
 from beeyard_core import limits
@@ -18,6 +18,7 @@ from beeyard_queen.store.sqlite_prompts import wrap
 from beeyard_queen.store.sqlite_reader import job_row
 
 _log = get_log("store")
+T = TypeVar("T")
 
 SQLiteValue: TypeAlias = "int | str | bytes | bool"
 
@@ -86,7 +87,7 @@ class SqliteWriter:
             if batch.epoch:
                 connection.execute(sql.SAVE_EPOCH, (batch.epoch,))
 
-        self._transact(write)
+        self.transact(write)
         self.has_erased = self.has_erased or bool(ended)
 
     def forget(self, ended_before_ms: int) -> int:
@@ -100,7 +101,7 @@ class SqliteWriter:
             connection.executemany(sql.FORGET_TOKENS, forgotten)
             connection.executemany(sql.FORGET_JOB, forgotten)
 
-        self._transact(write)
+        self.transact(write)
         return len(forgotten)
 
     def checkpoint(self) -> None:
@@ -121,16 +122,18 @@ class SqliteWriter:
             self._connection.close()
             self._connection = None
 
-    def _transact(self, write: Callable[[apsw.Connection], None]) -> None:
+    def transact(self, write: Callable[[apsw.Connection], T]) -> T:
+        """Run `write` in one transaction, sync it to the disk, and return what it returned."""
         with store_faults():
             connection = self._connected()
             try:
                 connection.execute("BEGIN IMMEDIATE")
-                write(connection)
+                result = write(connection)
                 connection.execute("COMMIT")
             except BaseException:
                 self._roll_back(connection)
                 raise
+        return result
 
     def _roll_back(self, connection: apsw.Connection) -> None:
         # SQLite has already rolled back by itself after some faults.
