@@ -9,7 +9,7 @@ import gc
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from beeyard_core.policy.intent import Dispatch, Intent, Preempt, Wait
@@ -146,15 +146,15 @@ class Saturated:
         worker = self.world.workers[run.worker_id]
         free = worker.slots_free + 1
         self._load(
-            replace(worker, slots_free=free, load=1 - free / SLOTS, kv_free_tokens=2048 * free)
+            worker._replace(slots_free=free, load=1 - free / SLOTS, kv_free_tokens=2048 * free)
         )
         tenant = self.chance.choice(list(self.world.tenants.values()))
-        self._put(replace(tenant, tokens_served=tenant.tokens_served + 200))
+        self._put(tenant._replace(tokens_served=tenant.tokens_served + 200))
 
     def beat(self) -> None:
         """A worker reports."""
         worker = self.chance.choice(list(self.world.workers.values()))
-        self._load(replace(worker, last_used_at=NOW_MS))
+        self._load(worker._replace(last_used_at=NOW_MS))
 
     def empty(self) -> None:
         """Every running job ends at once."""
@@ -162,7 +162,7 @@ class Saturated:
             del self.world.running[job_id]
             self._tell(("running_gone", job_id), partial(self.twin.yard.drop_run, job_id))
         for worker in list(self.world.workers.values()):
-            self._load(replace(worker, slots_free=SLOTS, load=0.0, kv_free_tokens=8192))
+            self._load(worker._replace(slots_free=SLOTS, load=0.0, kv_free_tokens=8192))
 
     def decide(self) -> Intent:
         """Both decide, alike."""
@@ -180,14 +180,14 @@ class Saturated:
         """Do what is decided until that is to wait. Jobs that are taken back stop when they end."""
         while not isinstance(intent := self.decide(), Wait):
             if isinstance(intent, Preempt):
-                self._put(replace(self.world.running[intent.job_id], is_stopping=True))
+                self._put(self.world.running[intent.job_id]._replace(is_stopping=True))
                 continue
             assert isinstance(intent, Dispatch)
             job, worker = self.world.jobs.pop(intent.job_id), self.world.workers[intent.worker_id]
             self._tell(("job_gone", job.job_id), partial(self.twin.drop_job, job.job_id))
             free = worker.slots_free - 1
             self._load(
-                replace(worker, slots_free=free, load=1 - free / SLOTS, kv_free_tokens=2048 * free)
+                worker._replace(slots_free=free, load=1 - free / SLOTS, kv_free_tokens=2048 * free)
             )
             self._run(job.job_id, worker, job.priority)
 

@@ -1,7 +1,5 @@
 """What a policy answers, read and held against the world: each way to be wrong, and what is left of the answer."""
 
-from dataclasses import replace
-
 import pytest
 from beeyard_core import limits
 from beeyard_core.policy.decision import judge
@@ -28,9 +26,9 @@ def world() -> World:
     made = World()
     made.workers["w"] = WORKER
     made.jobs["j"] = JOB
-    made.jobs["urgent"] = replace(JOB, job_id="urgent", priority="interactive")
+    made.jobs["urgent"] = JOB._replace(job_id="urgent", priority="interactive")
     made.running["r"] = RunningRow(job_id="r", worker_id="w", priority="batch")
-    made.running["stopping"] = replace(made.running["r"], job_id="stopping", is_stopping=True)
+    made.running["stopping"] = made.running["r"]._replace(job_id="stopping", is_stopping=True)
     made.pools["p"] = PoolRow(pool_id="p")
     made.gpus["p", "0"] = GpuRow(pool_id="p", gpu_id="0", vram_free=100)
     made.models["m"] = ModelRow(ref="m", vram_required=60)
@@ -108,7 +106,7 @@ def test_what_cannot_be_read_is_dropped_with_the_field(plain: object, field: str
 )
 def test_a_job_is_not_sent_where_it_cannot_run(change: dict[str, object], reason: Refusal) -> None:
     here = world()
-    here.jobs["j"] = replace(JOB, **change)  # type: ignore[arg-type]  # one field each
+    here.jobs["j"] = JOB._replace(**change)  # type: ignore[arg-type]  # one field each
     assert judge(DISPATCH, here).dropped[0].refused.reason is reason
 
 
@@ -123,7 +121,7 @@ def test_a_worker_that_takes_nothing_is_sent_nothing(
     change: dict[str, object], reason: Refusal
 ) -> None:
     here = world()
-    here.workers["w"] = replace(WORKER, **change)  # type: ignore[arg-type]  # one field each
+    here.workers["w"] = WORKER._replace(**change)  # type: ignore[arg-type]  # one field each
     assert judge(DISPATCH, here).dropped[0].refused.reason is reason
 
 
@@ -159,14 +157,14 @@ def test_what_is_not_there_is_dropped(plain: object, reason: Refusal) -> None:
 
 def test_nobody_makes_way_for_somebody_as_urgent() -> None:
     here = world()
-    here.jobs["j"] = replace(JOB, priority="batch")
+    here.jobs["j"] = JOB._replace(priority="batch")
     answer = {"action": "preempt", "job_id": "r", "for_job_id": "j"}
     assert judge(answer, here).dropped[0].refused.reason is Refusal.PERMISSION_DENIED
 
 
 def test_a_worker_that_ends_already_is_not_evicted() -> None:
     here = world()
-    here.workers["w"] = replace(WORKER, status="draining")
+    here.workers["w"] = WORKER._replace(status="draining")
     answer = {"action": "evict", "evict_worker_id": "w"}
     assert judge(answer, here).dropped[0].refused.reason is Refusal.DRAINING
 
@@ -194,5 +192,5 @@ def test_no_more_than_the_limit_is_read() -> None:
 
 def test_a_worker_whose_memory_for_tokens_is_unknown_gets_the_benefit_of_the_doubt() -> None:
     here = world()
-    here.workers["w"] = replace(WORKER, kv_free_tokens=None)
+    here.workers["w"] = WORKER._replace(kv_free_tokens=None)
     assert judge(DISPATCH, here).dropped == ()

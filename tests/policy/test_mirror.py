@@ -1,7 +1,7 @@
 """A mirror and its indexes, against plain walks over the same world after any history of changes."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from operator import attrgetter
 
 from beeyard_core.policy.world import (
@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.mirror import Mirror
+from tests.support.policy_worlds import rows
 
 MODELS = ("m1", "m2", "m3")
 POOLS = ("p1", "p2")
@@ -36,7 +37,7 @@ small = st.integers(0, 4)
 bytes_few = one_of_few([0, 100 * MIB, 101 * MIB, 1000 * MIB, 4000 * MIB])
 statuses = one_of_few(["ready", "ready", "busy", "starting", "draining"])
 
-workers = st.builds(
+workers = rows(
     WorkerRow,
     worker_id=st.integers(1, 9).map("w{}".format),
     pool_id=one_of_few(POOLS),
@@ -52,7 +53,7 @@ workers = st.builds(
     last_used_at=small,
     jobs_served=small,
 )
-jobs = st.builds(
+jobs = rows(
     JobRow,
     job_id=st.integers(1, 30).map("j{}".format),
     seq=st.integers(1, 30),
@@ -69,7 +70,7 @@ jobs = st.builds(
     pin_pool_id=one_of_few(["", "", "p1"]),
     labels=one_of_few([(), (("team", "a"),), (("team", "b"), ("zone", "x"))]),
 )
-running = st.builds(
+running = rows(
     RunningRow,
     job_id=st.integers(31, 36).map("j{}".format),
     worker_id=st.integers(1, 9).map("w{}".format),
@@ -77,13 +78,13 @@ running = st.builds(
     started_at=small,
     is_stopping=st.booleans(),
 )
-prefixes = st.builds(
+prefixes = rows(
     PrefixRow,
     worker_id=st.integers(1, 9).map("w{}".format),
     prompt_hash=one_of_few(["h1", "h2"]),
     tokens=one_of_few([0, 50, 700]),
 )
-tenants = st.builds(
+tenants = rows(
     TenantRow,
     tenant_id=one_of_few(TENANTS),
     quota_vram=st.none() | bytes_few,
@@ -91,17 +92,17 @@ tenants = st.builds(
     tokens_served=small,
     weight=one_of_few([1.0, 2.5]),
 )
-pools = st.builds(
+pools = rows(
     PoolRow, pool_id=one_of_few(POOLS), status=one_of_few(["ready", "healthy", "offline", "stale"])
 )
-gpus = st.builds(
+gpus = rows(
     GpuRow,
     pool_id=one_of_few(POOLS),
     gpu_id=one_of_few(["0", "1", "10"]),
     vram_total=bytes_few,
     vram_free=bytes_few,
 )
-models = st.builds(ModelRow, ref=one_of_few(MODELS), vram_required=bytes_few)
+models = rows(ModelRow, ref=one_of_few(MODELS), vram_required=bytes_few)
 loads = st.tuples(
     st.just("load"),
     st.integers(1, 9).map("w{}".format),
@@ -187,15 +188,14 @@ class History:
         # Sequence numbers are unique; a job keeps its own when it comes back.
         known = self.world.jobs.get(row.job_id)
         taken = {job.seq for job in self.world.jobs.values()} - {known.seq if known else -1}
-        row = replace(row, seq=next(n for n in range(row.seq, 1_000) if n not in taken))
+        row = row._replace(seq=next(n for n in range(row.seq, 1_000) if n not in taken))
         self.world.jobs[row.job_id] = row
         return [delta_of(row), *labels_of(row)]
 
     def _load(self, worker_id: str, free: int, vram: int, load: float, used: int) -> list[Delta]:
         if worker_id not in self.world.workers:
             return [("worker_load", worker_id, "ready", free, vram, None, load, used, 0)]
-        row = replace(
-            self.world.workers[worker_id],
+        row = self.world.workers[worker_id]._replace(
             status="ready",
             slots_free=free,
             vram_free=vram,

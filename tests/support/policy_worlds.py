@@ -1,6 +1,6 @@
 """Random worlds for policies: a small fleet with every constraint in it, changed row by row."""
 
-from dataclasses import replace
+from typing import Any, TypeVar
 
 from beeyard_core.policy.decision import judge
 from beeyard_core.policy.intent import Dispatch, Evict, Intent, Preempt, StartWorker
@@ -12,6 +12,7 @@ from beeyard_core.policy.world import (
     ModelRow,
     PoolRow,
     PrefixRow,
+    Row,
     RunningRow,
     TenantRow,
     WorkerRow,
@@ -33,7 +34,15 @@ PROMPTS = st.sampled_from(["", "h1", "h2"])
 CSV = st.sampled_from([*[""] * 6, "p1", "p2", "p1,p2"])
 COMPUTE = st.sampled_from(["", "7.5", "8.6", "8.10"])
 
-worker_rows = st.builds(
+R = TypeVar("R", bound=Row)
+
+
+def rows(kind: type[R], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[R]:
+    """Rows of a kind with these fields drawn; `st.builds` would draw those with defaults, too."""
+    return st.fixed_dictionaries(fields).map(lambda given: kind(**given))
+
+
+worker_rows = rows(
     WorkerRow,
     worker_id=WORKERS,
     pool_id=POOLS,
@@ -51,7 +60,7 @@ worker_rows = st.builds(
     context_tokens=st.sampled_from([0, 0, 600, 4096]),
     quantization=st.sampled_from(["", "q4", "q8"]),
 )
-job_rows = st.builds(
+job_rows = rows(
     JobRow,
     job_id=st.sampled_from([f"j{n}" for n in range(8)]),
     seq=st.just(0),
@@ -73,7 +82,7 @@ job_rows = st.builds(
     prefer_pool_ids=CSV,
     avoid_pool_ids=st.sampled_from([*[""] * 9, "p2"]),
 )
-running_rows = st.builds(
+running_rows = rows(
     RunningRow,
     job_id=st.sampled_from(["r1", "r2", "r3"]),
     worker_id=WORKERS,
@@ -83,16 +92,16 @@ running_rows = st.builds(
     started_at=st.integers(0, 2),
     is_stopping=st.sampled_from([False, False, False, True]),
 )
-prefix_rows = st.builds(
+prefix_rows = rows(
     PrefixRow, worker_id=WORKERS, prompt_hash=PROMPTS, tokens=st.sampled_from([0, 40, 800])
 )
-pool_rows = st.builds(
+pool_rows = rows(
     PoolRow,
     pool_id=POOLS,
     status=st.sampled_from([*["ready"] * 6, "stale", "draining"]),
     last_report_ms=st.integers(0, 5),
 )
-gpu_rows = st.builds(
+gpu_rows = rows(
     GpuRow,
     pool_id=POOLS,
     gpu_id=GPUS,
@@ -100,7 +109,7 @@ gpu_rows = st.builds(
     vram_free=st.sampled_from([0, 4 * GIB, 12 * GIB]),
     compute_capability=COMPUTE,
 )
-tenant_rows = st.builds(
+tenant_rows = rows(
     TenantRow,
     tenant_id=TENANTS,
     quota_vram=st.sampled_from([None, None, 8 * GIB]),
@@ -110,7 +119,7 @@ tenant_rows = st.builds(
     tokens_served=st.sampled_from([0, 100, 200]),
     weight=st.sampled_from([1.0, 1.0, 2.0, 0.0]),
 )
-model_rows = st.builds(
+model_rows = rows(
     ModelRow,
     ref=MODELS,
     vram_required=st.sampled_from([0, 6 * GIB, 10 * GIB]),
@@ -174,11 +183,11 @@ class Hive:
         match row:
             case JobRow():
                 self._seq += 1
-                row = replace(row, seq=self._seq)
+                row = row._replace(seq=self._seq)
                 self.world.jobs.pop(row.job_id, None)
                 self.world.jobs[row.job_id] = row
             case WorkerRow():
-                row = replace(row, slots_free=min(row.slots_free, row.slots_total))
+                row = row._replace(slots_free=min(row.slots_free, row.slots_total))
                 before = self.world.workers.get(row.worker_id)
                 if before and (before.model_ref, before.pool_id) != (row.model_ref, row.pool_id):
                     # It is another worker, with an empty cache.
@@ -249,14 +258,13 @@ class Hive:
                 kv = worker.kv_free_tokens
                 tokens = job.prompt_tokens + job.max_tokens
                 self.put(
-                    replace(
-                        worker,
+                    worker._replace(
                         slots_free=worker.slots_free - 1,
                         kv_free_tokens=None if kv is None else kv - tokens,
                     )
                 )
             case Preempt():
-                self.put(replace(self.world.running[intent.job_id], is_stopping=True))
+                self.put(self.world.running[intent.job_id]._replace(is_stopping=True))
             case StartWorker():
                 name = f"new-{len(self.world.workers)}-{self._seq}"
                 self.put(
@@ -271,14 +279,14 @@ class Hive:
                 )
                 gpu = self.world.gpus[intent.pool_id, intent.gpu_id]
                 need = self.world.models[intent.model_ref].vram_required
-                self.put(replace(gpu, vram_free=gpu.vram_free - need))
+                self.put(gpu._replace(vram_free=gpu.vram_free - need))
             case Evict():
                 worker = self.world.workers[intent.evict_worker_id]
                 self.change(("worker_gone", worker.worker_id))
                 gpu_ids = worker.gpu_ids.split(",")
                 gpu = self.world.gpus[worker.pool_id, gpu_ids[0]]
                 freed = self.world.models[worker.model_ref].vram_required // len(gpu_ids)
-                self.put(replace(gpu, vram_free=gpu.vram_free + freed))
+                self.put(gpu._replace(vram_free=gpu.vram_free + freed))
             case _:
                 raise AssertionError(intent)
 

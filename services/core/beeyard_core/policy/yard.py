@@ -6,7 +6,7 @@ Like `lines.py` the counterpart of `lua/index.lua`, written from its rules. What
 import math
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from beeyard_core.policy.world import (
     LIVE_STATUSES,
@@ -240,8 +240,7 @@ class Yard:
             run = self.runs[key[-1]]
             worker = self.workers[run.worker_id]
             free = worker.kv_free_tokens
-            freed = replace(
-                worker,
+            freed = worker._replace(
                 slots_free=worker.slots_free + 1,
                 kv_free_tokens=None if free is None else free + run.kv_tokens,
             )

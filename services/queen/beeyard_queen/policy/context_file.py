@@ -8,7 +8,7 @@ default.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Final, NoReturn, TypeVar, get_args, get_type_hints
 
@@ -160,7 +160,7 @@ def _row(kind: type[R], entry: object, path: str, *, own_id: str, **made: Any) -
     if own_id not in given and "id" in given:
         given[own_id] = given.pop("id")
     hints = get_type_hints(kind)
-    names = {field.name for field in fields(kind)} - made.keys()
+    names = set(kind._fields) - made.keys()
     for name, value in given.items():
         if name not in names:
             raise ContextInvalid(f"{path}.{name}: unknown; known are {', '.join(sorted(names))}")

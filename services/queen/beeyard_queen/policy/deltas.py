@@ -2,12 +2,12 @@
 
 A delta is a name and scalars; a mirror (`lua/index.lua`, in this process or in a policy's host) has a function of that
 name that takes them in this order. The rows of `beeyard_core.policy.world` have their fields in that very order, so a
-row and its delta cannot come apart: a test compares both with the mirror's own list.
+row and its delta cannot come apart: a test compares both with the mirror's own list. Arguments at the end that have
+their default may be left out, as they are of most jobs.
 """
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import Final
 
@@ -41,18 +41,24 @@ KINDS: Final[dict[type, str]] = {
 }
 
 
-def _reader(row: type) -> Callable[[Row], tuple[Scalar, ...]]:
-    # Labels have deltas of their own, since a delta takes scalars only.
-    return attrgetter(*(field.name for field in fields(row) if field.name != "labels"))
-
-
-_READERS: Final = {row: _reader(row) for row in KINDS}
+# A job's labels come last, and have deltas of their own, since a delta takes scalars only. Before them stands what few
+# jobs ask for.
+_LABELS: Final = JobRow._fields.index("labels")
+_DEMANDS: Final = JobRow._fields.index("geo_lat")
+_NO_DEMANDS: Final = tuple(map(JobRow._field_defaults.get, JobRow._fields[_DEMANDS:_LABELS]))
 
 
 def delta_of(row: Row) -> Delta:
     """Return the delta that puts a row into a mirror. A job's labels are not in it, see `labels_of`."""
-    of = type(row)
-    return (KINDS[of], *_READERS[of](row))
+    if isinstance(row, JobRow):
+        return job_delta(row)
+    return (KINDS[type(row)], *row)
+
+
+def job_delta(job: JobRow) -> Delta:
+    """Return the delta that puts a job into a mirror."""
+    end = _DEMANDS if job[_DEMANDS:_LABELS] == _NO_DEMANDS else _LABELS
+    return ("job", *job[:end])  # type: ignore[arg-type]  # all before the labels are scalars
 
 
 def labels_of(job: JobRow) -> Iterator[Delta]:
@@ -118,8 +124,7 @@ def _hash(text: str) -> int:
 
 def _lines(world: World) -> Iterator[tuple[str, Iterable[Scalar]]]:
     for row in world.rows():
-        kind, *values = delta_of(row)
-        yield str(kind), values
+        yield KINDS[type(row)], row[:_LABELS]  # type: ignore[misc]  # all before the labels are scalars
     for job in world.jobs.values():
         for _, *label in labels_of(job):
             yield "label", label

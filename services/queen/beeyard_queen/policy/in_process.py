@@ -11,7 +11,7 @@ from typing import Any, Final
 from beeyard_core.policy.intent import Dispatch, Evict, Intent, Preempt, StartWorker, Wait
 from lupa import lua54
 
-from beeyard_queen.policy.deltas import Delta
+from beeyard_queen.policy.deltas import Delta, Scalar
 from beeyard_queen.policy.lua_source import lua_text
 
 _FILES: Final = ("index.lua", "views.lua", "helpers.lua", "platform.lua")
@@ -57,7 +57,7 @@ class PlatformPolicy:
         self._lua = lua
         self._mirror: Any = mirror
         self._decide: Callable[[int, int], tuple[Any, ...]] = decide
-        self._appliers: dict[str, Callable[..., None]] = {}
+        self._appliers: dict[Scalar, Callable[..., None]] = dict(mirror.deltas)
 
     def apply(self, deltas: Iterable[Delta]) -> None:
         """Bring the mirror up to date.
@@ -66,10 +66,12 @@ class PlatformPolicy:
             deltas: Each the name of a function of the mirror and its arguments (see `deltas.py`).
 
         Raises:
-            LuaError: The mirror has no such function, or refuses the arguments; a bug.
+            KeyError: The mirror has no such function; a bug.
+            LuaError: It refuses the arguments; a bug.
         """
-        for name, *arguments in deltas:
-            self._applier(str(name))(*arguments)
+        appliers = self._appliers
+        for delta in deltas:
+            appliers[delta[0]](*delta[1:])
 
     def decide(self, now_ms: int, seed: int = 0) -> Intent:
         """Return what the platform policy decides.
@@ -99,12 +101,6 @@ class PlatformPolicy:
         """Return the mirror's digest, to compare with the world's."""
         digest: str = self._mirror.digest()
         return digest
-
-    def _applier(self, name: str) -> Callable[..., None]:
-        found = self._appliers.get(name)
-        if found is None:
-            found = self._appliers[name] = self._mirror[name]
-        return found
 
 
 def platform_source() -> str:

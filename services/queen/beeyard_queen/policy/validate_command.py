@@ -103,8 +103,7 @@ def _varied(base: Scene, chance: random.Random, job_count: int) -> Scene:
     patterns = list(world.jobs.values())
     jobs = {}
     for seq in range(1, job_count + 1 if patterns else 1):
-        job = replace(
-            chance.choice(patterns), job_id=f"job-{seq}", seq=seq, priority=chance.choice(CLASSES),
+        job = chance.choice(patterns)._replace(job_id=f"job-{seq}", seq=seq, priority=chance.choice(CLASSES),
             queued_at=base.now_ms - chance.randrange(600_000),
         )  # fmt: skip
         jobs[job.job_id] = job
@@ -113,7 +112,7 @@ def _varied(base: Scene, chance: random.Random, job_count: int) -> Scene:
         free = chance.randint(0, worker.slots_total)
         load = (worker.slots_total - free) / max(worker.slots_total, 1)
         status = chance.choice(("ready", "ready", "busy", "draining", "starting"))
-        workers[worker_id] = replace(worker, slots_free=free, load=load, status=status)
+        workers[worker_id] = worker._replace(slots_free=free, load=load, status=status)
     return Scene(replace(world, jobs=jobs, workers=workers), base.now_ms)
 
 

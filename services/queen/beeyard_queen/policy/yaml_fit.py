@@ -4,7 +4,6 @@ The interpreter's own reading of what `find_candidates` promises (docs/policies/
 without an index, so that it can be compared with the helper that answers from indexes.
 """
 
-import dataclasses
 import math
 import re
 
@@ -70,8 +69,7 @@ def fits_after(world: World, job: JobRow, running: RunningRow) -> bool:
     if worker is None:
         return False
     kv_tokens = worker.kv_free_tokens
-    freed = dataclasses.replace(
-        worker,
+    freed = worker._replace(
         slots_free=worker.slots_free + 1,
         kv_free_tokens=None if kv_tokens is None else kv_tokens + running.kv_tokens,
     )

@@ -1090,6 +1090,7 @@ for _, name in ipairs({
   "worker", "worker_load", "worker_gone", "prefix", "job", "job_label", "job_gone", "running", "running_gone", "pool", "pool_gone", "gpu",
   "gpu_gone", "tenant", "tenant_gone", "model", "model_gone", "alias", "metric", "config", "history",
 }) do DELTAS[name] = M[name] end
+M.deltas = DELTAS
 
 -- Apply one delta by name.
 function M.apply(kind, ...)
