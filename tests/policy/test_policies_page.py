@@ -6,7 +6,8 @@ from importlib.resources import files
 
 import pytest
 from beeyard_queen.policy.context_file import read_context
-from beeyard_queen.policy.templates_command import main, templates
+from beeyard_queen.policy.starters import templates
+from beeyard_queen.policy.templates_command import main
 from beeyard_queen.policy.trial import Trial, run_trial, sandbox
 from beeyard_queen.policy.yaml_compile import compile_yaml
 

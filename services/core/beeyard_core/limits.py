@@ -252,6 +252,9 @@ POLICY_VERSIONS_KEPT_MAX: Final = 1_000
 # The active one and the one before it are never forgotten.
 assert POLICY_VERSIONS_KEPT_MAX > 2
 
+# Warnings that one validation gives.
+POLICY_WARNINGS_MAX: Final = 8
+
 # --- Telemetry ---
 TELEMETRY_SPANS_MAX: Final = 8_192
 TELEMETRY_BATCH_SPANS: Final = 512

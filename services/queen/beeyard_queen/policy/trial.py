@@ -4,6 +4,7 @@ The sandbox is the real one: the same zygote, the same locked-down host, the sam
 world is made up.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,15 +19,12 @@ from beeyard_queen.policy.context_file import Scene
 from beeyard_queen.policy.deltas import snapshot
 from beeyard_queen.policy.faults import PolicyInvalid
 from beeyard_queen.policy.hosts import Outcome, PolicyHost, Ruling
+from beeyard_queen.policy.program import read_program
 from beeyard_queen.policy.reply import Decision, Reply, Status
-from beeyard_queen.policy.yaml_compile import compile_policy
-from beeyard_queen.policy.yaml_rules import read_policy
-from beeyard_queen.policy.zygote import Zygote
+from beeyard_queen.policy.zygote import Terms, Zygote
 
 #: A policy that leaves every decision to the platform's.
 PLATFORM: Final = b"function schedule(context) return platform.schedule(context) end"
-_YAML_SUFFIXES: Final = {".yaml", ".yml"}
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _SEED: Final = 1
 
 Verdict = Literal["decision", "rejected", "fallback", "killed"]
@@ -45,6 +43,8 @@ class Trial:
         logs: What the policy wrote, as (level, text).
         line: The policy's line at fault, if known.
         instructions: What the call used, to the thousand.
+        cpu_us: CPU time of the call in its host; 0 where that cannot be read.
+        at_load: Whether it went wrong before it was asked for a decision.
     """
 
     verdict: Verdict
@@ -54,20 +54,18 @@ class Trial:
     logs: tuple[tuple[str, str], ...] = ()
     line: int | None = None
     instructions: int = 0
+    cpu_us: int = 0
+    at_load: bool = False
 
 
 def read_source(path: Path) -> bytes:
     """Return a policy's Lua, compiled if the file is YAML.
 
     Raises:
-        PolicyInvalid: The YAML is wrong.
+        PolicyInvalid: It is too long, or YAML that is wrong.
         OSError: The file cannot be read.
     """
-    with path.open("rb") as file:
-        text = file.read(limits.POLICY_SOURCE_BYTES_MAX + len(_BYTE_ORDER_MARK) + 1)
-    if path.suffix in _YAML_SUFFIXES:
-        return compile_policy(read_policy(text)).encode()
-    return text.removeprefix(_BYTE_ORDER_MARK)
+    return read_program(path).lua
 
 
 @asynccontextmanager
@@ -93,31 +91,41 @@ async def run_trial(zygote: Zygote, source: bytes, scene: Scene) -> Trial:
         source: The policy's Lua.
         scene: The world that it sees.
     """
-    loaded, ruling = await _ask(zygote, source, scene)
+    loaded, ruling, cpu_us = await _ask(zygote, source, scene)
     if ruling is None:
         verdict: Verdict = "killed" if loaded.status is Status.KILLED else "rejected"
-        return Trial(verdict, _told(loaded), logs=loaded.logs, line=loaded.line)
+        return Trial(verdict, _told(loaded), logs=loaded.logs, line=loaded.line, at_load=True)
     reply = ruling.reply
-    verdict, reason = _judged(ruling, scene)
+    # On a thread, since a batch of a thousand decisions is judged one by one.
+    verdict, reason = await asyncio.to_thread(_judged, ruling, scene)
     decisions = reply.decisions
     if verdict != "decision":
-        _, instead = await _ask(zygote, PLATFORM, scene)
+        _, instead, _ = await _ask(zygote, PLATFORM, scene)
         decisions = instead.reply.decisions if instead is not None else ()
     return Trial(
-        verdict, reason, decisions, ruling.elapsed_ms, reply.logs, reply.line, reply.instructions
-    )
+        verdict, reason, decisions, ruling.elapsed_ms, reply.logs, reply.line, reply.instructions,
+        cpu_us,
+    )  # fmt: skip
 
 
-async def _ask(zygote: Zygote, source: bytes, scene: Scene) -> tuple[Reply, Ruling | None]:
+async def _ask(zygote: Zygote, source: bytes, scene: Scene) -> tuple[Reply, Ruling | None, int]:
+    """Return how it loaded, what it decided unless it did not, and the CPU time of that in microseconds."""
+    # On a thread: a queue of ten thousand jobs would hold up an event loop for as long as it takes to write down.
+    deltas = await asyncio.to_thread(lambda: list(snapshot(scene.world)))
     host = PolicyHost(
-        zygote, name="trial", clock=SystemClock(), snapshot=lambda: list(snapshot(scene.world)),
+        zygote, name="trial", clock=SystemClock(), snapshot=lambda: deltas,
+        terms=Terms.for_queue(len(scene.world.jobs)),
         patience_ms=2 * limits.POLICY_WALL_MS, keeps_standby=False,
     )  # fmt: skip
     try:
         loaded = await host.start(source)
-        if loaded.status is not Status.OK:
-            return loaded, None
-        return loaded, await host.decide(seed=_SEED, now_ms=scene.now_ms)
+        process = host.current
+        if loaded.status is not Status.OK or process is None:
+            return loaded, None, 0
+        began_ms = process.cpu_ms()
+        ruling = await host.decide(seed=_SEED, now_ms=scene.now_ms)
+        # A host that had to be ended has no clock any more.
+        return loaded, ruling, max(0, round((process.cpu_ms() - began_ms) * 1_000))
     finally:
         await host.stop()
 
@@ -140,4 +148,4 @@ def _told(reply: Reply) -> str:
 
 def rejected(fault: PolicyInvalid) -> Trial:
     """Return what becomes of a text that is not even tried."""
-    return Trial("rejected", str(fault), line=fault.line)
+    return Trial("rejected", str(fault), line=fault.line, at_load=True)
