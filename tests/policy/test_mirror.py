@@ -17,7 +17,15 @@ from beeyard_core.policy.world import (
     WorkerRow,
     World,
 )
-from beeyard_queen.policy.deltas import Delta, delta_of, digest, labels_of, snapshot, worker_load
+from beeyard_queen.policy.deltas import (
+    Delta,
+    delta_of,
+    digest,
+    labels_of,
+    snapshot,
+    tenant_load,
+    worker_load,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -89,6 +97,8 @@ tenants = rows(
     tenant_id=one_of_few(TENANTS),
     quota_vram=st.none() | bytes_few,
     quota_used=bytes_few,
+    quota_jobs=st.none() | one_of_few([0, 1, 2]),
+    jobs_running=small,
     tokens_served=small,
     weight=one_of_few([1.0, 2.5]),
 )
@@ -121,9 +131,12 @@ def often(strategy: st.SearchStrategy[object], times: int) -> list[st.SearchStra
     return [strategy.map(lambda change: change) for _ in range(times)]
 
 
+tenant_loads = st.tuples(st.just("tenant_load"), one_of_few(TENANTS), bytes_few, small, small)
+
+
 changes = st.one_of(
     *often(workers, 5), *often(loads, 4), *often(jobs, 6), *often(endings, 4), *often(running, 2),
-    prefixes, tenants, pools, gpus, models,
+    prefixes, tenants, tenant_loads, pools, gpus, models,
 )  # fmt: skip
 histories = st.lists(changes, min_size=20, max_size=80)
 
@@ -147,6 +160,8 @@ class History:
                 return self._plain(change)
             case ("load", str(worker_id), int(free), int(vram), float(load), int(used)):
                 return self._load(worker_id, free, vram, load, used)
+            case ("tenant_load", str(tenant_id), int(used), int(running), int(served)):
+                return self._tenant_load(tenant_id, used, running, served)
             case ("tenant_gone", str(tenant_id)):
                 self.world.tenants.pop(tenant_id, None)
                 return [("tenant_gone", tenant_id)]
@@ -204,6 +219,15 @@ class History:
         )
         self.world.workers[worker_id] = row
         return [worker_load(row)]
+
+    def _tenant_load(self, tenant_id: str, used: int, running: int, served: int) -> list[Delta]:
+        if tenant_id not in self.world.tenants:
+            return [("tenant_load", tenant_id, used, running, served)]
+        row = self.world.tenants[tenant_id]._replace(
+            quota_used=used, jobs_running=running, tokens_served=served
+        )
+        self.world.tenants[tenant_id] = row
+        return [tenant_load(row)]
 
     def _gone(self, kind: str, number: int) -> list[Delta]:
         by_kind = {
@@ -299,9 +323,10 @@ def walked_jobs(world: World) -> Iterator[str]:
     yield ",".join(job.job_id for job in queue)
     for name in CLASSES:
         of_class = [job for job in queue if job.priority == name]
+        startable = [job for job in of_class if may_start(world, job.tenant_id)]
         yield ",".join(
             sorted(
-                {j.model_ref for j in of_class}
+                {j.model_ref for j in startable}
                 & {w.model_ref for w in world.workers.values() if is_open(world, w)}
             )
         )
@@ -312,10 +337,22 @@ def walked_jobs(world: World) -> Iterator[str]:
             yield ",".join(sorted({job.tenant_id for job in waiting}))
             yield waiting[0].job_id if waiting else "-"
             yield str(len(waiting))
-            due = [job for job in waiting if job.deadline_at is not None]
+            first = [job.job_id for job in startable if job.model_ref == model][:1]
+            yield first[0] if first else "-"
+            due = [
+                job for job in startable if job.model_ref == model and job.deadline_at is not None
+            ]
             due.sort(key=attrgetter("deadline_at", "seq"))
             yield due[0].job_id if due else "-"
             yield victim(world, model, RANK[name])
+
+
+def may_start(world: World, tenant_id: str) -> bool:
+    tenant = world.tenants.get(tenant_id)
+    return tenant is None or (
+        (tenant.quota_vram is None or tenant.quota_used <= tenant.quota_vram)
+        and (tenant.quota_jobs is None or tenant.jobs_running < tenant.quota_jobs)
+    )
 
 
 def victim(world: World, model: str, rank: int) -> str:
@@ -387,6 +424,7 @@ for rank, class in ipairs(M.CLASSES) do
     ids(helpers.waiting_tenants(class, model))
     say(helpers.next_job(class, model))
     out[#out + 1] = tostring(helpers.count_waiting(class, model))
+    say(helpers.next_to_start(class, model))
     say(M.earliest_deadline(rank, model))
     say(M.victim(model, rank))
   end

@@ -84,6 +84,19 @@ def test_no_module_is_longer_than_five_hundred_lines() -> None:
     assert not long, offences(long)
 
 
+def test_no_lua_file_is_longer_than_a_module() -> None:
+    """What only documents (`---@meta`) is a list for editors and runs nowhere."""
+    counted = {
+        name: text.count("\n")
+        for name in repository.files()
+        if name.endswith(".lua") and not (text := repository.text_of(name)).startswith("---@meta")
+    }
+    assert max(counted.values()) <= MODULE_LINES_MAX, offences(
+        [f"{name} has {n} lines: split it" for name, n in counted.items() if n > MODULE_LINES_MAX]
+    )
+    assert statistics.median(counted.values()) <= MODULE_LINES_MEDIAN
+
+
 def test_the_usual_file_and_function_stay_small() -> None:
     ours = list(repository.modules_under(SERVICES, CLIENT))
     functions = sorted(n for module in ours for _, n in repository.functions_of(module))

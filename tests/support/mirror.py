@@ -1,17 +1,18 @@
 """A mirror in this process, fed and questioned by tests."""
 
-from importlib.resources import files
 from typing import Any, cast
 
 from beeyard_core.policy.world import World
 from beeyard_queen.policy.deltas import Delta, snapshot
+from beeyard_queen.policy.lua_source import context_texts
 from lupa import lua54
 
 LOAD = """
-local index, views, helpers = ...
-local M = assert(load(index, "=index"))()
-local V = assert(load(views, "=views"))(M)
-assert(load(helpers, "=helpers"))(M, V)
+local M, V, H, K = {}, {}, {}, {}
+for at = 1, select("#", ...), 2 do
+  local name, text = select(at, ...)
+  assert(load(text, "=" .. name))(M, V, H, K)
+end
 return M
 """
 #: Compiles a test's text with the names that tests use.
@@ -23,13 +24,8 @@ return assert(load(text, "=" .. name, "t", setmetatable({
 """
 
 
-def lua_text(name: str) -> str:
-    """Return a packaged Lua file."""
-    return (files("beeyard_queen.policy") / "lua" / name).read_text(encoding="utf-8")
-
-
 class Mirror:
-    """One Lua state with index, views and functions, as the queen's process has it."""
+    """One Lua state with mirror, views and functions, as the queen's process has it."""
 
     def __init__(self, world: World | None = None) -> None:
         """Load the rooms and take in a world.
@@ -38,9 +34,8 @@ class Mirror:
             world: What the mirror holds at first; None: nothing.
         """
         self.lua = lua54.LuaRuntime(register_eval=False, register_builtins=False)
-        texts = [lua_text(f"{name}.lua") for name in ("index", "views", "helpers")]
         # Lua's values have no types that Python knows.
-        self.M = cast("Any", self.lua.execute(LOAD, *texts))
+        self.M = cast("Any", self.lua.execute(LOAD, *context_texts()))
         if world is not None:
             self.apply(*snapshot(world))
 

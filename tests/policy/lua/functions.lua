@@ -129,6 +129,48 @@ function cases.the_queue_answers_by_its_indexes()
   expect(helpers.count_waiting("normal", "llama-13b"), 0)
 end
 
+-- Tenants without room in their quotas
+
+local function walked(contest)
+  local found = {}
+  for job in helpers.jobs_in_turn(contest) do found[#found + 1] = job.id end
+  return table.concat(found, ",")
+end
+
+function cases.who_has_used_up_a_quota_is_not_in_turn_until_a_job_ends()
+  local normal = { { class = "normal", models = { "llama-7b" } } }
+  expect(id(helpers.next_job("normal", "llama-7b")), "job-3")
+  expect(helpers.next_to_start("normal", "llama-7b"), nil)
+  expect(helpers.tenants_in_turn("normal")(), nil)
+  expect(#helpers.dispatchable_models("normal"), 0)
+  expect(helpers.earliest_deadline("normal"), nil)
+  expect(walked(normal), "")
+  M.tenant_load("tenant-2", 0, 0, 3000)
+  expect(id(helpers.next_to_start("normal", "llama-7b")), "job-3")
+  expect(helpers.tenants_in_turn("normal")(), "tenant-2")
+  expect(helpers.dispatchable_models("normal")[1], "llama-7b")
+  expect(id(helpers.earliest_deadline("normal")), "job-3")
+  expect(id(helpers.earliest_deadline("normal", "llama-7b")), "job-3")
+  expect(helpers.earliest_deadline("normal", nil, function() return false end), nil)
+  expect(walked(normal), "job-3")
+end
+
+function cases.the_jobs_in_turn_are_those_of_whoever_was_served_least()
+  local function put(name, seq, tenant, tokens, queued_at)
+    M.job(name, seq, tenant, "", "normal", "llama-7b", "", tokens, 0, 1, nil, 0, queued_at, 1, nil, 0, 0, 1, "")
+  end
+  put("a-large", 10, "a", 2048, 10)
+  put("a-small", 11, "a", 1, 11)
+  put("a-second", 12, "a", 1, 11)
+  put("b-small", 9, "b", 1, 9)
+  M.tenant("b", nil, 0, nil, 0, 7000, nil, 1)
+  local both = { { class = "normal", models = { "llama-7b" } }, { class = "interactive", models = { "llama-7b" } } }
+  expect(walked(both), "a-large,a-small,job-1,b-small")
+  expect(walked({ { class = "normal", models = { "llama-7b" }, queued_before = 10 } }), "a-large,b-small")
+  refuses("list of { class, models } expected", function() helpers.jobs_in_turn("normal") end)
+  refuses("no class 'urgent'", function() helpers.jobs_in_turn({ { class = "urgent", models = {} } }) end)
+end
+
 -- Workers
 
 function cases.only_workers_with_a_free_slot_are_found()

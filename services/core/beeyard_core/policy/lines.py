@@ -1,11 +1,11 @@
 """The queue of the twin: every waiting job, by class, model, tenant and need, so that a decision reads only heads.
 
-It answers what `lua/index.lua` answers to the platform policy, and is written from the same rules, not from that file.
+It answers what `lua/mirror` answers to the platform policy, and is written from the same rules, not from that file.
 Lists are kept sorted by bisection: the moves are the interpreter's own and cost less than any cleverer structure here.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from beeyard_core.policy.world import CLASSES, RANK, JobRow
@@ -38,6 +38,7 @@ def need_of(job: JobRow) -> Need:
 
 
 Entry = tuple[int, str]
+Due = tuple[int, int, str]
 
 
 def _drop(line: list[Entry], entry: Entry) -> None:
@@ -51,12 +52,12 @@ class Group:
     Attributes:
         line: All of them, oldest first.
         lanes: Tenant -> need -> the jobs, oldest first.
-        deadlines: Those with a deadline, the earliest first, as (deadline, seq, id).
+        deadlines: Tenant -> need -> the jobs with a deadline, the earliest first, as (deadline, seq, id).
     """
 
     line: list[Entry] = field(default_factory=list)
     lanes: dict[str, dict[Need, list[Entry]]] = field(default_factory=dict)
-    deadlines: list[tuple[int, int, str]] = field(default_factory=list)
+    deadlines: dict[str, dict[Need, list[Due]]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -79,7 +80,8 @@ class Lines:
         lane = group.lanes.setdefault(job.tenant_id, {})
         insort(lane.setdefault(need_of(job), []), entry)
         if job.deadline_at is not None:
-            insort(group.deadlines, (job.deadline_at, *entry))
+            due = group.deadlines.setdefault(job.tenant_id, {})
+            insort(due.setdefault(need_of(job), []), (job.deadline_at, *entry))
         self.waiting[job.tenant_id] = self.waiting.get(job.tenant_id, 0) + 1
 
     def remove(self, job_id: str) -> None:
@@ -98,7 +100,10 @@ class Lines:
         if not lane:
             del group.lanes[job.tenant_id]
         if job.deadline_at is not None:
-            del group.deadlines[bisect_left(group.deadlines, (job.deadline_at, *entry))]
+            due = group.deadlines[job.tenant_id]
+            del due[need][bisect_left(due[need], (job.deadline_at, *entry))]
+            if not due[need]:
+                del due[need]
         if not group.line:
             del self.groups[rank][job.model_ref]
         self.waiting[job.tenant_id] -= 1
@@ -110,9 +115,9 @@ class Lines:
         line = self._classes[rank]
         return self.jobs[line[0][1]] if line else None
 
-    def oldest_of(self, rank: int, model: str) -> JobRow:
-        """The oldest job of a class and model, of which some must wait."""
-        return self.jobs[self.groups[rank][model].line[0][1]]
+    def of(self, rank: int, model: str) -> Iterator[JobRow]:
+        """The jobs of a class and model, oldest first."""
+        return (self.jobs[job_id] for _, job_id in self.groups[rank][model].line)
 
     def heads(self, rank: int, model: str, tenant: str) -> Iterator[JobRow]:
         """The oldest job of each need of a tenant, in no order."""
@@ -120,9 +125,11 @@ class Lines:
         for line in (group.lanes.get(tenant, {}) if group else {}).values():
             yield self.jobs[line[0][1]]
 
-    def by_deadline(self, rank: int, model: str) -> Iterator[JobRow]:
-        """The jobs of a class and model that have a deadline, the earliest first."""
-        return (self.jobs[job_id] for _, _, job_id in self.groups[rank][model].deadlines)
+    def earliest(self, rank: int, model: str, may_start: Callable[[str], bool]) -> Iterator[JobRow]:
+        """The job with the earliest deadline of each need of the tenants that may start one."""
+        for tenant, lane in self.groups[rank][model].deadlines.items():
+            if may_start(tenant):
+                yield from (self.jobs[line[0][2]] for line in lane.values())
 
     def is_wanted(self, model: str) -> bool:
         """Whether any job waits for a model."""

@@ -140,20 +140,32 @@ class Twin:
         crews = self.yard.crews
         return [m for m in self.lines.groups[rank] if m in crews and crews[m].open]
 
-    def _within_quota(self, job: JobRow) -> bool:
-        tenant = self.tenants.get(job.tenant_id)
+    def _may_start(self, tenant_id: str, vram_bytes: int = 0) -> bool:
+        """Whether a tenant's quotas leave room for one more job that needs so much memory."""
+        tenant = self.tenants.get(tenant_id)
         if tenant is None:
             return True
-        used = tenant.quota_used + job.estimated_vram_bytes
-        if tenant.quota_vram is not None and used > tenant.quota_vram:
+        if tenant.quota_vram is not None and tenant.quota_used + vram_bytes > tenant.quota_vram:
             return False
         return tenant.quota_jobs is None or tenant.jobs_running < tenant.quota_jobs
+
+    def _within_quota(self, job: JobRow) -> bool:
+        return self._may_start(job.tenant_id, job.estimated_vram_bytes)
+
+    def _next_to_start(self, rank: int, model: str) -> JobRow | None:
+        """The oldest job for a model in a class whose tenant may start one, if its own need is within the quota."""
+        oldest = next(
+            filter(lambda job: self._may_start(job.tenant_id), self.lines.of(rank, model)), None
+        )
+        return oldest if oldest is not None and self._within_quota(oldest) else None
 
     def _earliest_deadline(self, rank: int) -> Placed | None:
         found: list[tuple[int | None, int, JobRow, WorkerRow]] = []
         for model in self._models(rank):
-            for job in self.lines.by_deadline(rank, model):
-                worker = self.yard.best_worker(job) if self._within_quota(job) else None
+            firsts = self.lines.earliest(rank, model, self._may_start)
+            due = sorted(firsts, key=lambda job: (job.deadline_at, job.seq))
+            for job in filter(self._within_quota, due):
+                worker = self.yard.best_worker(job)
                 if worker is not None:
                     found.append((job.deadline_at, job.seq, job, worker))
                     break
@@ -202,10 +214,11 @@ class Twin:
             crew = self.yard.crews.get(model)
             if crew is None or crew.stopping or not crew.victims:
                 continue
-            job = self.lines.oldest_of(_INTERACTIVE, model)
-            run = self.yard.victim(job) if self._within_quota(job) else None
-            may = run is not None and run.priority in CLASSES[_BATCH:]
-            if run is not None and may and (found is None or job.seq < found[0]):
+            job = self._next_to_start(_INTERACTIVE, model)
+            run = self.yard.victim(job) if job is not None else None
+            if job is None or run is None or run.priority not in CLASSES[_BATCH:]:
+                continue
+            if found is None or job.seq < found[0]:
                 found = (job.seq, job, run)
         if found is None:
             return None
@@ -217,8 +230,8 @@ class Twin:
         crews = self.yard.crews
         for rank, groups in enumerate(self.lines.groups):
             missing = [m for m in groups if m not in crews or not crews[m].live]
-            jobs = (self.lines.oldest_of(rank, model) for model in missing)
-            yield from sorted(filter(self._within_quota, jobs), key=lambda job: job.seq)
+            jobs = (self._next_to_start(rank, model) for model in missing)
+            yield from sorted((job for job in jobs if job is not None), key=lambda job: job.seq)
 
     def _make_room(self) -> Intent | None:
         jobs = list(self._unserved())

@@ -1,8 +1,8 @@
 """The world as a policy sees it, as plain rows.
 
-One row is one delta: the fields stand in the order in which the mirror of `lua/index.lua` takes them, so that encoding
+One row is one delta: the fields stand in the order in which the mirror of `lua/mirror` takes them, so that encoding
 is unpacking and a field cannot mean two things. Units: bytes, milliseconds, tokens. A row replaces the row of the same
-key. Whoever keeps a mirror (the Lua index, the twin) hears of rows through the same calls and so holds the same world.
+key. Whoever keeps a mirror (the Lua files, the twin) hears of rows through the same calls and so holds the same world.
 
 Rows are named tuples and not frozen dataclasses, since several are made for every event: a job's row takes a quarter of
 the time to make and to compare. Name the fields all the same.

@@ -1,6 +1,6 @@
 """The fleet of the twin: workers by model and speed, GPUs by free memory, idle workers by last use, running jobs.
 
-Like `lines.py` the counterpart of `lua/index.lua`, written from its rules. What a worker can take is `fits`.
+Like `lines.py` the counterpart of `lua/mirror`, written from its rules. What a worker can take is `fits`.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The border to a mirror: rows of the world as deltas, and the digest that proves a mirror equal to the world.
 
-A delta is a name and scalars; a mirror (`lua/index.lua`, in this process or in a policy's host) has a function of that
+A delta is a name and scalars; a mirror (`lua/mirror`, in this process or in a policy's host) has a function of that
 name that takes them in this order. The rows of `beeyard_core.policy.world` have their fields in that very order, so a
 row and its delta cannot come apart: a test compares both with the mirror's own list. Arguments at the end that have
 their default may be left out, as they are of most jobs.
@@ -78,6 +78,17 @@ def worker_load(worker: WorkerRow) -> Delta:
         worker.load,
         worker.last_used_at,
         worker.jobs_served,
+    )
+
+
+def tenant_load(tenant: TenantRow) -> Delta:
+    """Return the short delta for a tenant of which only what it uses and was served has changed."""
+    return (
+        "tenant_load",
+        tenant.tenant_id,
+        tenant.quota_used,
+        tenant.jobs_running,
+        tenant.tokens_served,
     )
 
 

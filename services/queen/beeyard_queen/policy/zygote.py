@@ -19,19 +19,25 @@ from beeyard_core import limits
 from beeyard_runtime.faults import StartFailed
 from beeyard_runtime.log import get_log
 
-from beeyard_queen.policy.lua_source import lua_text
+from beeyard_queen.policy.lua_source import CONTEXT_FILES, lua_text
 from beeyard_queen.policy.reply import unpack
 
 _HOST_FOLDER: Final = Path(__file__).with_name("host")
 _FILES: Final = (
-    "allowlist.txt guard.lua library.lua border.lua index.lua views.lua helpers.lua platform.lua prelude.lua"
-).split()
+    "allowlist.txt",
+    "guard.lua",
+    "library.lua",
+    "border.lua",
+    "platform.lua",
+    "prelude.lua",
+)
 _log = get_log("policy")
 
 
 def trusted_texts() -> dict[str, str]:
-    """Return the packaged Lua files that every host begins with, by name."""
-    return {name: lua_text(name) for name in _FILES}
+    """Return the packaged Lua files that every host begins with, by name, and the order of the context's."""
+    texts = {name: lua_text(name) for name in (*_FILES, *CONTEXT_FILES)}
+    return {**texts, "context": " ".join(CONTEXT_FILES)}
 
 
 @dataclass(frozen=True)

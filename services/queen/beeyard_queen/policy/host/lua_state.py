@@ -20,11 +20,11 @@ local function chunk(name) return assert(load(text[name], "=" .. name, "t")) end
 rooms.guard = chunk("guard.lua")(limits)
 rooms.library = chunk("library.lua")(rooms.guard, limits)
 rooms.border = chunk("border.lua")(limits)
-rooms.index = chunk("index.lua")()
-local views = chunk("views.lua")(rooms.index)
-rooms.helpers = chunk("helpers.lua")(rooms.index, views)
+rooms.mirror, rooms.helpers = {}, {}
+local views, shared = {}, {}
+for name in text["context"]:gmatch("%S+") do chunk(name)(rooms.mirror, views, rooms.helpers, shared) end
 local policy = chunk("prelude.lua")(rooms)
-return policy.load, policy.decide, policy.names, rooms.index
+return policy.load, policy.decide, policy.names, rooms.mirror
 """
 
 
@@ -35,7 +35,7 @@ class LuaState:
         """Load the trusted files.
 
         Args:
-            texts: File name -> its text.
+            texts: File name -> its text; `context`: the names of the files that make the context, in their order.
             limits: Name -> number, for the files that keep to it.
 
         Raises:
@@ -49,11 +49,11 @@ class LuaState:
             attribute_handlers=(_deny, _deny),
         )
         table = self._lua.table_from
-        load, decide, names, index = self._lua.execute(_BOOT, table(texts), table(limits))
+        load, decide, names, mirror = self._lua.execute(_BOOT, table(texts), table(limits))
         self._load: Callable[..., bytes] = load
         self._decide: Callable[..., bytes] = decide
         self._names: Callable[[], bytes] = names
-        self._index: Any = index
+        self._mirror: Any = mirror
         self._appliers: dict[bytes, Callable[..., None]] = {}
 
     def load(self, source: bytes, cpu_ms: int, instructions: int) -> bytes:
@@ -68,11 +68,11 @@ class LuaState:
         """Bring the mirror up to date.
 
         Args:
-            deltas: Each the name of a function of the index, then its arguments.
+            deltas: Each the name of a function of the mirror, then its arguments.
 
         Raises:
             TypeError: An argument is no scalar.
-            LuaError: The index refuses a delta; a bug of the queen's.
+            LuaError: The mirror refuses a delta; a bug of the queen's.
         """
         for name, *arguments in deltas:
             for value in arguments:
@@ -82,7 +82,7 @@ class LuaState:
 
     def digest(self) -> bytes:
         """Return the mirror's digest."""
-        digest: bytes = self._index[b"digest"]()
+        digest: bytes = self._mirror[b"digest"]()
         return digest
 
     def names(self) -> bytes:
@@ -101,7 +101,7 @@ class LuaState:
     def _applier(self, name: bytes) -> Callable[..., None]:
         found = self._appliers.get(name)
         if found is None:
-            found = self._appliers[name] = self._index[name]
+            found = self._appliers[name] = self._mirror[name]
         return found
 
 

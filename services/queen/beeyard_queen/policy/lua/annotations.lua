@@ -199,7 +199,15 @@ function Helpers.queue_heads(priority, model_ref) end
 ---Example: `helpers.next_job("batch").id` → `"job-2"`
 function Helpers.next_job(priority, model_ref, tenant_id) end
 
----The models for which jobs of a class wait and a worker has a free slot, in the order of their names.
+---The oldest job for a model in a class of the tenants whose quotas leave room for one more.
+---@param priority Priority
+---@param model_ref string
+---@return Job?
+---Example: `helpers.next_to_start("interactive", "llama-7b").id` → `"job-1"`
+function Helpers.next_to_start(priority, model_ref) end
+
+---The models for which a worker has a free slot and a job of a class waits whose tenant's quotas leave room for one more,
+---in the order of their names.
 ---@param priority Priority
 ---@return string[]
 ---Example: `helpers.dispatchable_models("interactive")[1]` → `"llama-7b"`
@@ -218,14 +226,22 @@ function Helpers.waiting_tenants(priority, model_ref) end
 ---Example: `#helpers.unserved_models("interactive")` → `0`
 function Helpers.unserved_models(priority) end
 
----Walk the tenants that have waiting jobs, of one or two classes if given, whose turn it is first: who was served the
----fewest tokens for its weight, then who runs the fewest jobs for its weight. Each step gives the tenant's id and those
----two numbers.
+---Walk the tenants that have waiting jobs, of one or two classes if given, and whose quotas leave room for one more.
+---Whose turn it is comes first: who was served the fewest tokens for its weight, then who runs the fewest jobs for its
+---weight. Each step gives the tenant's id and those two numbers.
 ---@param priority? Priority
 ---@param or_priority? Priority
 ---@return fun(): string?, number?, number?
 ---Example: `helpers.tenants_in_turn("interactive")()` → `"tenant-1"`
 function Helpers.tenants_in_turn(priority, or_priority) end
+
+---Walk the jobs that could start next, in the order of fair share: the tenants in turn, those with equal shares
+---together; of them the oldest job of each need, oldest first. What competes is a list of classes with models, each
+---perhaps with the instant before which a job must have been queued.
+---@param contest { class: Priority, models: string[], queued_before?: integer }[]
+---@return fun(): Job?
+---Example: `helpers.jobs_in_turn({ { class = "interactive", models = { "llama-7b" } } })().id` → `"job-1"`
+function Helpers.jobs_in_turn(contest) end
 
 ---The oldest job of a tenant in a class, of those that wait for one of some models.
 ---@param priority Priority
@@ -244,12 +260,13 @@ function Helpers.oldest_of_tenant(priority, tenant_id, models) end
 function Helpers.tenant_heads(priority, model_ref, tenant_id) end
 
 ---Of the jobs of a model and class that have a deadline, the one with the earliest; for which the function holds, if one
----is given.
+---is given. Without a model, of all those that `dispatchable_models` names. Asked are the earliest of each need of each
+---tenant whose quotas leave room for one more: in the example, those of the only tenant with a deadline do not.
 ---@param priority Priority
----@param model_ref string
+---@param model_ref? string
 ---@param accept? fun(job: Job): boolean
 ---@return Job?
----Example: `helpers.earliest_deadline("normal", "llama-7b", function(job) return true end).id` → `"job-3"`
+---Example: `helpers.earliest_deadline("normal", "llama-7b", function(job) return true end)` → `nil`
 function Helpers.earliest_deadline(priority, model_ref, accept) end
 
 ---How many jobs of a class wait; for a model, if given.
@@ -647,10 +664,12 @@ function Helpers.should_evict(pool) end
 function Helpers.find_model_to_evict(pool) end
 
 ---The models for which jobs of a class wait while less urgent ones run and none is stopping, in the order of their names.
+---The running ones are of the class `victims` or a less urgent one, if that is given.
 ---@param priority Priority
+---@param victims? Priority
 ---@return string[]
----Example: `helpers.models_to_preempt("interactive")[1]` → `"llama-7b"`
-function Helpers.models_to_preempt(priority) end
+---Example: `helpers.models_to_preempt("interactive", "batch")[1]` → `"llama-7b"`
+function Helpers.models_to_preempt(priority, victims) end
 
 ---The longest unused idle worker that nobody waits for and without which a worker for a job could be started.
 ---@param job Job|string

@@ -183,7 +183,7 @@ function border.fault(value)
   if type(value) ~= "string" then return "the error is a " .. type(value) .. " value", nil end
   local line = match(value, "^policy:(%d+):")
   local text = gsub(sub(value, 1, ERROR_BYTES_MAX), "^policy:%d+: ", "")
-  text = gsub(text, "^%l+%.lua:%d+: ", "")
+  text = gsub(text, "^[%l/]+%.lua:%d+: ", "")
   return presentable(text, ERROR_BYTES_MAX), line and tointeger(line)
 end
 

@@ -28,143 +28,59 @@ local PROMOTE_AFTER_MS = 5 * 60 * 1000
 -- When to ask again if nothing changes meanwhile: deadlines and waiting times go on.
 local RETRY_AFTER_MS = 1000
 
--- Whether a tenant's quotas leave room for one more job. A tenant without quotas, or one that the queen was never told
--- of, may run as much as there is. `wanted` is the job, or 0 to ask whether any job may start.
-local function within_quota(h, tenant, wanted)
-  local may, why = h.check_tenant_quota(tenant, wanted)
+-- Whether a tenant's quotas leave room for a job. A tenant without quotas, or one that the queen was never told of, may
+-- run as much as there is.
+local function within_quota(h, job)
+  local may, why = h.check_tenant_quota(job.tenant_id, job)
   return may or why == "tenant_unknown"
 end
 
--- The same for any job of a tenant, asked once in a decision.
-local function may_start(h, tenant, refused)
-  local closed = refused.tenants[tenant]
-  if closed == nil then
-    closed = not within_quota(h, tenant, 0)
-    refused.tenants[tenant] = closed
-  end
-  return not closed
+-- Where a job can start now; nil if it cannot.
+local function place(h, job) return within_quota(h, job) and h.find_best_worker(job) or nil end
+
+-- 1a. Of the jobs of a class with a deadline, the earliest that can start, and where.
+local function earliest_deadline(h, class)
+  local places = {}
+  local job = h.earliest_deadline(class, nil, function(job)
+    places[job.id] = place(h, job)
+    return places[job.id] ~= nil
+  end)
+  return job, job and places[job.id]
 end
 
--- Where a job should run now; nil if no worker can take it. What one job was refused, a job of the same model that asks
--- for no less and is as easily pleased is refused without another look: `refused` remembers it for this decision.
-local function place(h, job, refused)
-  local is_plain = job.engine == "" and job.quantizations == "" and job.min_compute_capability == ""
-    and job.min_context_tokens == 0 and job.pin_pool_id == "" and job.avoid_pool_ids == ""
-  if not is_plain then return h.find_best_worker(job) end
-  local tokens, bytes = job.prompt_tokens + job.max_tokens, job.estimated_vram_bytes
-  local least = refused.models[job.model_ref]
-  if least and tokens >= least.tokens and bytes >= least.bytes then return nil end
-  local worker = h.find_best_worker(job)
-  if not worker then refused.models[job.model_ref] = { tokens = tokens, bytes = bytes } end
-  return worker
-end
-
-local function by_deadline(a, b)
-  if a.deadline_at ~= b.deadline_at then return a.deadline_at < b.deadline_at end
-  return a.seq < b.seq
-end
-
-local function by_age(a, b) return a.seq < b.seq end
-
--- 1a. Of the jobs of a class with a deadline, the earliest that can start, and where. The models are asked in the order
--- of their earliest deadlines, and no more of them than could still have an earlier one.
-local function earliest_deadline(h, class, models, refused)
-  local firsts = {}
-  for _, model in ipairs(models) do firsts[#firsts + 1] = h.earliest_deadline(class, model) end
-  if #firsts == 0 then return nil end
-  if #firsts > 1 then table.sort(firsts, by_deadline) end
-  local function can_start(job)
-    return may_start(h, job.tenant_id, refused) and within_quota(h, job.tenant_id, job)
-      and place(h, job, refused) ~= nil
-  end
-  local best
-  for _, first in ipairs(firsts) do
-    if best and by_deadline(best, first) then break end
-    local job = h.earliest_deadline(class, first.model_ref, can_start)
-    if job and (not best or by_deadline(job, best)) then best = job end
-  end
-  return best, best and place(h, best, refused)
-end
-
--- The oldest of some jobs that can start, and where.
-local function oldest(h, jobs, refused)
-  if #jobs > 1 then table.sort(jobs, by_age) end
-  for _, job in ipairs(jobs) do
-    local worker = within_quota(h, job.tenant_id, job) and place(h, job, refused)
+-- 1b. The first job that can start of the tenant whose turn it is, and where. Tenants with equal shares take turns by
+-- who came first.
+local function fair_share(h, contest)
+  for job in h.jobs_in_turn(contest) do
+    local worker = place(h, job)
     if worker then return job, worker end
   end
   return nil
 end
 
--- The job of some tenants that starts next, and where. `contest` holds what competes: for each class, its models with an
--- open worker, and the instant before which a job must have been queued.
-local function next_of(h, tenants, contest, refused)
-  local first
-  for _, tenant in ipairs(tenants) do
-    for _, group in ipairs(contest) do
-      local job = h.oldest_of_tenant(group.class, tenant, group.models)
-      if job and (not first or job.seq < first.seq) then first = job end
-    end
-  end
-  if not first then return nil end
-  local has_waited = first.priority == contest.class or first.queued_at <= contest.promoted_before
-  local worker = has_waited and within_quota(h, first.tenant_id, first) and place(h, first, refused)
-  if worker then return first, worker end
-  -- The oldest cannot start: so the oldest of every need, since a small job may fit where a large one does not.
-  local heads = {}
-  for _, tenant in ipairs(tenants) do
-    for _, group in ipairs(contest) do
-      for _, model in ipairs(group.models) do
-        for _, job in ipairs(h.tenant_heads(group.class, model, tenant)) do
-          if job.queued_at <= group.queued_before then heads[#heads + 1] = job end
-        end
-      end
-    end
-  end
-  return oldest(h, heads, refused)
-end
-
--- 1b. The first job that can start of the tenant whose turn it is, and where. Tenants with equal shares take turns by
--- who came first.
-local function fair_share(h, contest, refused)
-  local tenants, last_share, last_running = {}, nil, nil
-  for tenant, share, running in h.tenants_in_turn(contest[1].class, contest[2] and contest[2].class) do
-    if #tenants > 0 and (share ~= last_share or running ~= last_running) then
-      local job, worker = next_of(h, tenants, contest, refused)
-      if job then return job, worker end
-      tenants = {}
-    end
-    last_share, last_running = share, running
-    if may_start(h, tenant, refused) then tenants[#tenants + 1] = tenant end
-  end
-  return next_of(h, tenants, contest, refused)
-end
-
 -- What competes in a class: its own jobs, and those of the class below that waited long.
 local function contest_of(h, class, promoted_before)
-  local contest, below = { class = class, promoted_before = promoted_before }, BELOW[class]
+  local contest, below = {}, BELOW[class]
   local models = h.dispatchable_models(class)
-  if #models > 0 then contest[1] = { class = class, models = models, queued_before = math.huge } end
-  local waiting = below and h.next_job(below)
-  -- Nobody below has waited long enough if the oldest has not.
-  if waiting and waiting.queued_at <= promoted_before then
-    local models_below = h.dispatchable_models(below)
-    if #models_below > 0 then
-      contest[#contest + 1] = { class = below, models = models_below, queued_before = promoted_before }
+  if #models > 0 then contest[1] = { class = class, models = models } end
+  if below then
+    models = h.dispatchable_models(below)
+    -- Nobody below has waited long enough if the oldest has not.
+    if #models > 0 and h.next_job(below).queued_at <= promoted_before then
+      contest[#contest + 1] = { class = below, models = models, queued_before = promoted_before }
     end
   end
-  return contest, models
+  return contest
 end
 
 local function dispatch(h, promoted_before)
-  local refused = { models = {}, tenants = {} }
   for _, class in ipairs(CLASSES) do
-    local contest, models = contest_of(h, class, promoted_before)
+    local contest = contest_of(h, class, promoted_before)
     if #contest > 0 then
-      local job, worker = earliest_deadline(h, class, models, refused)
+      local job, worker = earliest_deadline(h, class)
       local reason = "earliest deadline"
       if not job then
-        job, worker = fair_share(h, contest, refused)
+        job, worker = fair_share(h, contest)
         reason = job and job.priority ~= class and "waited long" or "fair share"
       end
       if job then return { action = "dispatch", job_id = job.id, worker_id = worker.id, reason = reason } end
@@ -177,9 +93,9 @@ end
 -- slot of a job that was told to stop is about to be free.
 local function preempt(h)
   local oldest_job, victim
-  for _, model in ipairs(h.models_to_preempt("interactive")) do
-    local job = h.next_job("interactive", model)
-    if (not oldest_job or job.seq < oldest_job.seq) and within_quota(h, job.tenant_id, job) then
+  for _, model in ipairs(h.models_to_preempt("interactive", "batch")) do
+    local job = h.next_to_start("interactive", model)
+    if job and (not oldest_job or job.seq < oldest_job.seq) and within_quota(h, job) then
       local running = h.find_job_to_preempt(job)
       if running and (running.priority == "batch" or running.priority == "background") then
         oldest_job, victim = job, running
@@ -196,8 +112,8 @@ local function unserved_jobs(h)
   for _, class in ipairs(CLASSES) do
     local first = #jobs + 1
     for _, model in ipairs(h.unserved_models(class)) do
-      local job, at = h.next_job(class, model), #jobs + 1
-      if within_quota(h, job.tenant_id, job) then
+      local job, at = h.next_to_start(class, model), #jobs + 1
+      if job and within_quota(h, job) then
         while at > first and jobs[at - 1].seq > job.seq do at = at - 1 end
         table.insert(jobs, at, job)
       end

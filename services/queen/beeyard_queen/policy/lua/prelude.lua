@@ -3,11 +3,11 @@
 -- The environment is built from nothing, name by name, from `allowlist.txt`; a name that is not there is nil. After this
 -- file has run, the real global table holds nothing dangerous either, although no policy can reach it.
 --
--- rooms: { allowlist, platform, limits, guard, library, border, index, helpers }: the texts of the list and of the
+-- rooms: { allowlist, platform, limits, guard, library, border, mirror, helpers }: the texts of the list and of the
 -- platform policy, the numbers of limits.py, and the other trusted files as they returned.
 
 local rooms = ...
-local guard, library, border, M = rooms.guard, rooms.library, rooms.border, rooms.index
+local guard, library, border, M = rooms.guard, rooms.library, rooms.border, rooms.mirror
 
 local assert, error, load, next, rawget, type = assert, error, load, next, rawget, type
 local getmetatable = getmetatable

@@ -7,8 +7,9 @@
 --
 -- The queue is unrolled only as far as it is read: a decision that looks at its first ten jobs pays for ten.
 
-local M = ...
-local V = {}
+-- Whoever trusts the policy sets `V.plain` before: it sees jobs, workers and the like as the records themselves.
+
+local M, V = ...
 
 local error, getmetatable, ipairs, next, pairs, rawget, setmetatable, type =
   error, getmetatable, ipairs, next, pairs, rawget, setmetatable, type
@@ -56,6 +57,14 @@ local function array_pairs(view)
   end, view, nil
 end
 
+-- A list of the mirror's that a policy may change, since it gets a copy.
+function V.own(list)
+  if V.plain then return list end
+  local copy = {}
+  for at, value in ipairs(list) do copy[at] = value end
+  return copy
+end
+
 -- A list of views or scalars.
 function V.array(target)
   return setmetatable({}, {
@@ -86,6 +95,7 @@ local function kind(fields, dynamic)
     end, view, nil
   end
   local function dress(node) setmetatable(node.raw, record_metatable) end
+  if V.plain then return dress, function(node) return node.raw end end
   local function view(node)
     local made = node.view
     if not made then
@@ -171,7 +181,7 @@ local function unrolled()
 end
 
 local queue_metatable = {
-  __index = {}, __newindex = refuse, __pairs = array_pairs, __len = function() return (M.counts()) end,
+  __index = {}, __newindex = refuse, __pairs = array_pairs, __len = M.job_count,
   __metatable = "read-only",
 }
 V.queue = setmetatable({}, queue_metatable)
@@ -337,13 +347,10 @@ end
 
 -- Figures that the mirror knows by itself stand in where the queen sent none of that name.
 local counted = {
-  queue_depth = function() return (M.counts()) end,
-  total_workers = function()
-    local _, workers = M.counts()
-    return workers
-  end,
+  queue_depth = M.job_count,
+  total_workers = function() return (M.worker_counts()) end,
   busy_workers = function()
-    local _, _, busy = M.counts()
+    local _, busy = M.worker_counts()
     return busy
   end,
 }
@@ -406,4 +413,3 @@ function V.extend(name, value) context[name] = value end
 function M.context() return V.context end
 
 M.views = V
-return V
