@@ -3,6 +3,7 @@
 from typing import NewType
 
 JobId = NewType("JobId", str)
+WorkId = NewType("WorkId", str)
 LeaseId = NewType("LeaseId", str)
 WorkerId = NewType("WorkerId", str)
 PoolId = NewType("PoolId", str)
