@@ -29,6 +29,7 @@ from beeyard_core.work_ask import (
     WorkAsk,
 )
 from beeyard_core.work_restore import restore_work
+from beeyard_core.work_yard import CapacitySettings
 
 from tests.support.core_values import START, pool_of
 
@@ -179,6 +180,12 @@ class HeavyWork:
     def used(self, pool_id: str = "p1") -> int:
         """Return the units in use on a host."""
         return self.state.work.units_used.get(PoolId(pool_id), 0)
+
+
+def yard_with(**changes: object) -> HeavyWork:
+    """A yard whose operator chose these settings of capacity."""
+    capacity = CapacitySettings(**changes)  # type: ignore[arg-type]
+    return HeavyWork(settings=Settings(capacity=capacity))
 
 
 def check_yard(state: QueenState) -> None:

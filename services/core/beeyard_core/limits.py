@@ -275,7 +275,6 @@ WORK_KINDS_MAX: Final = 64
 WORK_BODY_BYTES_MAX: Final = 256 << 10
 # A payload and a result fit one message together, with room for everything around them.
 assert MESSAGE_BYTES_MAX >= 4 * WORK_BODY_BYTES_MAX
-WORK_BODY_DEPTH_MAX: Final = 32
 WORK_TEXT_BYTES_MAX: Final = 1_024
 WORK_MEASUREMENTS_MAX: Final = 32
 WORK_QUEUE_DEPTH_MAX: Final = 10_000

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from beeyard_core import limits
-from beeyard_core.effect import Effect, SaveJob, SaveJobSoon
+from beeyard_core.effect import Effect, SaveJob, SaveJobSoon, SaveWork
 from beeyard_core.event import Event, Ticked
-from beeyard_core.ids import JobId
+from beeyard_core.ids import JobId, WorkId
 from beeyard_core.state import QueenState
 from beeyard_core.step import step
 from beeyard_runtime.clock import Clock
@@ -40,6 +40,10 @@ class Actor(Protocol):
 
         `everything` asks, besides, for all tokens that have waited for long; it comes with each tick.
         """
+        ...
+
+    def fill_work(self, batch: Batch, saved: set[WorkId]) -> None:
+        """Add to a batch the rows of the heavy work that must be saved."""
         ...
 
     def committed(self, batch: Batch) -> None:
@@ -146,6 +150,7 @@ class WriterLoop:
         self._is_poked = False
         effects: list[Effect] = []
         urgent: set[JobId] = set()
+        work: set[WorkId] = set()
         ticked = everything
         for _ in range(min(len(self._inbox.events), limits.BATCH_EVENTS_MAX)):
             event = self._inbox.events.popleft()
@@ -156,6 +161,8 @@ class WriterLoop:
                         urgent.add(job_id)
                     case SaveJobSoon(job_id):
                         self._soon.add(job_id)
+                    case SaveWork(work_id):
+                        work.add(work_id)
                     case _:
                         effects.append(effect)
             self.events_count += 1
@@ -165,6 +172,7 @@ class WriterLoop:
             urgent |= self._soon
             self._soon.clear()
         actor.fill(batch, urgent, everything=ticked)
+        actor.fill_work(batch, work)
         self._add_counters(batch)
         if not batch.is_empty and not await self._commit(batch, actor):
             return
