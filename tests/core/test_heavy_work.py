@@ -3,8 +3,8 @@
 import pytest
 from beeyard_core import limits
 from beeyard_core.event import DrainBegun
-from beeyard_core.ids import Epoch, LeaseId, WorkId
-from beeyard_core.job import IllegalMove
+from beeyard_core.ids import Epoch, LeaseId, WorkId, epoch_of, lease_id_of
+from beeyard_core.job import IllegalMove, Priority
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.work import TERMINAL, TRANSITIONS, WorkState, WorkVerb
 from beeyard_core.work_ask import (
@@ -361,3 +361,18 @@ def test_an_illegal_move_of_work_raises_and_changes_nothing(state: WorkState) ->
 def test_what_is_final_for_work_follows_from_the_table() -> None:
     assert {state.value for state in TERMINAL} == {"completed", "failed", "expired"}
     assert set(TRANSITIONS) == set(WorkState)
+
+
+def test_the_name_of_a_lease_stands_for_its_epoch() -> None:
+    assert epoch_of(lease_id_of(Epoch(12))) == 12
+    for other in ("", "lease-", "lease-012", "lease--1", "12", "lease-²", "lease-" + "9" * 19):
+        assert epoch_of(LeaseId(other)) == 0
+
+
+def test_what_is_withdrawn_behind_a_waiting_head_does_not_pile_up(yard: HeavyWork) -> None:
+    head = yard.submit()
+    for _ in range(200):
+        yard.ask(Withdrawal(yard.submit(), ""))
+    (line,) = yard.state.work.queue._lines[Priority.NORMAL].values()
+    assert len(line) <= 40
+    assert yard.lease().work_id == head
