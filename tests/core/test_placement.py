@@ -1,4 +1,4 @@
-"""Who can take a job and who gets it: a reason for every exclusion, and a total order."""
+"""Who can take a job: a reason for every exclusion. Who gets it, the policy says; see `test_policy_intents.py`."""
 
 from collections.abc import Callable
 
@@ -7,15 +7,12 @@ from beeyard_core import limits
 from beeyard_core.fleet import Fleet, Worker, WorkerReport, WorkerState
 from beeyard_core.ids import ModelName, PoolId, WorkerId
 from beeyard_core.job import JobSpec, PlacementWish, Requirements
-from beeyard_core.placement import candidates, exclusion, place
+from beeyard_core.placement import candidates, exclusion
 from beeyard_core.refusal import Refusal
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.support.core_values import (
     GIB,
     START,
-    device_of,
     fleet_of,
     pool_of,
     report_of,
@@ -92,7 +89,6 @@ def test_what_a_worker_can_never_take_is_said_with_what_was_needed(
     found = exclusion(spec, fleet, worker, NOW_MS)
     assert found is not None
     assert (found.reason, found.detail) == (reason, detail)
-    assert place(spec, fleet, NOW_MS) is None
 
 
 @pytest.mark.parametrize(
@@ -239,105 +235,6 @@ def test_an_estimate_beyond_all_kv_memory_waits_only_for_an_empty_worker() -> No
     assert exclusion(huge, fleet, worker, NOW_MS) is None
     worker.kv_tokens_used = 1
     assert exclusion(huge, fleet, worker, NOW_MS) is not None
-
-
-# --- The order ---
-
-
-def choice(
-    spec: JobSpec, *workers: tuple[str, str, int], free_gib: dict[str, int]
-) -> tuple[str, str]:
-    """Return who gets the job and why, among workers given as (id, pool, slots taken)."""
-    pools = tuple(
-        pool_of(pool_id, devices=(device_of(vram_free_bytes=free * GIB),))
-        for pool_id, free in free_gib.items()
-    )
-    fleet = fleet_of(*(report_of(w, pool_id=PoolId(p)) for w, p, _ in workers), pools=pools)
-    for worker_id, _, taken in workers:
-        worker = fleet.workers[WorkerId(worker_id)]
-        worker.leases.update(f"lease-{worker_id}-{n}" for n in range(taken))  # type: ignore[misc]
-        fleet.reindex(worker)
-    decision = place(spec, fleet, NOW_MS)
-    assert decision is not None
-    assert (decision.considered, decision.feasible) == (len(workers), len(workers))
-    return decision.worker_id, decision.tie_breaker
-
-
-def test_the_least_loaded_worker_wins() -> None:
-    workers = (("w1", "p1", 2), ("w2", "p2", 1))
-    assert choice(spec_of(), *workers, free_gib={"p1": 20, "p2": 1}) == ("w2", "least loaded")
-
-
-def test_among_equally_loaded_the_one_with_most_memory_free_wins() -> None:
-    workers = (("w1", "p1", 1), ("w2", "p2", 1))
-    assert choice(spec_of(), *workers, free_gib={"p1": 1, "p2": 20}) == ("w2", "most memory free")
-
-
-def test_among_equals_the_smallest_name_wins() -> None:
-    workers = (("w2", "p1", 1), ("w1", "p2", 1), ("w3", "p1", 1))
-    assert choice(spec_of(), *workers, free_gib={"p1": 8, "p2": 8}) == ("w1", "lexicographic id")
-
-
-def test_a_preferred_pool_wins_over_everything() -> None:
-    workers = (("w1", "p1", 0), ("w2", "p2", 3))
-    spec = wishing(prefer_pool_ids=(PoolId("p2"),))
-    assert choice(spec, *workers, free_gib={"p1": 20, "p2": 1}) == ("w2", "preferred pool")
-
-
-def test_without_a_rival_there_is_no_comparison() -> None:
-    decision = place(spec_of(), fleet_of(report_of("w1")), NOW_MS)
-    assert decision is not None
-    assert decision.summary == "only feasible worker (1 feasible of 1 considered)"
-
-
-def test_nobody_is_chosen_where_nobody_is_open() -> None:
-    assert place(spec_of("n"), fleet_of(report_of("w1")), NOW_MS) is None
-
-
-FLEETS = st.lists(
-    st.builds(
-        report_of,
-        st.sampled_from([f"w{n}" for n in range(8)]),
-        pool_id=st.sampled_from([PoolId("p1"), PoolId("p2")]),
-        device=st.sampled_from(["gpu0", "gpu1"]),
-        slots_total=st.integers(0, 3),
-        state=st.sampled_from(WorkerState),
-        model=st.sampled_from([ModelName("m"), ModelName("n")]),
-    ),
-    min_size=1,
-    max_size=8,
-    unique_by=lambda report: report.worker_id,
-)
-HOSTS = tuple(
-    pool_of(p, devices=(device_of("gpu0", vram_free_bytes=4), device_of("gpu1")))
-    for p in ("p1", "p2")
-)
-
-
-@settings(max_examples=50, deadline=None, derandomize=True, database=None)
-@given(FLEETS, st.randoms(use_true_random=False))
-def test_the_decision_does_not_depend_on_the_order_in_which_workers_came(
-    reports: list[WorkerReport], chance: object
-) -> None:
-    shuffled = reports.copy()
-    chance.shuffle(shuffled)  # type: ignore[attr-defined]
-    first = place(spec_of(), fleet_of(*reports, pools=HOSTS), NOW_MS)
-    assert first == place(spec_of(), fleet_of(*shuffled, pools=tuple(reversed(HOSTS))), NOW_MS)
-
-
-@settings(max_examples=50, deadline=None, derandomize=True, database=None)
-@given(FLEETS)
-def test_who_is_chosen_is_feasible_and_somebody_is_if_anybody_is(
-    reports: list[WorkerReport],
-) -> None:
-    fleet = fleet_of(*reports, pools=HOSTS)
-    decision = place(spec_of(), fleet, NOW_MS)
-    feasible: set[WorkerId | None] = {
-        worker_id
-        for worker_id, worker in fleet.workers.items()
-        if exclusion(spec_of(), fleet, worker, NOW_MS) is None
-    }
-    assert (decision.worker_id if decision else None) in (feasible or {None})
 
 
 # --- The explanation ---

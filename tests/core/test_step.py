@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 from beeyard_core import limits
+from beeyard_core.dispatch import enqueue
 from beeyard_core.effect import (
     Accept,
     AnswerCall,
+    Effect,
     ForgetJob,
     Offer,
     Refuse,
@@ -35,6 +37,9 @@ from beeyard_core.forecast import Forecast
 from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, WorkerId, lease_id_of
 from beeyard_core.instant import Instant
 from beeyard_core.job import Finish, JobState, timings_of
+from beeyard_core.policy.projection import Projection
+from beeyard_core.policy.schedule import is_due, schedule
+from beeyard_core.policy.twin import Twin
 from beeyard_core.refusal import Refusal
 from beeyard_core.restore import restore
 from beeyard_core.state import QueenState, Settings, TimerKind
@@ -76,16 +81,21 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     assert state.jobs == {}
 
 
-def test_one_step_places_a_bounded_number_and_the_next_goes_on() -> None:
+def test_one_round_decides_a_bounded_number_and_the_next_goes_on() -> None:
     state = QueenState(fleet=fleet_of(report_of("w1", slots_total=2_000, kv_tokens_total=10**6)))
-    for number in range(limits.PLACEMENTS_PER_STEP_MAX + 3):
+    for number in range(limits.DECISIONS_PER_ROUND_MAX + 3):
         job = job_of(f"j{number}", number)
         state.jobs[job.job_id] = job
-        state.queue.push(job)
-    heartbeat = WorkerReported(session=1, report=state.fleet.workers[W1].report)
-    first = [e for e in step(state, heartbeat, START) if isinstance(e, Offer)]
-    second = [e for e in step(state, heartbeat, START) if isinstance(e, Offer)]
-    assert (len(first), len(second)) == (limits.PLACEMENTS_PER_STEP_MAX, 3)
+        enqueue(state, job)
+    twin, projection = Twin(), Projection()
+    offers = []
+    for _ in range(2):
+        effects: list[Effect] = []
+        schedule(state, projection, twin, START, effects)
+        offers.append(sum(isinstance(effect, Offer) for effect in effects))
+        # Nothing has to happen for the next round to come.
+        assert is_due(state, START) == (len(offers) == 1)
+    assert offers == [limits.DECISIONS_PER_ROUND_MAX, 3]
 
 
 def test_the_oldest_ended_jobs_are_forgotten_with_their_request_ids() -> None:
@@ -101,7 +111,7 @@ def test_the_oldest_ended_jobs_are_forgotten_with_their_request_ids() -> None:
     for number in range(2):
         job = job_of(f"j{number}", 10**6 + number)
         state.jobs[job.job_id] = job
-        state.queue.push(job)
+        enqueue(state, job)
         effects = step(state, CancelRequested(job.job_id), START)
         assert ForgetJob(JobId(f"old-{number}")) in effects
     assert len(state.ended) == limits.ENDED_JOBS_KEPT_MAX

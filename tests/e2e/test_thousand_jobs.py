@@ -65,14 +65,16 @@ async def thousand(stack: Stack, tenant: str) -> list[Job]:
 
 
 def check(jobs: list[Job]) -> None:
-    """All complete on the first attempt, both workers worked, and each class started in the order of acceptance."""
+    """All complete, only work that can wait was taken back, both workers worked, and each class started in order."""
     assert Counter(job.state for job in jobs) == {JobState.COMPLETED: JOBS}
-    assert {job.attempt for job in jobs} == {1}
+    assert {job.attempt for job in jobs if job.priority in CLASSES[:2]} == {1}
     assert {job.next_index for job in jobs} == {MAX_TOKENS}
     assert min(Counter(job.worker_id for job in jobs).values()) > JOBS // 10
     for priority in CLASSES:
-        starts = [job.start_time for job in jobs if job.priority is priority and job.start_time]
-        assert len(starts) == JOBS // len(CLASSES)
+        group = [job for job in jobs if job.priority is priority]
+        assert len(group) == JOBS // len(CLASSES)
+        # One that was taken back for interactive work started twice, and only the second time is told.
+        starts = [job.start_time for job in group if job.attempt == 1 and job.start_time]
         assert starts == sorted(starts), f"{priority} started out of order"
     waited = [job.timings.queue_ms for job in jobs if job.timings]
     assert max(waited) > 100, "jobs had to wait, so the order says something"

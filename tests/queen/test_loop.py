@@ -8,10 +8,11 @@ import pytest
 from beeyard_core import limits
 from beeyard_core.effect import Accept, Effect, Refuse
 from beeyard_core.event import Event, JobSubmitted
-from beeyard_core.ids import JobId, ModelName, WorkId
+from beeyard_core.ids import JobId, ModelName
 from beeyard_core.job import JobSpec
 from beeyard_core.state import QueenState
 from beeyard_queen.loop import WriterLoop
+from beeyard_queen.policy.runtime import PolicyRuntime
 from beeyard_queen.store.memory import MemoryStore
 from beeyard_queen.store.port import Batch
 from beeyard_queen.store.rows import row_of
@@ -33,9 +34,6 @@ class RecordingActor:
         batch.jobs |= {job_id: row_of(self._state.jobs[job_id]) for job_id in saved}
         self.told.append("fill everything" if everything else "fill")
 
-    def fill_work(self, batch: Batch, saved: set[WorkId]) -> None:
-        pass
-
     def committed(self, batch: Batch) -> None:
         self.told.append(f"committed {len(batch.jobs)}")
 
@@ -56,11 +54,12 @@ class Rig:
         self.store, self.clock = store, PacedClock()
         self.loop = WriterLoop(self.state, store, self.clock)
         self.actor = RecordingActor(self.state)
+        self.policies = PolicyRuntime(self.state, self.clock, self.loop.poke)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         await self.store.open()
-        task = asyncio.create_task(self.loop.run(self.actor))
+        task = asyncio.create_task(self.loop.run(self.actor, self.policies))
         try:
             yield
         finally:

@@ -19,6 +19,9 @@ from beeyard_core.event import (
 )
 from beeyard_core.ids import JobId, ModelName, WorkerId
 from beeyard_core.job import JobSpec
+from beeyard_core.policy.projection import Projection
+from beeyard_core.policy.schedule import schedule
+from beeyard_core.policy.twin import Twin
 from beeyard_core.refusal import Refusal
 from beeyard_core.state import QueenState
 from beeyard_core.step import step
@@ -42,6 +45,8 @@ class Rig:
     links: Links = field(default_factory=Links)
     clock: ManualClock = field(default_factory=ManualClock)
     posted: list[Event] = field(default_factory=list)
+    twin: Twin = field(default_factory=Twin)
+    projection: Projection = field(default_factory=Projection)
     pokes: int = 0
 
     def __post_init__(self) -> None:
@@ -54,7 +59,8 @@ class Rig:
         self.pokes += 1
 
     def step(self, event: Event) -> None:
-        step(self.state, event, self.clock.now())
+        now = self.clock.now()
+        schedule(self.state, self.projection, self.twin, now, step(self.state, event, now))
 
     def attach(self, worker_id: str) -> WorkerLink:
         link = self.links.open(WorkerId(worker_id))

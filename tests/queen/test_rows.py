@@ -82,9 +82,8 @@ FULL = Job(
     decision=Decision(
         policy_version="default@1",
         worker_id=WorkerId("w1"),
+        reason="least loaded",
         considered=3,
-        feasible=2,
-        tie_breaker="least loaded",
     ),
 )
 

@@ -1,6 +1,7 @@
 """A queen's core with a little world round it: streams, heartbeats, a clock, a restart. No I/O, no chance of its own.
 
-Every step is checked: the state's invariants hold, and no effect promises what the batch does not first make durable.
+The platform policy decides, by its twin in Python. Every step is checked: the state's invariants hold, the policy's
+mirror equals the state, and no effect promises what the batch does not first make durable.
 """
 
 from copy import deepcopy
@@ -13,6 +14,7 @@ from beeyard_core.effect import (
     AnnounceRequeued,
     Effect,
     Offer,
+    Revoke,
     SaveJob,
     Welcome,
 )
@@ -29,6 +31,9 @@ from beeyard_core.fleet import PoolReport, WorkerReport
 from beeyard_core.ids import JobId, PoolId, WorkerId
 from beeyard_core.instant import Instant
 from beeyard_core.job import Job
+from beeyard_core.policy.projection import Projection, world_of
+from beeyard_core.policy.schedule import schedule
+from beeyard_core.policy.twin import Twin
 from beeyard_core.restore import restore
 from beeyard_core.state import QueenState, Settings
 from beeyard_core.step import step
@@ -65,6 +70,8 @@ class Apiary:
     pools: dict[PoolId, PoolReport] = field(default_factory=dict)
     durable: dict[JobId, Job] = field(default_factory=dict)
     effects: list[Timed] = field(default_factory=list)
+    twin: Twin = field(default_factory=Twin)
+    projection: Projection = field(default_factory=Projection)
     sessions_count: int = 0
     ticked_at_ms: int = START.mono_ms
 
@@ -75,13 +82,34 @@ class Apiary:
     def happen(self, event: Event) -> list[Effect]:
         """Let one event happen now; return its effects."""
         effects = step(self.state, event, self.now)
+        self.decide(effects)
         check_invariants(self.state)
+        self._check_mirror()
         self._check_promises(effects)
         for effect in effects:
             if isinstance(effect, SaveJob):
                 self.durable[effect.job_id] = deepcopy(self.state.jobs[effect.job_id])
         self.effects += [(self.now.mono_ms, effect) for effect in effects]
         return effects
+
+    def decide(self, effects: list[Effect]) -> None:
+        """Let the policy decide."""
+        schedule(self.state, self.projection, self.twin, self.now, effects)
+
+    def _check_mirror(self) -> None:
+        """What the policy was told, change by change, is what there is."""
+        self.twin.take(self.projection.drain(self.state, self.now.mono_ms))
+        if self.projection.looked_at_ms != self.now.mono_ms:
+            return  # who fell silent since the last tick is noticed with the next one
+        world = world_of(self.state, self.now.mono_ms, self.projection)
+        twin = self.twin
+        assert twin.lines.jobs == world.jobs
+        assert twin.yard.workers == world.workers
+        assert twin.yard.runs == world.running
+        assert twin.yard.pools == world.pools
+        assert twin.yard.gpus == world.gpus
+        assert twin.yard.models == world.models
+        assert twin.tenants == world.tenants
 
     def _check_promises(self, effects: list[Effect]) -> None:
         """Whoever hears of a job's acceptance, offer, return or end hears what is durable."""
@@ -98,8 +126,10 @@ class Apiary:
                     held = {each for each in worker.leases if self.state.leases[each].is_current}
                     ours = {lease_id for lease_id, _ in adopted}
                     offered = {e.lease_id for e in effects if isinstance(e, Offer)}
+                    # Adopted, and taken back at once for somebody more urgent.
+                    revoked = {e.lease_id for e in effects if isinstance(e, Revoke)}
                     assert worker.session == session
-                    assert held - offered == ours
+                    assert held - offered == ours - revoked
                 case _:
                     pass
 
@@ -176,4 +206,5 @@ class Apiary:
             models=models,
             now=self.now,
         )
+        self.twin, self.projection = Twin(), Projection()
         check_invariants(self.state)

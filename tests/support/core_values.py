@@ -144,7 +144,7 @@ def _check_jobs(state: QueenState) -> None:
         assert (job_id in current) == (job.state in (JobState.LEASED, JobState.RUNNING))
         assert (job.ended_at is not None) == job.is_ended
         assert (job_id in ended) == job.is_ended
-        assert job.attempt <= job.spec.max_attempts
+        assert job.attempt - job.preemptions <= job.spec.max_attempts
         waiting += job.state is JobState.QUEUED
     assert JobQueue.__len__(state.queue) == waiting
     for (tenant_id, request_id), job_id in state.requests.items():
@@ -167,6 +167,16 @@ def _check_indexes(state: QueenState) -> None:
         slots[model] = slots.get(model, 0) + worker.report.slots_total
         if worker.is_open:
             open_workers.setdefault(model, set()).add(worker_id)
+    _check_tenants(state)
     assert fleet.open_workers == open_workers
     assert fleet.by_model == by_model
     assert fleet.slots_total == slots
+
+
+def _check_tenants(state: QueenState) -> None:
+    for tenant_id, tenant in state.tenants.items():
+        jobs = [job for job in state.jobs.values() if job.spec.tenant_id == tenant_id]
+        running = [job for job in jobs if job.state in (JobState.LEASED, JobState.RUNNING)]
+        assert tenant.jobs_running == len(running)
+        assert tenant.jobs_waiting == sum(job.state is JobState.QUEUED for job in jobs)
+        assert tenant.tokens_served >= sum(job.tokens_charged for job in running)

@@ -76,7 +76,7 @@ async def running_policy(
     clock: Clock | None = None,
     snapshot: Callable[[], Sequence[Delta]] = tuple,
     patience_ms: int = 5_000,
-    terms: Terms | None = None,
+    terms: Callable[[], Terms] = Terms,
 ) -> AsyncIterator[PolicyHost]:
     """A policy that was accepted, with a standby beside it."""
     host = PolicyHost(

@@ -27,6 +27,7 @@ const (
 	ReasonNoCapacityIncompatibleComputeCapability Reason = "NO_CAPACITY_INCOMPATIBLE_COMPUTE_CAPABILITY"
 	ReasonNoCapacityIncompatibleQuantization      Reason = "NO_CAPACITY_INCOMPATIBLE_QUANTIZATION"
 	ReasonPolicyImmutable                         Reason = "POLICY_IMMUTABLE"
+	ReasonPolicyDenied                            Reason = "POLICY_DENIED"
 	// Too much for now.
 	ReasonQueueFullReject    Reason = "QUEUE_FULL_REJECT"
 	ReasonQueueFullDropLRU   Reason = "QUEUE_FULL_DROP_LRU"

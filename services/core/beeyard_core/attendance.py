@@ -1,7 +1,7 @@
 """Workers and hosts that come, report, fall silent and go."""
 
 from beeyard_core import limits
-from beeyard_core.dispatch import free, retry_or_fail
+from beeyard_core.dispatch import free, retry_or_fail, revoke
 from beeyard_core.effect import (
     CountStaleEpoch,
     Effect,
@@ -134,7 +134,7 @@ def offer_timer(state: QueenState, lease_id: LeaseId, now: Instant, effects: lis
     lease = state.leases.get(lease_id)
     if lease is None or lease.state is not LeaseState.OFFERED:
         return
-    lease.move(LeaseVerb.REVOKE)
+    revoke(state, lease)
     effects.append(Revoke(lease.worker_id, lease_id, lease.epoch))
     state.set_timer(now.mono_ms + limits.LEASE_TTL_MS, TimerKind.REVOCATION, lease_id)
     cause = Refused(
@@ -171,6 +171,7 @@ def pool_reported(
     pools[report.pool_id] = Pool(report, now.mono_ms)
     state.fleet.known_models.update(cached.model for cached in report.models)
     state.fleet.version += 1
+    state.touched.pools[report.pool_id] = None
     for process in report.processes:
         see_process(state, process, now)
         worker = state.fleet.workers.get(process.worker_id)

@@ -89,7 +89,11 @@ def _devices(pool: Pool, pool_id: PoolId, spec: JobSpec) -> Iterator[tuple[Devic
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """Where a worker could run. Ordered: the most free memory first, then by id. No device: the host chooses."""
+    """Where a worker could run. Ordered: the most free memory first, then by id. No device: the host chooses.
+
+    Attributes:
+        busy_bytes: Free memory, negated.
+    """
 
     busy_bytes: int
     pool_id: PoolId
@@ -99,32 +103,49 @@ class Place:
 def place_for_job(state: QueenState, spec: JobSpec, now: Instant) -> Place | None:
     """Return the best place for a worker that could take the job; None if there is none now."""
     places = []
+    promised = promised_bytes(state)
     for pool_id, pool in state.fleet.pools.items():
         if not pool.is_fresh(now.mono_ms):
             continue
-        reserved = _reserved_bytes(state, pool_id, pool)
         for device, cached in _devices(pool, pool_id, spec):
-            free_bytes = device.vram_free_bytes - reserved
+            free_bytes = free_bytes_of(pool, device, promised)
             if cached.required_bytes <= free_bytes:
                 places.append(Place(-free_bytes, pool_id, device.uuid))
     return min(places, default=None)
 
 
 def place_for_model(
-    state: QueenState, model: ModelName, pool_id: PoolId | None, now: Instant
+    state: QueenState,
+    model: ModelName,
+    pool_id: PoolId | None,
+    now: Instant,
+    *,
+    device_index: int | None = None,
 ) -> Place | Refused:
-    """Return the best pool for a worker of a model, or why there is none; only `pool_id` counts if it is given."""
+    """Return the best pool for a worker of a model, or why there is none.
+
+    Args:
+        state: The queen's memory.
+        model: The model that it should hold.
+        pool_id: Only this pool counts; None: any.
+        now: The moment.
+        device_index: Only this device of a pool counts, in the order of the host's report; None: the host chooses.
+    """
     places: list[Place] = []
+    promised = promised_bytes(state)
     listed = False
     for candidate, pool in state.fleet.pools.items():
         cached = next((m for m in pool.report.models if m.model == model and not m.fault), None)
         if cached is None or pool_id not in (None, candidate):
             continue
         listed = True
-        most = max((d.vram_free_bytes for d in pool.report.devices), default=0)
-        free_bytes = most - _reserved_bytes(state, candidate, pool)
-        if pool.is_fresh(now.mono_ms) and cached.required_bytes <= free_bytes:
-            places.append(Place(-free_bytes, candidate))
+        if not pool.is_fresh(now.mono_ms):
+            continue
+        for index, device in enumerate(pool.report.devices):
+            free_bytes = free_bytes_of(pool, device, promised)
+            if device_index in (None, index) and cached.required_bytes <= free_bytes:
+                named = "" if device_index is None else device.uuid
+                places.append(Place(-free_bytes, candidate, named))
     if places:
         return min(places)
     if not listed:
@@ -137,11 +158,31 @@ def place_for_model(
     )
 
 
-def _reserved_bytes(state: QueenState, pool_id: PoolId, pool: Pool) -> int:
-    """Memory that workers which were wished for, but that the host has not reported yet, will take."""
-    required = {cached.model: cached.required_bytes for cached in pool.report.models}
-    return sum(
-        required.get(wish.desired.model, 0)
-        for wish in state.wishes.values()
-        if wish.pool_id == pool_id and not wish.is_seen
-    )
+#: Memory that is free on paper only, by pool and device; no device: on whichever the host chooses.
+Promised = dict[tuple[PoolId, str], int]
+
+
+def promised_bytes(state: QueenState) -> Promised:
+    """Memory that workers will take which were wished for and which their hosts do not report yet."""
+    promised: Promised = {}
+    for wish in state.wishes.values():
+        pool = None if wish.is_seen else state.fleet.pools.get(wish.pool_id)
+        if pool is not None:
+            model, place = wish.desired.model, (wish.pool_id, wish.desired.device)
+            needed = next((m.required_bytes for m in pool.report.models if m.model == model), 0)
+            promised[place] = promised.get(place, 0) + needed
+    return promised
+
+
+def free_bytes_of(pool: Pool, device: Device, promised: Promised) -> int:
+    """Memory of a device that nothing uses and nobody was promised.
+
+    What a worker uses is in the measured figure already. What workers will use is taken off: those that were wished
+    for, and those that load, for the part that is not loaded yet.
+    """
+    pool_id = pool.report.pool_id
+    taken = promised.get((pool_id, device.uuid), 0) + promised.get((pool_id, ""), 0)
+    for process in pool.report.processes:
+        if process.device == device.uuid and process.state is WorkerState.STARTING:
+            taken += int(process.reserved_bytes * (1.0 - process.load_progress))
+    return device.vram_free_bytes - taken

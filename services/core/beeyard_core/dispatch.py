@@ -1,4 +1,6 @@
-"""From the queue to a lease: the placing of queued jobs, and what becomes of a job when its lease ends."""
+"""From the queue to a lease and back, and what becomes of a job when its lease ends. Who is leased where is for the
+policy to say; see `policy/schedule.py`.
+"""
 
 from beeyard_core import limits
 from beeyard_core.effect import (
@@ -7,60 +9,42 @@ from beeyard_core.effect import (
     Effect,
     ForgetJob,
     Offer,
+    Revoke,
     SaveJob,
 )
+from beeyard_core.fairness import starts_running, starts_waiting, stops_running, stops_waiting
 from beeyard_core.ids import lease_id_of
 from beeyard_core.instant import Instant
-from beeyard_core.job import Decision, Job, JobVerb, Kind, Priority
+from beeyard_core.job import Decision, Job, JobState, JobVerb
 from beeyard_core.lease import Lease, LeaseVerb
-from beeyard_core.placement import place, waits_its_turn
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.state import QueenState, TimerKind
 
 
-def place_queued(state: QueenState, now: Instant, effects: list[Effect]) -> None:
-    """Lease queued jobs to open workers until one side is exhausted, in the order of class and acceptance."""
-    for _ in range(limits.PLACEMENTS_PER_STEP_MAX):
-        if state.is_draining or not state.fleet.open_workers or not len(state.queue):
-            return
-        found = _next_placement(state, now)
-        if found is None:
-            return
-        _lease(state, *found, now, effects)
+def enqueue(state: QueenState, job: Job) -> None:
+    """Let a job wait, at the place of its acceptance."""
+    state.queue.push(job)
+    state.touched.jobs[job.job_id] = None
+    starts_waiting(state, job)
 
 
-def _next_placement(state: QueenState, now: Instant) -> tuple[Job, Decision] | None:
-    """Find the first job in order that some worker can take now."""
-    for priority in Priority:
-        heads = [
-            job
-            for model in state.queue.models(priority)
-            if model in state.fleet.open_workers
-            for job in state.queue.heads(priority, model)
-        ]
-        blocked: set[Kind] = set()
-        for job in sorted(heads, key=lambda job: job.sequence):
-            kind = job.spec.shape.kind
-            if kind in blocked:
-                continue
-            decision = place(job.spec, state.fleet, now.mono_ms)
-            if decision is not None:
-                return job, decision
-            if waits_its_turn(job.spec, state.fleet):
-                blocked.add(kind)
-    return None
+def dequeue(state: QueenState, job: Job) -> None:
+    """Take a waiting job out of the queue."""
+    state.queue.remove(job)
+    state.touched.jobs[job.job_id] = None
+    stops_waiting(state, job)
 
 
-def _lease(
+def lease(
     state: QueenState, job: Job, decision: Decision, now: Instant, effects: list[Effect]
 ) -> None:
-    """Give the job to the worker that was chosen. The lease is durable before it is offered."""
+    """Give a waiting job to the worker that was chosen. The lease is durable before it is offered."""
     epoch = state.next_epoch()
     job.move(JobVerb.LEASE)
-    state.queue.remove(job)
+    dequeue(state, job)
     job.attempt += 1
     job.epoch, job.worker_id, job.leased_at, job.decision = epoch, decision.worker_id, now, decision
-    lease = Lease(
+    given = Lease(
         lease_id=lease_id_of(epoch),
         epoch=epoch,
         job_id=job.job_id,
@@ -69,35 +53,63 @@ def _lease(
         kv_tokens=job.spec.kv_tokens,
         offered_at=now,
     )
-    hold(state, lease)
-    state.set_timer(now.mono_ms + limits.LEASE_TTL_MS, TimerKind.OFFER, lease.lease_id)
+    hold(state, given)
+    state.set_timer(now.mono_ms + limits.LEASE_TTL_MS, TimerKind.OFFER, given.lease_id)
     effects.append(SaveJob(job.job_id))
-    effects.append(Offer(lease.worker_id, lease.lease_id))
+    effects.append(Offer(given.worker_id, given.lease_id))
 
 
 def hold(state: QueenState, lease: Lease) -> None:
-    """Count a lease against its worker."""
+    """Count a lease against its worker and its job's tenant."""
     worker = state.fleet.workers[lease.worker_id]
     state.leases[lease.lease_id] = lease
     worker.leases.add(lease.lease_id)
     worker.kv_tokens_used += lease.kv_tokens
+    worker.jobs_served += 1
+    worker.last_used_at_ms = state.now_ms
     state.fleet.reindex(worker)
+    state.touched.runs[lease.job_id] = None
+    starts_running(state, state.jobs[lease.job_id])
+
+
+def revoke(state: QueenState, lease: Lease) -> None:
+    """Take a lease back: nothing that its worker sends counts from here on, though the slot is still occupied."""
+    lease.move(LeaseVerb.REVOKE)
+    state.touched.runs[lease.job_id] = None
+    stops_running(state, state.jobs[lease.job_id])
 
 
 def free(state: QueenState, lease: Lease, verb: LeaseVerb) -> None:
     """End a lease and give its slot back."""
+    if lease.is_current:
+        stops_running(state, state.jobs[lease.job_id])
     lease.move(verb)
     worker = state.fleet.workers[lease.worker_id]
     del state.leases[lease.lease_id]
     worker.leases.discard(lease.lease_id)
     worker.kv_tokens_used -= lease.kv_tokens
+    worker.last_used_at_ms = state.now_ms
     state.fleet.reindex(worker)
+    state.touched.runs[lease.job_id] = None
+
+
+def take_back(state: QueenState, job: Job, now: Instant, effects: list[Effect]) -> None:
+    """Revoke the job's lease, if it has one. A worker that is not there cannot hear it: the lease just ends."""
+    if job.state is JobState.QUEUED:
+        return
+    held = state.leases[lease_id_of(job.epoch)]
+    revoke(state, held)
+    if state.fleet.workers[held.worker_id].session:
+        effects.append(Revoke(held.worker_id, held.lease_id, held.epoch))
+        state.set_timer(now.mono_ms + limits.LEASE_TTL_MS, TimerKind.REVOCATION, held.lease_id)
+    else:
+        free(state, held, LeaseVerb.RELEASE)
 
 
 def requeue(state: QueenState, job: Job, effects: list[Effect]) -> None:
     """Put a job back at the place of its acceptance, which is the head of its class for an old job."""
     job.move(JobVerb.REQUEUE)
-    state.queue.push(job)
+    enqueue(state, job)
     effects.append(SaveJob(job.job_id))
     effects.append(AnnounceRequeued(job.job_id))
 
@@ -108,7 +120,7 @@ def retry_or_fail(
     """Let a job whose attempt broke try again, or end it when trying again cannot help or was tried enough."""
     if not cause.reason.is_transient:
         end(state, job, JobVerb.FAIL, now, effects, failure=cause)
-    elif job.attempt < job.spec.max_attempts:
+    elif job.attempt - job.preemptions < job.spec.max_attempts:
         requeue(state, job, effects)
     else:
         failure = Refused(
@@ -130,7 +142,7 @@ def end(
 ) -> None:
     """End a job for good: durable first, then told to everybody who follows it."""
     if job.job_id in state.queue:
-        state.queue.remove(job)
+        dequeue(state, job)
     job.move(verb)
     job.ended_at, job.failure = now, failure
     effects.append(SaveJob(job.job_id))

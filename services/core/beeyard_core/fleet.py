@@ -7,6 +7,7 @@ decision costs no walk over the fleet.
 
 from dataclasses import dataclass, field
 from enum import Enum, unique
+from typing import TypeVar
 
 from beeyard_core import limits
 from beeyard_core.ids import LeaseId, ModelName, PoolId, WorkerId
@@ -65,6 +66,9 @@ class Device:
     vram_total_bytes: int
     vram_free_bytes: int
     compute_capability: tuple[int, int] | None = None
+    utilization: float = 0.0
+    temperature_c: float = 0.0
+    power_w: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +86,7 @@ class CachedModel:
     quantization: str = ""
     context_tokens: int = 0
     size_bytes: int = 0
+    architecture: str = ""
     fault: str = ""
 
 
@@ -100,14 +105,6 @@ class ProcessReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostLoad:
-    """A host's processors and memory: their share in use, in percent. None: the host did not say."""
-
-    cpu_percent: float | None
-    memory_percent: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolReport:
     """One host's snapshot, as far as decisions need it."""
 
@@ -117,7 +114,6 @@ class PoolReport:
     models: tuple[CachedModel, ...] = ()
     processes: tuple[ProcessReport, ...] = ()
     inventory_fault: str = ""
-    load: HostLoad | None = None
 
 
 @unique
@@ -150,7 +146,9 @@ class Worker:
         kv_tokens_used: KV tokens promised to those leases.
         is_saturated: It refused an offer although it looked free; cleared by its next heartbeat.
         is_drained: The queen wants no new work on it.
-        counted: The model and slots that the fleet's indexes count it with; None: not in them.
+        last_used_at_ms: Monotonic time at which a lease last began or ended; 0: never.
+        jobs_served: Leases that it ever got.
+        counted: The model, pool and slots that the fleet's indexes count it with; None: not in them.
     """
 
     report: WorkerReport
@@ -161,7 +159,9 @@ class Worker:
     kv_tokens_used: int = 0
     is_saturated: bool = False
     is_drained: bool = False
-    counted: tuple[ModelName, int] | None = None
+    last_used_at_ms: int = 0
+    jobs_served: int = 0
+    counted: tuple[ModelName, PoolId, int] | None = None
 
     @property
     def slots_free(self) -> int:
@@ -213,21 +213,27 @@ class Fleet:
     open_workers: dict[ModelName, set[WorkerId]] = field(default_factory=dict)
     #: Every worker of a model, open or not. Derived; `reindex` keeps it.
     by_model: dict[ModelName, set[WorkerId]] = field(default_factory=dict)
+    #: Every worker of a pool. Derived; `reindex` keeps it.
+    by_pool: dict[PoolId, set[WorkerId]] = field(default_factory=dict)
     #: Slots of all workers of a model. Derived; `reindex` keeps it.
     slots_total: dict[ModelName, int] = field(default_factory=dict)
     #: Models that were ever offered: jobs for them wait instead of being refused.
     known_models: set[ModelName] = field(default_factory=set)
     #: Counts up with every change that a watcher would want to see.
     version: int = 0
+    #: Workers that changed since a policy's mirror was last brought up to date; see `state.Touched`.
+    touched: dict[WorkerId, None] = field(default_factory=dict)
 
     def reindex(self, worker: Worker) -> None:
         """Bring every index up to date after any change of `worker`."""
         self.version += 1
+        self.touched[worker.report.worker_id] = None
         self._uncount(worker)
         model, worker_id = worker.report.model, worker.report.worker_id
         self.by_model.setdefault(model, set()).add(worker_id)
+        self.by_pool.setdefault(worker.report.pool_id, set()).add(worker_id)
         self.slots_total[model] = self.slots_total.get(model, 0) + worker.report.slots_total
-        worker.counted = (model, worker.report.slots_total)
+        worker.counted = (model, worker.report.pool_id, worker.report.slots_total)
         if worker.is_open:
             self.open_workers.setdefault(model, set()).add(worker_id)
 
@@ -235,22 +241,20 @@ class Fleet:
         """Take the worker out of every index, under the model and slots that it was last counted with."""
         if worker.counted is None:
             return
-        model, slots = worker.counted
+        model, pool_id, slots = worker.counted
         worker.counted = None
         worker_id = worker.report.worker_id
         self.slots_total[model] -= slots
-        for index in (self.by_model, self.open_workers):
-            ids = index.get(model)
-            if ids is not None:
-                ids.discard(worker_id)
-                if not ids:
-                    del index[model]
+        _discard(self.by_model, model, worker_id)
+        _discard(self.open_workers, model, worker_id)
+        _discard(self.by_pool, pool_id, worker_id)
         if model not in self.by_model:
             del self.slots_total[model]
 
     def remove(self, worker: Worker) -> None:
         """Forget a worker."""
         self.version += 1
+        self.touched[worker.report.worker_id] = None
         self._uncount(worker)
         del self.workers[worker.report.worker_id]
 
@@ -271,3 +275,15 @@ class Fleet:
             return False
         pool = self.pools.get(worker.report.pool_id)
         return pool is None or pool.is_fresh(now_ms)
+
+
+_Key = TypeVar("_Key", ModelName, PoolId)
+
+
+def _discard(index: dict[_Key, set[WorkerId]], key: _Key, worker_id: WorkerId) -> None:
+    """Take a worker out of an index that keeps no empty sets, if it is there."""
+    ids = index.get(key)
+    if ids is not None:
+        ids.discard(worker_id)
+        if not ids:
+            del index[key]

@@ -130,6 +130,7 @@ class JobSpec:
         max_tokens: Most tokens to generate.
         deadline_ms: Milliseconds from acceptance to the end; None: as long as it takes.
         engine: Only workers of this engine; empty: any.
+        is_seeded: The client chose the seed, so it wants the answer to be repeatable.
     """
 
     model: ModelName
@@ -146,6 +147,7 @@ class JobSpec:
     cost_units: int = 1
     max_attempts: int = 3
     seed: int = 0
+    is_seeded: bool = False
 
     @property
     def kv_tokens(self) -> int:
@@ -210,21 +212,23 @@ class Decision:
     Attributes:
         policy_version: The policy that chose, as `name@version`.
         worker_id: The worker that was chosen.
-        considered: Workers that were looked at.
-        feasible: Those of them that could have taken the job.
-        tie_breaker: The comparison that decided, in the field's words.
+        reason: Why, in the policy's own words; empty: it gave none.
+        considered: Workers of its model that could take some job at that moment.
+        is_fallback: The active policy failed or was late, and the platform policy decided instead.
     """
 
     policy_version: str
     worker_id: WorkerId
-    considered: int
-    feasible: int
-    tie_breaker: str
+    reason: str = ""
+    considered: int = 0
+    is_fallback: bool = False
 
     @property
     def summary(self) -> str:
         """One line for a person."""
-        return f"{self.tie_breaker} ({self.feasible} feasible of {self.considered} considered)"
+        workers = "worker was" if self.considered == 1 else "workers were"
+        told = f"{self.reason or 'no reason given'} ({self.considered} {workers} open)"
+        return f"{told}; fallback to the platform policy" if self.is_fallback else told
 
 
 @dataclass(slots=True, kw_only=True)
@@ -236,6 +240,9 @@ class Job:
         accepted_at: When the job became durable.
         deadline_at_ms: Monotonic milliseconds at which it expires; None: never.
         next_index: Tokens delivered so far, as far as the core was told; exact once the job has ended.
+        preemptions: Attempts that were taken back for more urgent jobs; they count against nothing.
+        served_index: Tokens of the answer that were counted as served to its tenant.
+        tokens_charged: What its tenant was charged for the running attempt in advance.
         epoch: Epoch of the current or last lease; 0 before the first.
     """
 
@@ -248,9 +255,12 @@ class Job:
     deadline_at_ms: int | None = None
     state: JobState = JobState.QUEUED
     attempt: int = 0
+    preemptions: int = 0
     epoch: Epoch = Epoch(0)
     worker_id: WorkerId | None = None
     next_index: int = 0
+    served_index: int = 0
+    tokens_charged: int = 0
     leased_at: Instant | None = None
     first_token_at: Instant | None = None
     ended_at: Instant | None = None

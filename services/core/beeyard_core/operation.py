@@ -37,30 +37,45 @@ def start_requested(
 def stop_requested(
     state: QueenState, event: WorkerStopRequested, now: Instant, effects: list[Effect]
 ) -> None:
-    """Let a worker take no new work and, unless it is to be kept, have it stopped by its host or by itself."""
-    place = _whereabouts(state, event.worker_id)
-    if place is None:
+    """Answer an operator who wants a worker to take no new work, and to end unless it is to be kept."""
+    pool_id = stop_worker(state, event.worker_id, now, effects, keep=event.keep)
+    if pool_id is None:
         refused = Refused(
             reason=Refusal.WORKER_NOT_FOUND,
             message="there is no such worker",
             field="worker_id",
         )
         effects.append(AnswerCall(event.call_id, None, None, refused))
-        return
+    else:
+        effects.append(AnswerCall(event.call_id, event.worker_id, pool_id))
+
+
+def stop_worker(
+    state: QueenState, worker_id: WorkerId, now: Instant, effects: list[Effect], *, keep: bool
+) -> PoolId | None:
+    """Let a worker take no new work and, unless it is to be kept, have it stopped by its host or by itself.
+
+    Returns:
+        The worker's pool; None: there is no such worker.
+    """
+    place = _whereabouts(state, worker_id)
+    if place is None:
+        return None
     pool_id, model = place
-    worker = state.fleet.workers.get(event.worker_id)
+    worker = state.fleet.workers.get(worker_id)
     if worker is not None:
         worker.is_drained = True
         _remember_drained(state, worker)
         state.fleet.reindex(worker)
-        if not event.keep:
-            effects.append(DrainWorker(event.worker_id))
-    if pool_id in state.fleet.pools and not event.keep:
-        desired = DesiredWorker(worker_id=event.worker_id, model=model, state=DesiredState.STOPPED)
-        wish = state.wishes.get(event.worker_id) or Wish(pool_id, desired, now.mono_ms)
-        state.wishes[event.worker_id] = dataclasses.replace(wish, desired=desired)
+        if not keep:
+            effects.append(DrainWorker(worker_id))
+    if pool_id in state.fleet.pools and not keep:
+        desired = DesiredWorker(worker_id=worker_id, model=model, state=DesiredState.STOPPED)
+        wish = state.wishes.get(worker_id) or Wish(pool_id, desired, now.mono_ms)
+        state.wishes[worker_id] = dataclasses.replace(wish, desired=desired)
+        state.fleet.touched[worker_id] = None
         send_desired(state, pool_id, effects)
-    effects.append(AnswerCall(event.call_id, event.worker_id, pool_id))
+    return pool_id
 
 
 def _remember_drained(state: QueenState, worker: Worker) -> None:

@@ -1,19 +1,15 @@
-"""Which worker takes a job: feasibility first, with a reason for every exclusion, then a total order.
+"""Whether a worker can take a job, with a reason for every exclusion.
 
-Source: the placement hook of the project's seed 003 (compatibility predicate, then least loaded, most memory free,
-lexicographic id). The result does not depend on the order in which workers are looked at.
+What a policy wants is held against this before it counts (`policy/apply.py`), and `ExplainJob` shows it.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from beeyard_core.fleet import CachedModel, Device, Fleet, Worker, WorkerState
-from beeyard_core.ids import PoolId, WorkerId
-from beeyard_core.job import Decision, JobSpec
+from beeyard_core.ids import PoolId
+from beeyard_core.job import JobSpec
 from beeyard_core.refusal import Refusal
-
-#: What chooses workers until an operator deploys a policy of their own.
-BUILTIN_POLICY = "builtin@1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,59 +150,6 @@ def exclusion(spec: JobSpec, fleet: Fleet, worker: Worker, now_ms: int) -> Exclu
         return Exclusion(Refusal.NO_CAPACITY_INCOMPATIBLE_MODEL, detail)
     offering = offering_of_worker(fleet, worker)
     return incompatibility(spec, offering) or unreadiness(spec, fleet, worker, now_ms)
-
-
-def place(spec: JobSpec, fleet: Fleet, now_ms: int) -> Decision | None:
-    """Choose a worker for a job among the open workers of its model, or None if none can take it now."""
-    open_ids = fleet.open_workers.get(spec.model, ())
-    workers = [fleet.workers[worker_id] for worker_id in open_ids]
-    feasible = [w for w in workers if exclusion(spec, fleet, w, now_ms) is None]
-    if not feasible:
-        return None
-    ranked = sorted(_rank(spec, fleet, worker) for worker in feasible)
-    return Decision(
-        policy_version=BUILTIN_POLICY,
-        worker_id=ranked[0][-1],
-        considered=len(workers),
-        feasible=len(feasible),
-        tie_breaker=_tie_breaker(ranked),
-    )
-
-
-def waits_its_turn(spec: JobSpec, fleet: Fleet) -> bool:
-    """Whether a job that cannot be placed now could use some open worker of its model, once that has enough room.
-
-    If so, no younger job of its kind may take that room. If not, what is open is of no use to it, and others may.
-    """
-    return any(
-        incompatibility(spec, offering_of_worker(fleet, fleet.workers[worker_id])) is None
-        for worker_id in fleet.open_workers.get(spec.model, ())
-    )
-
-
-#: The comparisons in the order of `_rank`.
-_TIE_BREAKERS = ("preferred pool", "least loaded", "most memory free", "lexicographic id")
-_Rank = tuple[bool, float, int, WorkerId]
-
-
-def _rank(spec: JobSpec, fleet: Fleet, worker: Worker) -> _Rank:
-    """Smaller is better."""
-    device = fleet.device_of(worker)
-    return (
-        worker.report.pool_id not in spec.placement.prefer_pool_ids,
-        worker.load,
-        -(device.vram_free_bytes if device else 0),
-        worker.report.worker_id,
-    )
-
-
-def _tie_breaker(ranked: list[_Rank]) -> str:
-    """Name the comparison that set the winner apart from the runner-up."""
-    if len(ranked) == 1:
-        return "only feasible worker"
-    first, second = ranked[0], ranked[1]
-    decided = next(i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b)
-    return _TIE_BREAKERS[decided]
 
 
 @dataclass(frozen=True, slots=True)

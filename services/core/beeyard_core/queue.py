@@ -54,6 +54,10 @@ class JobQueue:
         """Whether a job waits."""
         return job_id in self._queued
 
+    def job_ids(self) -> Iterator[JobId]:
+        """Every job that waits, in no order."""
+        return iter(self._queued)
+
     def push(self, job: Job) -> None:
         """Add a job at the place of its sequence: a new one comes last, a re-queued one before all younger ones."""
         group = self._classes[job.spec.priority]

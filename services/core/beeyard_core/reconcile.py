@@ -50,6 +50,8 @@ def _send(
     state: QueenState, pool_id: PoolId, workers: tuple[DesiredWorker, ...], effects: list[Effect]
 ) -> None:
     state.desired_sent[pool_id] = workers
+    # What was promised to workers that are to come is no longer free.
+    state.touched.pools[pool_id] = None
     effects.append(SendDesired(pool_id, workers))
 
 
@@ -88,10 +90,15 @@ def wish_worker(
     state: QueenState, model: ModelName, pool_id: PoolId | None, now: Instant
 ) -> WorkerId | Refused:
     """Wish for one more worker of a model, on the pool with the most free memory unless one is named."""
+    place = place_for_model(state, model, pool_id, now)
+    return place if isinstance(place, Refused) else wish_at(state, model, place, now)
+
+
+def wish_at(state: QueenState, model: ModelName, place: Place, now: Instant) -> WorkerId | Refused:
+    """Wish for one more worker of a model at a place, unless the model failed to load just now."""
     if _is_backing_off(state, model, now):
         return load_failed(state.failures[model].message)
-    place = place_for_model(state, model, pool_id, now)
-    return place if isinstance(place, Refused) else _wish(state, model, place, now)
+    return _wish(state, model, place, now)
 
 
 def _is_backing_off(state: QueenState, model: ModelName, now: Instant) -> bool:
@@ -107,6 +114,7 @@ def _wish(state: QueenState, model: ModelName, place: Place, now: Instant) -> Wo
         worker_id=worker_id, model=model, state=DesiredState.RUNNING, device=place.device
     )
     state.wishes[worker_id] = Wish(place.pool_id, desired, now.mono_ms)
+    state.fleet.touched[worker_id] = None
     return worker_id
 
 
@@ -119,6 +127,7 @@ def see_process(state: QueenState, process: ProcessReport, now: Instant) -> None
     if not process.exited and process.state is not WorkerState.FAILED:
         return
     del state.wishes[process.worker_id]
+    state.fleet.touched[process.worker_id] = None
     if wish.desired.state is DesiredState.RUNNING:
         note_failure(state, process.model, process.failure, now)
 
@@ -145,6 +154,7 @@ def _give_up_on_unseen(state: QueenState, now: Instant) -> None:
         if worker_id in reported or not (overdue or wish.is_seen):
             continue
         del state.wishes[worker_id]
+        state.fleet.touched[worker_id] = None
         if wish.desired.state is DesiredState.RUNNING:
             note_failure(state, wish.desired.model, "its host does not report the worker", now)
 

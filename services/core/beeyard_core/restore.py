@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from beeyard_core import limits
-from beeyard_core.dispatch import hold
+from beeyard_core.dispatch import enqueue, hold
 from beeyard_core.fleet import Worker, WorkerReport, WorkerState
 from beeyard_core.ids import Epoch, ModelName, PoolId, WorkerId, lease_id_of
 from beeyard_core.instant import Instant
@@ -34,16 +34,18 @@ def restore(
         models: Every model ever offered.
         now: The moment of the start.
     """
-    state = QueenState(settings=settings, sequence=sequence, epoch=Epoch(epoch))
+    state = QueenState(settings=settings, sequence=sequence, epoch=Epoch(epoch), now_ms=now.mono_ms)
     state.fleet.known_models.update(ModelName(model) for model in models)
     for job in jobs:
         state.jobs[job.job_id] = job
+        # An earlier queen counted these; the counters begin anew.
+        job.served_index = job.next_index
         if job.request_id:
             state.requests[job.spec.tenant_id, job.request_id] = job.job_id
         if job.deadline_at_ms is not None:
             state.set_timer(job.deadline_at_ms, TimerKind.DEADLINE, job.job_id)
         if job.state is JobState.QUEUED:
-            state.queue.push(job)
+            enqueue(state, job)
         else:
             _restore_lease(state, job, now)
     return state

@@ -19,6 +19,7 @@ from beeyard_core.event import (
     OfferAccepted,
     OfferRefused,
 )
+from beeyard_core.fairness import was_served
 from beeyard_core.instant import Instant
 from beeyard_core.job import JobState, JobVerb
 from beeyard_core.lease import Lease, LeaseState, LeaseVerb
@@ -103,6 +104,7 @@ def lease_finished(
         return
     job = state.jobs[lease.job_id]
     job.next_index, job.finish = event.next_index, event.finish
+    was_served(state, job, event.finish.prompt_tokens)
     state.forecast.observe(job.spec.model, now.mono_ms - lease.offered_at.mono_ms)
     end(state, job, JobVerb.FINISH, now, effects)
 
@@ -116,6 +118,7 @@ def lease_failed(
         return
     job = state.jobs[lease.job_id]
     job.next_index = event.next_index
+    was_served(state, job, None)
     metadata = {"attempt": str(lease.attempt), "worker": lease.worker_id}
     cause = Refused(reason=event.reason, message=event.message, metadata=metadata)
     retry_or_fail(state, job, cause, now, effects)

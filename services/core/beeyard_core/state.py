@@ -11,7 +11,6 @@ from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, TenantId,
 from beeyard_core.job import Job
 from beeyard_core.lease import Lease
 from beeyard_core.queue import JobQueue
-from beeyard_core.work_yard import CapacitySettings, WorkYard
 
 
 @unique
@@ -52,13 +51,49 @@ class Settings:
         incarnation: Drawn at each start; part of the names of workers that this queen asks for.
         default_model: What a job without a model gets; empty: the only model there is.
         keep: Workers that should always run, by model.
-        capacity: Units for heavy work, and what inference has to do with them.
     """
 
     incarnation: str = "q"
     default_model: ModelName = ModelName("")
     keep: tuple[tuple[ModelName, int], ...] = ()
-    capacity: CapacitySettings = field(default_factory=CapacitySettings)
+
+
+@dataclass(slots=True)
+class Touched:
+    """What changed since a policy's mirror was last brought up to date: keys only, each once, in the order of the
+    changes. Fleet and policy read the present state by them, so that a change and its opposite cost nothing.
+
+    Attributes:
+        jobs: Jobs that joined or left the queue.
+        runs: Jobs whose lease began, was taken back, or ended.
+        pools: Hosts that reported.
+        tenants: Tenants that were served, or of whom more or fewer jobs run.
+    """
+
+    jobs: dict[JobId, None] = field(default_factory=dict)
+    runs: dict[JobId, None] = field(default_factory=dict)
+    pools: dict[PoolId, None] = field(default_factory=dict)
+    tenants: dict[TenantId, None] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Tenant:
+    """What a tenant has of the fleet.
+
+    Attributes:
+        tokens_served: The virtual token counter of fair share: tokens generated for it, prompt tokens included.
+        jobs_running: Its jobs that hold a lease which counts.
+        jobs_waiting: Its jobs in the queue.
+    """
+
+    tokens_served: int = 0
+    jobs_running: int = 0
+    jobs_waiting: int = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of it waits or runs."""
+        return not (self.jobs_waiting or self.jobs_running)
 
 
 @dataclass(slots=True)
@@ -66,6 +101,10 @@ class QueenState:
     """The queen's whole memory.
 
     Attributes:
+        now_ms: Monotonic time of the event that was taken in last.
+        touched: What a policy's mirror must still be told; `policy/projection.py` takes it out.
+        shares: Heap of (tokens served, tenant) of those that wait or run; entries may be out of date (`fairness.py`).
+        ask_at_ms: When the policy wants to be asked again although nothing changed; None: it does not.
         jobs: Every job that has not ended, and the youngest ended ones.
         leases: Every lease that occupies a slot, by id.
         requests: Job by idempotency key.
@@ -77,6 +116,11 @@ class QueenState:
     """
 
     settings: Settings = Settings()
+    now_ms: int = 0
+    touched: Touched = field(default_factory=Touched)
+    ask_at_ms: int | None = None
+    tenants: dict[TenantId, Tenant] = field(default_factory=dict)
+    shares: list[tuple[int, TenantId]] = field(default_factory=list)
     jobs: dict[JobId, Job] = field(default_factory=dict)
     leases: dict[LeaseId, Lease] = field(default_factory=dict)
     queue: JobQueue = field(default_factory=JobQueue)
@@ -93,7 +137,6 @@ class QueenState:
     failures: dict[ModelName, LoadFailures] = field(default_factory=dict)
     desired_sent: dict[PoolId, tuple[DesiredWorker, ...]] = field(default_factory=dict)
     worker_count: int = 0
-    work: WorkYard = field(default_factory=WorkYard)
     sequence: int = 0
     epoch: Epoch = Epoch(0)
     is_draining: bool = False

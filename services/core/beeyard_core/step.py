@@ -2,12 +2,12 @@
 
 `step` reads no clock, no chance, no socket and no file. It updates the state in place, at O(log n) an event (the tick
 walks the fleet), and returns what the shell must do, in order. The same events at the same instants give the same
-effects on any machine.
+effects on any machine. It takes in what happened and places nothing by itself: after it, whoever drives the core lets a
+policy decide (`policy/schedule.py`).
 """
 
 from typing import assert_never
 
-from beeyard_core import limits
 from beeyard_core.admission import admit
 from beeyard_core.attendance import (
     offer_timer,
@@ -18,10 +18,9 @@ from beeyard_core.attendance import (
     worker_detached,
     worker_reported,
 )
-from beeyard_core.dispatch import end, free, place_queued
-from beeyard_core.effect import Accept, AcceptAgain, Effect, Refuse, Revoke, SaveJob
+from beeyard_core.dispatch import end, enqueue, take_back
+from beeyard_core.effect import Accept, AcceptAgain, Effect, Refuse, SaveJob
 from beeyard_core.event import (
-    ApiMeasured,
     CancelRequested,
     DrainBegun,
     Event,
@@ -34,18 +33,15 @@ from beeyard_core.event import (
     OfferRefused,
     PoolReported,
     Ticked,
-    WorkAsked,
     WorkerAttached,
     WorkerDetached,
     WorkerReported,
     WorkerStartRequested,
     WorkerStopRequested,
 )
-from beeyard_core.ids import JobId, LeaseId, WorkerId, lease_id_of
+from beeyard_core.ids import JobId, LeaseId, WorkerId
 from beeyard_core.instant import Instant
-from beeyard_core.job import Job, JobState, JobVerb
-from beeyard_core.lease import LeaseVerb
-from beeyard_core.leasing import work_asked, work_ticked
+from beeyard_core.job import Job, JobVerb
 from beeyard_core.operation import start_requested, stop_requested
 from beeyard_core.reconcile import reconcile
 from beeyard_core.refusal import Refusal, Refused
@@ -72,8 +68,8 @@ def step(state: QueenState, event: Event, now: Instant) -> list[Effect]:
         What the shell must do, in order; see `effect.py` for the contract.
     """
     effects: list[Effect] = []
+    state.now_ms = now.mono_ms
     _apply(state, event, now, effects)
-    place_queued(state, now, effects)
     return effects
 
 
@@ -109,10 +105,6 @@ def _apply(  # noqa: C901, PLR0912 - one arm an event and nothing else
             start_requested(state, event, now, effects)
         case WorkerStopRequested():
             stop_requested(state, event, now, effects)
-        case WorkAsked():
-            work_asked(state, event, now, effects)
-        case ApiMeasured():
-            state.work.governor.take_api(event.load, now)
         case DrainBegun():
             state.is_draining = True
         case Ticked():
@@ -149,7 +141,7 @@ def _job_submitted(
         job.deadline_at_ms = now.mono_ms + admitted.deadline_ms
         state.set_timer(job.deadline_at_ms, TimerKind.DEADLINE, job.job_id)
     position = state.queue.ahead_of_new(admitted.priority)
-    state.queue.push(job)
+    enqueue(state, job)
     predicted_ms = state.forecast.start_ms(admitted.model, position, state.fleet)
     effects.append(SaveJob(job.job_id))
     effects.append(Accept(job.job_id, position, predicted_ms))
@@ -177,21 +169,8 @@ def _cancel_requested(
     """Cancel a job that has not ended. Its lease is taken back; no token counts from here on."""
     job = state.jobs.get(job_id)
     if job is not None and not job.is_ended:
-        _take_back(state, job, now, effects)
+        take_back(state, job, now, effects)
         end(state, job, JobVerb.CANCEL, now, effects)
-
-
-def _take_back(state: QueenState, job: Job, now: Instant, effects: list[Effect]) -> None:
-    """Revoke the job's lease, if it has one. A worker that is not there cannot hear it: the lease just ends."""
-    if job.state is JobState.QUEUED:
-        return
-    lease = state.leases[lease_id_of(job.epoch)]
-    lease.move(LeaseVerb.REVOKE)
-    if state.fleet.workers[lease.worker_id].session:
-        effects.append(Revoke(lease.worker_id, lease.lease_id, lease.epoch))
-        state.set_timer(now.mono_ms + limits.LEASE_TTL_MS, TimerKind.REVOCATION, lease.lease_id)
-    else:
-        free(state, lease, LeaseVerb.RELEASE)
 
 
 def _ticked(state: QueenState, now: Instant, effects: list[Effect]) -> None:
@@ -210,7 +189,6 @@ def _ticked(state: QueenState, now: Instant, effects: list[Effect]) -> None:
                 revocation_timer(state, LeaseId(key))
             case _:
                 assert_never(kind)
-    work_ticked(state, now, effects)
     reconcile(state, now, effects)
 
 
@@ -219,7 +197,7 @@ def _deadline_timer(state: QueenState, job_id: JobId, now: Instant, effects: lis
     job = state.jobs.get(job_id)
     if job is None or job.is_ended:
         return
-    _take_back(state, job, now, effects)
+    take_back(state, job, now, effects)
     failure = Refused(
         reason=Refusal.DEADLINE_EXCEEDED,
         message=f"the job did not end within its deadline of {job.spec.deadline_ms} ms",

@@ -1,4 +1,4 @@
-"""The single writer: events in, `step`, one commit for the batch, then the effects.
+"""The single writer: events in, `step`, the policy's decisions, one commit for the batch, then the effects.
 
 Everything that changes the queen's state passes through here, one event after the other. Events that arrive while a
 commit is under way gather and become the next batch, and under load commits keep a batch window apart, so the busier
@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from beeyard_core import limits
-from beeyard_core.effect import Effect, SaveJob, SaveJobSoon, SaveWork
+from beeyard_core.effect import Effect, SaveJob, SaveJobSoon
 from beeyard_core.event import Event, Ticked
-from beeyard_core.ids import JobId, WorkId
+from beeyard_core.ids import JobId
+from beeyard_core.instant import Instant
+from beeyard_core.policy.schedule import is_due
 from beeyard_core.state import QueenState
 from beeyard_core.step import step
 from beeyard_runtime.clock import Clock
@@ -32,6 +34,14 @@ _COMMIT_RETRY_MAX_MS: Final = 2_000
 _LOADED_ROWS: Final = 4
 
 
+class Scheduler(Protocol):
+    """Decides what runs where; the loop asks it between the events of a batch and the commit."""
+
+    def decide(self, now: Instant) -> list[Effect]:
+        """Decide what can be decided now; return what the shell must do about it."""
+        ...
+
+
 class Actor(Protocol):
     """Performs effects; the loop's way to the outside."""
 
@@ -40,10 +50,6 @@ class Actor(Protocol):
 
         `everything` asks, besides, for all tokens that have waited for long; it comes with each tick.
         """
-        ...
-
-    def fill_work(self, batch: Batch, saved: set[WorkId]) -> None:
-        """Add to a batch the rows of the heavy work that must be saved."""
         ...
 
     def committed(self, batch: Batch) -> None:
@@ -114,16 +120,16 @@ class WriterLoop:
         self._stopping = True
         self._inbox.woken.set()
 
-    async def run(self, actor: Actor) -> None:
+    async def run(self, actor: Actor, scheduler: Scheduler) -> None:
         """Process events until `stop`; returns when everything taken in is durable and acted upon."""
         while True:
             await self._inbox.woken.wait()
             self._inbox.woken.clear()
             while self._inbox.events or self._is_poked:
                 await self._gather()
-                await self._turn(actor)
+                await self._turn(actor, scheduler)
             if self._stopping:
-                await self._turn(actor, everything=True)
+                await self._turn(actor, scheduler, everything=True)
                 return
 
     async def tick(self) -> None:
@@ -137,47 +143,50 @@ class WriterLoop:
         if self._turn_over is not None:
             await asyncio.shield(self._turn_over)
 
-    async def _turn(self, actor: Actor, *, everything: bool = False) -> None:
+    async def _turn(self, actor: Actor, scheduler: Scheduler, *, everything: bool = False) -> None:
         """Take one batch through step, commit and effects."""
         self._turn_over = asyncio.get_running_loop().create_future()
         try:
-            await self._process(actor, everything=everything)
+            await self._process(actor, scheduler, everything=everything)
         finally:
             self._turn_over.set_result(None)
             self._turn_over = None
 
-    async def _process(self, actor: Actor, *, everything: bool) -> None:
+    async def _process(self, actor: Actor, scheduler: Scheduler, *, everything: bool) -> None:
         self._is_poked = False
         effects: list[Effect] = []
         urgent: set[JobId] = set()
-        work: set[WorkId] = set()
         ticked = everything
         for _ in range(min(len(self._inbox.events), limits.BATCH_EVENTS_MAX)):
             event = self._inbox.events.popleft()
             ticked = ticked or isinstance(event, Ticked)
-            for effect in step(self.state, event, self._clock.now()):
-                match effect:
-                    case SaveJob(job_id):
-                        urgent.add(job_id)
-                    case SaveJobSoon(job_id):
-                        self._soon.add(job_id)
-                    case SaveWork(work_id):
-                        work.add(work_id)
-                    case _:
-                        effects.append(effect)
+            self._sort(step(self.state, event, self._clock.now()), urgent, effects)
             self.events_count += 1
+        self._sort(scheduler.decide(self._clock.now()), urgent, effects)
+        if is_due(self.state, self._clock.now()):
+            self.poke()  # a round was not enough for all that can be decided
         batch = Batch()
         # Nothing waits for what is to be saved soon: it rides along with the next commit, or with the next tick.
         if urgent or ticked:
             urgent |= self._soon
             self._soon.clear()
         actor.fill(batch, urgent, everything=ticked)
-        actor.fill_work(batch, work)
         self._add_counters(batch)
         if not batch.is_empty and not await self._commit(batch, actor):
             return
         for effect in effects:
             await actor.act(effect)
+
+    def _sort(self, made: list[Effect], urgent: set[JobId], effects: list[Effect]) -> None:
+        """Part what must be saved from what is to be done afterwards."""
+        for effect in made:
+            match effect:
+                case SaveJob(job_id):
+                    urgent.add(job_id)
+                case SaveJobSoon(job_id):
+                    self._soon.add(job_id)
+                case _:
+                    effects.append(effect)
 
     def _add_counters(self, batch: Batch) -> None:
         """Add what has changed of the state besides jobs."""

@@ -47,6 +47,7 @@ CODES: Final[Mapping[Refusal, grpc.StatusCode]] = MappingProxyType(
         Refusal.NO_CAPACITY_INCOMPATIBLE_COMPUTE_CAPABILITY: grpc.StatusCode.FAILED_PRECONDITION,
         Refusal.NO_CAPACITY_INCOMPATIBLE_QUANTIZATION: grpc.StatusCode.FAILED_PRECONDITION,
         Refusal.POLICY_IMMUTABLE: grpc.StatusCode.FAILED_PRECONDITION,
+        Refusal.POLICY_DENIED: grpc.StatusCode.FAILED_PRECONDITION,
         Refusal.QUEUE_FULL_REJECT: grpc.StatusCode.RESOURCE_EXHAUSTED,
         Refusal.QUEUE_FULL_DROP_LRU: grpc.StatusCode.RESOURCE_EXHAUSTED,
         Refusal.QUOTA_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -67,28 +67,19 @@ class _Unreadable(Exception):
 
 
 def judge(answer: object, world: PolicyWorld) -> Decided:
-    """Read a policy's answer and check it against the world.
+    """Read a policy's answer and check it against a world of rows.
 
     Args:
         answer: A mapping, or a sequence of mappings; with plain values, as they came over the border.
-        world: The live state.
+        world: The state.
 
     Returns:
         What holds, in order, and what was dropped and why. At most `POLICY_DECISIONS_MAX` intents are looked at.
     """
     judges, intents, dropped = Judge(world), list[Intent](), list[DroppedIntent]()
-    for at, plain in enumerate(_flattened(answer)):
-        if at >= limits.POLICY_DECISIONS_MAX:
-            refused = Refused(
-                reason=Refusal.POLICY_INVALID,
-                message=f"more than {limits.POLICY_DECISIONS_MAX} intents; the rest was not read",
-            )
-            dropped.append(DroppedIntent(at, "batch", refused))
-            break
-        try:
-            intent = read(plain)
-        except _Unreadable as unreadable:
-            dropped.append(DroppedIntent(at, _action_of(plain), unreadable.refused))
+    for at, intent in enumerate(read_answer(answer)):
+        if isinstance(intent, DroppedIntent):
+            dropped.append(intent)
             continue
         why = judges.refusal(intent)
         if why is None:
@@ -96,6 +87,22 @@ def judge(answer: object, world: PolicyWorld) -> Decided:
         else:
             dropped.append(DroppedIntent(at, intent.action, why))
     return Decided(tuple(intents), tuple(dropped))
+
+
+def read_answer(answer: object) -> Iterator[Intent | DroppedIntent]:
+    """Yield each intent of an answer, or why it says nothing that could be applied."""
+    for at, plain in enumerate(_flattened(answer)):
+        if at >= limits.POLICY_DECISIONS_MAX:
+            refused = Refused(
+                reason=Refusal.POLICY_INVALID,
+                message=f"more than {limits.POLICY_DECISIONS_MAX} intents; the rest was not read",
+            )
+            yield DroppedIntent(at, "batch", refused)
+            return
+        try:
+            yield read(plain)
+        except _Unreadable as unreadable:
+            yield DroppedIntent(at, _action_of(plain), unreadable.refused)
 
 
 def _action_of(plain: object) -> str:

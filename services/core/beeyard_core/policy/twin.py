@@ -6,9 +6,11 @@ also the control that the Lua policy's speed is measured against; and what decid
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import assert_never
 
+from beeyard_core.policy.changes import Change, Gone, WorkerLoad
 from beeyard_core.policy.intent import (
     Dispatch,
     Evict,
@@ -70,6 +72,39 @@ class Twin:
 
     # --- The world ---
 
+    @property
+    def label(self) -> str:
+        """What its decisions are signed with."""
+        return "platform-twin@1"
+
+    def take(self, changes: Sequence[Change]) -> None:
+        """Bring the mirror up to date."""
+        for change in changes:
+            match change:
+                case Gone():
+                    self._forget(change)
+                case WorkerLoad():
+                    worker = self.yard.workers[change.worker_id]
+                    self.yard.put_worker(worker._replace(**change._asdict()))
+                case _:
+                    self.put(change)
+
+    def _forget(self, gone: Gone) -> None:
+        match gone.kind:
+            case "job":
+                self.drop_job(gone.key[0])
+            case "worker":
+                self.yard.drop_worker(gone.key[0])
+            case "running":
+                self.yard.drop_run(gone.key[0])
+            case "gpu":
+                self.yard.drop_gpu(gone.key[0], gone.key[1])
+            case "tenant":
+                self.tenants.pop(gone.key[0], None)
+                self._take_turn(gone.key[0])
+            case _:
+                assert_never(gone.kind)
+
     def put(self, row: Row) -> None:
         """Take in one row; it replaces the row of the same key."""
         match row:
@@ -115,7 +150,7 @@ class Twin:
 
     # --- The decision ---
 
-    def decide(self, now_ms: int) -> Intent:
+    def decide(self, now_ms: int, seed: int = 0) -> Intent:
         """Return what the platform policy decides now."""
         before = now_ms - self.promote_after_ms
         for rank in range(len(CLASSES)):

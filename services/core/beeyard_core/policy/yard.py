@@ -105,6 +105,11 @@ class Yard:
         self.gpus[gpu.pool_id, gpu.gpu_id] = gpu
         insort(self.roomiest, _room_key(gpu))
 
+    def drop_gpu(self, pool_id: str, gpu_id: str) -> None:
+        """Forget a GPU."""
+        gpu = self.gpus.pop((pool_id, gpu_id))
+        del self.roomiest[bisect_left(self.roomiest, _room_key(gpu))]
+
     def put_prefix(self, prefix: PrefixRow) -> None:
         """Take in what a worker holds of a prompt."""
         holders = self.holders.setdefault(prefix.prompt_hash, {})

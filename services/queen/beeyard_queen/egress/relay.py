@@ -21,7 +21,6 @@ from beeyard_core.event import (
 )
 from beeyard_core.ids import Epoch, LeaseId
 from beeyard_core.lease import Lease
-from beeyard_core.placement import BUILTIN_POLICY
 from beeyard_core.state import QueenState
 from beeyard_core.stream import Accepted, Dropped, Frame, Gap
 from beeyard_runtime.clock import Clock
@@ -99,7 +98,7 @@ class Relay:
             model=report.model,
             device=report.device,
             attempt=lease.attempt,
-            policy_version=decision.policy_version if decision else BUILTIN_POLICY,
+            policy_version=decision.policy_version if decision else "",
             decision=decision.summary if decision else "",
         )
         feed.begin_attempt(started, lease.lease_id)

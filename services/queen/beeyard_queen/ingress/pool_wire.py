@@ -2,7 +2,7 @@
 
 from beeyard.pool.v1 import snapshot_pb2 as pb
 from beeyard.worker.v1 import engine_service_pb2 as engine_pb
-from beeyard_core.fleet import CachedModel, Device, HostLoad, PoolReport, ProcessReport, WorkerState
+from beeyard_core.fleet import CachedModel, Device, PoolReport, ProcessReport, WorkerState
 from beeyard_core.ids import ModelName, PoolId, WorkerId
 
 from beeyard_queen.ingress.worker_wire import WORKER_STATES
@@ -27,17 +27,6 @@ def pool_report_of(snapshot: pb.HostSnapshot) -> PoolReport:
         models=tuple(_model_of(model) for model in snapshot.models),
         processes=tuple(_process_of(process) for process in snapshot.workers),
         inventory_fault=snapshot.inventory_fault,
-        load=_load_of(snapshot.load) if snapshot.HasField("load") else None,
-    )
-
-
-def _load_of(load: pb.HostLoad) -> HostLoad:
-    """Return processors and memory in percent; what a host cannot have, it did not say."""
-    total = load.memory_total_bytes
-    used = total - load.memory_available_bytes
-    return HostLoad(
-        cpu_percent=100.0 * load.cpu_utilization if load.cpu_count > 0 else None,
-        memory_percent=100.0 * used / total if total > 0 else None,
     )
 
 
@@ -49,6 +38,9 @@ def _device_of(device: pb.Device) -> Device:
         vram_total_bytes=max(0, device.vram_total_bytes),
         vram_free_bytes=max(0, device.vram_free_bytes),
         compute_capability=capability_of(device.compute_capability),
+        utilization=device.utilization,
+        temperature_c=device.temperature_c,
+        power_w=device.power_w,
     )
 
 
@@ -61,6 +53,7 @@ def _model_of(model: pb.CachedModel) -> CachedModel:
         # An older pool manager says only what the model was trained for.
         context_tokens=max(0, model.worker_context_tokens or model.context_tokens),
         size_bytes=max(0, model.size_bytes),
+        architecture=model.architecture,
         fault=model.fault,
     )
 

@@ -109,6 +109,7 @@ class JobSchema(_Schema):
     top_p: float = Field(default=limits.TOP_P_DEFAULT, gt=0, le=1, allow_inf_nan=False)
     top_k: int = Field(default=limits.TOP_K_DEFAULT, ge=0, le=limits.TOP_K_MAX)
     seed: int = Field(ge=0, le=limits.SEED_MAX)
+    is_seeded: bool = True
     stop: list[Annotated[str, AfterValidator(_stop)]] = Field(
         default_factory=list, max_length=limits.STOP_COUNT_MAX
     )
@@ -149,6 +150,7 @@ def check_request(request: JobRequest, *, seed: int) -> JobSchema:
     refuse_unknown_fields(request)
     # Only what is set: looking up and checking twenty fields that are not took most of a submission.
     values: dict[str, object] = {field.name: value for field, value in request.ListFields()}
+    values["is_seeded"] = "seed" in values
     values.setdefault("seed", seed)
     for name, plain in _CONTAINERS:
         if name in values:
@@ -156,7 +158,7 @@ def check_request(request: JobRequest, *, seed: int) -> JobSchema:
     try:
         schema = JobSchema.model_validate(values)
     except ValidationError as fault:
-        raise first_violation(fault) from None
+        raise _first_violation(fault) from None
     if schema.prompt_bytes > limits.PROMPT_BYTES_MAX:
         field = "prompt" if schema.prompt else "messages"
         message = (
@@ -166,9 +168,10 @@ def check_request(request: JobRequest, *, seed: int) -> JobSchema:
     return schema
 
 
-def first_violation(fault: ValidationError, path: str = "") -> RpcRefusal:
+def _first_violation(fault: ValidationError) -> RpcRefusal:
     """Turn the first error into a refusal that names the field; it never quotes what the client sent."""
     error = fault.errors(include_input=False, include_url=False)[0]
+    path = ""
     for part in error["loc"]:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     message = error["msg"].removeprefix("Value error, ")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import Final
 
+from beeyard_core.policy.changes import Change, Gone, WorkerLoad
 from beeyard_core.policy.world import (
     GpuRow,
     HistoryRow,
@@ -59,6 +60,22 @@ def job_delta(job: JobRow) -> Delta:
     """Return the delta that puts a job into a mirror."""
     end = _DEMANDS if job[_DEMANDS:_LABELS] == _NO_DEMANDS else _LABELS
     return ("job", *job[:end])  # type: ignore[arg-type]  # all before the labels are scalars
+
+
+def deltas_of(changes: Iterable[Change]) -> list[Delta]:
+    """Return what tells a mirror of changes, in their order."""
+    deltas: list[Delta] = []
+    for change in changes:
+        if isinstance(change, WorkerLoad):
+            deltas.append(("worker_load", *change))
+        elif isinstance(change, Gone):
+            deltas.append((f"{change.kind}_gone", *change.key))
+        elif isinstance(change, JobRow):
+            deltas.append(job_delta(change))
+            deltas.extend(labels_of(change))
+        else:
+            deltas.append((KINDS[type(change)], *change))
+    return deltas
 
 
 def labels_of(job: JobRow) -> Iterator[Delta]:

@@ -7,9 +7,10 @@ policy loaded already, gets a fresh picture of the world and takes its place. Wh
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, unique
+from itertools import islice
 from typing import assert_never
 
 from beeyard_core import limits
@@ -82,8 +83,8 @@ class PolicyHost:
         *,
         name: str,
         clock: Clock,
-        snapshot: Callable[[], Sequence[Delta]],
-        terms: Terms | None = None,
+        snapshot: Callable[[], Iterable[Delta]],
+        terms: Callable[[], Terms] = Terms,
         patience_ms: int = limits.POLICY_PATIENCE_MS,
         keeps_standby: bool = True,
     ) -> None:
@@ -93,8 +94,8 @@ class PolicyHost:
             zygote: Where hosts come from; started.
             name: What logs call the policy.
             clock: For the circuit breaker.
-            snapshot: Returns deltas that build the whole world as of now.
-            terms: What each host may use.
+            snapshot: Yields deltas that build the whole world; what changes while they are read is noted besides.
+            terms: Returns what a host that is opened now may use.
             patience_ms: Wall time after which `decide` stops waiting.
             keeps_standby: Whether a second host is kept ready.
         """
@@ -104,7 +105,7 @@ class PolicyHost:
         self._name = name
         self._clock = clock
         self._snapshot = snapshot
-        self._terms = terms or Terms()
+        self._terms = terms
         self._patience_ms = patience_ms
         self._keeps_standby = keeps_standby
         self._source = b""
@@ -112,6 +113,7 @@ class PolicyHost:
         self._standby: HostProcess | None = None
         self._noted: list[Delta] = []
         self._follows = False
+        self._is_stopped = False
         self._errand: asyncio.Task[None] | None = None
 
     @property
@@ -132,7 +134,7 @@ class PolicyHost:
             HostGone: The sandbox itself does not work.
         """
         self._source = source
-        host = await HostProcess.open(self._zygote, self._terms)
+        host = await HostProcess.open(self._zygote, self._terms())
         reply = await self._load(host)
         if reply.status is Status.OK:
             await self._catch_up(host)
@@ -203,6 +205,7 @@ class PolicyHost:
 
     async def stop(self) -> None:
         """End all hosts of the policy."""
+        self._is_stopped = True
         if self._errand is not None:
             self._errand.cancel()
             await asyncio.wait((self._errand,))
@@ -239,6 +242,8 @@ class PolicyHost:
         return ruling
 
     def _mishap(self, mishap: Mishap, ruling: Ruling) -> None:
+        if self._is_stopped:
+            return  # it was ended by us
         reply = ruling.reply
         _log.warning(
             "policy_fallback", policy=self._name, outcome=ruling.outcome.value,
@@ -285,7 +290,7 @@ class PolicyHost:
         self._current = host
 
     async def _loaded(self) -> HostProcess:
-        host = await HostProcess.open(self._zygote, self._terms)
+        host = await HostProcess.open(self._zygote, self._terms())
         reply = await self._load(host)
         if reply.status is not Status.OK:
             raise HostGone(f"the policy does not load any more: {reply.text}")
@@ -319,9 +324,9 @@ class PolicyHost:
             host.kill("it could not be told the state of the world")
             raise
 
-    async def _apply(self, host: HostProcess, deltas: Sequence[Delta]) -> None:
-        for start in range(0, len(deltas), limits.POLICY_DELTAS_PER_MESSAGE):
-            part = deltas[start : start + limits.POLICY_DELTAS_PER_MESSAGE]
+    async def _apply(self, host: HostProcess, deltas: Iterable[Delta]) -> None:
+        rest = iter(deltas)
+        while part := list(islice(rest, limits.POLICY_DELTAS_PER_MESSAGE)):
             await host.ask("apply", part, cpu_ms_max=limits.POLICY_LOAD_KILL_CPU_MS)
 
 

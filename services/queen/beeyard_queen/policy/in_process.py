@@ -5,14 +5,18 @@ would cost a look across the border for each field. The policy is our own, bound
 is no deadline in here; operators' policies run in hosts (see `hosts.py`).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from beeyard_core.policy.changes import Change
 from beeyard_core.policy.intent import Dispatch, Evict, Intent, Preempt, StartWorker, Wait
 from lupa import lua54
 
-from beeyard_queen.policy.deltas import Delta, Scalar
+from beeyard_queen.policy.deltas import Delta, Scalar, deltas_of
 from beeyard_queen.policy.lua_source import context_texts, lua_text
+
+#: The platform policy, as decisions name it.
+PLATFORM_LABEL: Final = "platform@0"
 
 # The policy's text sees a global table of its own, as in a host, so that `schedule` is found and nothing leaks.
 _BOOT: Final = """
@@ -73,6 +77,15 @@ class PlatformPolicy:
         appliers = self._appliers
         for delta in deltas:
             appliers[delta[0]](*delta[1:])
+
+    @property
+    def label(self) -> str:
+        """What its decisions are signed with."""
+        return PLATFORM_LABEL
+
+    def take(self, changes: Sequence[Change]) -> None:
+        """Bring the mirror up to date: the same as `apply`, in the core's terms."""
+        self.apply(deltas_of(changes))
 
     def decide(self, now_ms: int, seed: int = 0) -> Intent:
         """Return what the platform policy decides.

@@ -114,7 +114,7 @@ async def _ask(zygote: Zygote, source: bytes, scene: Scene) -> tuple[Reply, Ruli
     deltas = await asyncio.to_thread(lambda: list(snapshot(scene.world)))
     host = PolicyHost(
         zygote, name="trial", clock=SystemClock(), snapshot=lambda: deltas,
-        terms=Terms.for_queue(len(scene.world.jobs)),
+        terms=lambda: Terms.for_queue(len(scene.world.jobs)),
         patience_ms=2 * limits.POLICY_WALL_MS, keeps_standby=False,
     )  # fmt: skip
     try:

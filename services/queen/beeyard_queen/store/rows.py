@@ -9,7 +9,7 @@ import json
 import sys
 from array import array
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Final
 
 from beeyard_core.ids import Epoch, JobId, ModelName, TenantId, WorkerId
@@ -87,12 +87,13 @@ def job_of(row: JobRow, now: Instant) -> Job:
         job_id=JobId(row.job_id),
         spec=spec,
         sequence=row.sequence,
-        accepted_at=past(row.created_ms, now),
+        accepted_at=_past(row.created_ms, now),
         request_id=row.request_id,
         digest=row.digest,
         deadline_at_ms=_deadline_at_ms(row.expires_ms, spec.deadline_ms, now),
         state=JobState(row.state),
         attempt=row.attempt,
+        preemptions=result.get("preemptions", 0),
         epoch=Epoch(row.epoch),
         worker_id=WorkerId(row.worker_id) if row.worker_id else None,
         next_index=row.next_index,
@@ -139,15 +140,14 @@ def _expires_ms(job: Job) -> int:
     return job.accepted_at.wall_ms + job.deadline_at_ms - job.accepted_at.mono_ms
 
 
-def past(wall_ms: int, now: Instant) -> Instant:
-    """Place a wall time of an earlier queen on the clocks of this one; never later than now."""
+def _past(wall_ms: int, now: Instant) -> Instant:
     # A wall clock that was set back since then must not put a past event into the future.
     age_ms = max(now.wall_ms - wall_ms, 0)
     return Instant(now.mono_ms - age_ms, wall_ms)
 
 
 def _past_or_none(wall_ms: int, now: Instant) -> Instant | None:
-    return past(wall_ms, now) if wall_ms else None
+    return _past(wall_ms, now) if wall_ms else None
 
 
 def _deadline_at_ms(expires_ms: int, deadline_ms: int | None, now: Instant) -> int | None:
@@ -189,9 +189,6 @@ _UNKNOWN_FINISH: Final[Json] = {"reason": ""}
 _UNKNOWN_DECISION: Final[Json] = {
     "policy_version": "",
     "worker_id": "",
-    "considered": 0,
-    "feasible": 0,
-    "tie_breaker": "",
 }
 
 _NO_REQUIREMENTS: Final = Requirements()
@@ -256,6 +253,8 @@ def _result_json(job: Job) -> Json:
     made: Json = {}
     if job.finish is not None:
         made["finish"] = _changed(job.finish, _FINISH)
+    if job.preemptions:
+        made["preemptions"] = job.preemptions
     if job.decision is not None:
         made["decision"] = _changed(job.decision, _DECISION)
     if job.failure is not None:
@@ -277,7 +276,10 @@ def _finish_of(kept: Json | None) -> Finish | None:
 def _decision_of(kept: Json | None) -> Decision | None:
     if kept is None:
         return None
-    return Decision(**(_UNKNOWN_DECISION | _known(kept, _DECISION)))
+    decision = Decision(**(_UNKNOWN_DECISION | _known(kept, _DECISION)))
+    # What the reason was called before policies decided.
+    earlier = kept.get("tie_breaker", "")
+    return replace(decision, reason=earlier) if earlier and not decision.reason else decision
 
 
 def _refused_of(kept: Json | None) -> Refused | None:

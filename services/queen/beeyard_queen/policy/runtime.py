@@ -1,0 +1,369 @@
+"""What decides in a queen: the platform policy in this process, or a policy of the operator's own in its hosts.
+
+The writer loop calls `decide` between its events and its commit. The platform policy answers on the spot. A policy in a
+host is asked without waiting: the answer comes with a later turn of the loop and is held against the state as it is
+then. When it fails, is late or is just being replaced, that decision, and whatever else can be decided at that moment,
+is made by the platform policy, whose mirror is always up to date; so the queue never waits for longer than the
+policy's patience.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from beeyard_core import limits
+from beeyard_core.effect import Effect
+from beeyard_core.instant import Instant
+from beeyard_core.policy.apply import apply
+from beeyard_core.policy.changes import Change
+from beeyard_core.policy.decision import DroppedIntent, read_answer
+from beeyard_core.policy.intent import Intent, Wait
+from beeyard_core.policy.projection import Projection, rows_of, world_of
+from beeyard_core.policy.schedule import is_due, schedule, seed_of
+from beeyard_core.refusal import Refused
+from beeyard_core.state import QueenState
+from beeyard_runtime.clock import Clock
+from beeyard_runtime.log import get_log
+
+from beeyard_queen.policy.context_file import Scene
+from beeyard_queen.policy.decision_feed import DecisionFeed, DecisionRecord
+from beeyard_queen.policy.deltas import Delta, deltas_of
+from beeyard_queen.policy.hosts import Outcome, PolicyHost, Ruling
+from beeyard_queen.policy.in_process import PLATFORM_LABEL, PlatformPolicy
+from beeyard_queen.policy.reply import Reply, Status
+from beeyard_queen.policy.zygote import Terms, Zygote
+
+_log = get_log("policy")
+_LEVELS: Final = {"debug": _log.debug, "info": _log.info, "warn": _log.warning, "error": _log.error}
+
+
+@dataclass(slots=True)
+class _Hosted:
+    """The operator's policy at work, and the question that it was asked last.
+
+    Attributes:
+        has_news: Something changed since it was asked.
+    """
+
+    host: PolicyHost
+    label: str
+    question: asyncio.Task[Ruling] | None = None
+    asked_version: int = 0
+    ruling: Ruling | None = None
+    has_news: bool = False
+
+
+@dataclass(slots=True)
+class _Both:
+    """The platform policy as a stand-in: what it is told, the operator's policy is told as well."""
+
+    platform: PlatformPolicy
+    tell: Callable[[Sequence[Change]], None]
+    spent_ns: list[int] = field(default_factory=list)
+    label: str = PLATFORM_LABEL
+
+    def take(self, changes: Sequence[Change]) -> None:
+        """Bring every mirror up to date."""
+        self.tell(changes)
+
+    def decide(self, now_ms: int, seed: int = 0) -> Intent:
+        """Return what the platform policy decides, and note what it took."""
+        began = time.thread_time_ns()
+        intent = self.platform.decide(now_ms, seed)
+        self.spent_ns.append(time.thread_time_ns() - began)
+        return intent
+
+
+@dataclass(slots=True)
+class DecisionCounts:
+    """How often what was decided, and how it came out.
+
+    Attributes:
+        decisions: By action and by `applied`, `dropped` or `fallback`.
+        fallbacks: Decisions of the platform policy in another's place, by the reason.
+        errors: Calls of a policy that failed or were killed.
+        timeouts: Calls that were not answered in time.
+        metrics: What policies emitted, by policy and name.
+    """
+
+    decisions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    fallbacks: Counter[str] = field(default_factory=Counter)
+    errors: int = 0
+    timeouts: int = 0
+    metrics: dict[tuple[str, str], float] = field(default_factory=dict)
+
+
+class PolicyRuntime:
+    """Decides for one writer loop, on its event loop."""
+
+    def __init__(self, state: QueenState, clock: Clock, poke: Callable[[], None]) -> None:
+        """Begin with the platform policy.
+
+        Args:
+            state: The queen's memory, which only `decide` changes from here, within a turn of the loop.
+            clock: For the circuit breaker.
+            poke: Asks the writer loop for a turn although nothing happened: an answer came in.
+        """
+        self.decisions = DecisionFeed()
+        self.counts = DecisionCounts()
+        #: Wall time after which a policy that is activated from now on is not waited for, in milliseconds.
+        self.patience_ms = limits.POLICY_PATIENCE_MS
+        self.on_suspended: Callable[[str, str], None] | None = None
+        self._state = state
+        self._clock = clock
+        self._poke = poke
+        self._projection = Projection()
+        self._platform = PlatformPolicy()
+        self._both = _Both(self._platform, self._tell)
+        self._zygote: Zygote | None = None
+        self._hosted: _Hosted | None = None
+        self._endings: set[asyncio.Task[None]] = set()
+
+    @property
+    def label(self) -> str:
+        """What decides now, as `name@version`."""
+        return self._hosted.label if self._hosted else PLATFORM_LABEL
+
+    def scene(self) -> Scene:
+        """Return the world as a policy would see it now."""
+        now_ms = self._clock.now().mono_ms
+        return Scene(world_of(self._state, now_ms, self._projection), now_ms)
+
+    def digest(self) -> str:
+        """Return the digest of the platform policy's mirror, to compare with the world's."""
+        return self._platform.digest()
+
+    # --- Which policy ---
+
+    async def activate(self, source: bytes, label: str) -> Reply:
+        """Load a policy in hosts of its own; from the next decision on it decides.
+
+        Args:
+            source: Its text, Lua.
+            label: What its decisions are signed with, as `name@version`.
+
+        Returns:
+            How the text loaded. If not OK, whatever decided before goes on.
+
+        Raises:
+            StartFailed: The sandbox itself does not work.
+            HostGone: The same.
+        """
+        host = PolicyHost(
+            await self._started_zygote(),
+            name=label,
+            clock=self._clock,
+            snapshot=self._snapshot,
+            terms=lambda: Terms.for_queue(len(self._state.queue)),
+            patience_ms=self.patience_ms,
+        )
+        try:
+            reply = await host.start(source)
+        except BaseException:
+            await host.stop()
+            raise
+        if reply.status is not Status.OK:
+            await host.stop()
+            return reply
+        self._retire()
+        self._hosted = _Hosted(host, label)
+        _log.info("policy_activated", policy=label)
+        self._wake()
+        return reply
+
+    def use_platform(self) -> None:
+        """Let the platform policy decide from the next decision on."""
+        if self._hosted is not None:
+            self._retire()
+            _log.info("policy_activated", policy=PLATFORM_LABEL)
+            self._wake()
+
+    async def close(self) -> None:
+        """End every host."""
+        self._retire()
+        self.decisions.close()
+        while self._endings:
+            await asyncio.wait(self._endings)
+        if self._zygote is not None:
+            await self._zygote.stop()
+            self._zygote = None
+
+    async def _started_zygote(self) -> Zygote:
+        if self._zygote is None:
+            zygote = Zygote()
+            await zygote.start()
+            self._zygote = zygote
+        return self._zygote
+
+    def _wake(self) -> None:
+        """Have the policy asked although nothing changed: another one decides now."""
+        self._state.ask_at_ms = self._clock.now().mono_ms
+        self._poke()
+
+    def _retire(self) -> None:
+        """Stop asking the present policy; its hosts end in the background."""
+        hosted, self._hosted = self._hosted, None
+        if hosted is None:
+            return
+        if hosted.question is not None:
+            hosted.question.cancel()
+        ending = asyncio.create_task(hosted.host.stop())
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+
+    def _snapshot(self) -> Iterator[Delta]:
+        now_ms = self._clock.now().mono_ms
+        for row in rows_of(self._state, now_ms, self._projection):
+            yield from deltas_of((row,))
+
+    # --- A turn of the writer loop ---
+
+    def decide(self, now: Instant) -> list[Effect]:
+        """Decide what can be decided now; return what the shell must do about it."""
+        effects: list[Effect] = []
+        hosted = self._hosted
+        if hosted is None:
+            self._by_platform(now, effects, because="")
+            return effects
+        ruling, hosted.ruling = hosted.ruling, None
+        if ruling is not None:
+            self._take_ruling(hosted, ruling, now, effects)
+        changes = self._projection.drain(self._state, now.mono_ms)
+        self._tell(changes)
+        may_ask = hosted.question is None and self._hosted is hosted
+        if self._state.is_draining:
+            self._state.ask_at_ms = None
+        elif may_ask and (hosted.has_news or is_due(self._state, now)):
+            self._ask(hosted, now)
+        return effects
+
+    def _tell(self, changes: Sequence[Change]) -> None:
+        """Bring every mirror up to date."""
+        if not changes:
+            return
+        deltas = deltas_of(changes)
+        self._platform.apply(deltas)
+        if self._hosted is not None:
+            self._hosted.host.note(deltas)
+            self._hosted.has_news = True
+
+    def _by_platform(self, now: Instant, effects: list[Effect], *, because: str) -> None:
+        """Let the platform policy decide until it waits; `because` says why another one did not."""
+        if because:
+            self.counts.fallbacks[because] += 1
+            self._state.ask_at_ms = now.mono_ms  # it is asked even if nothing changed since
+        self._both.spent_ns.clear()
+        outcomes = schedule(
+            self._state, self._projection, self._both, now, effects, is_fallback=bool(because)
+        )
+        for outcome, spent_ns in zip(outcomes, self._both.spent_ns, strict=True):
+            self._record(
+                now, PLATFORM_LABEL, outcome.state_version, outcome.seed, outcome.intent,
+                outcome.refused, is_fallback=bool(because), cpu_us=spent_ns // 1000,
+            )  # fmt: skip
+
+    def _ask(self, hosted: _Hosted, now: Instant) -> None:
+        """Ask the operator's policy; its answer comes with a later turn."""
+        self._state.ask_at_ms, hosted.has_news = None, False
+        hosted.asked_version = self._projection.version
+        seed = seed_of(hosted.asked_version)
+        hosted.question = asyncio.create_task(hosted.host.decide(seed=seed, now_ms=now.mono_ms))
+        hosted.question.add_done_callback(lambda task: self._answered(hosted, task))
+
+    def _answered(self, hosted: _Hosted, task: asyncio.Task[Ruling]) -> None:
+        hosted.question = None
+        if task.cancelled() or self._hosted is not hosted:
+            return
+        hosted.ruling = task.result()
+        self._poke()
+
+    # --- Answers of a policy in a host ---
+
+    def _take_ruling(
+        self, hosted: _Hosted, ruling: Ruling, now: Instant, effects: list[Effect]
+    ) -> None:
+        self._pass_on(hosted.label, ruling.reply)
+        match ruling.outcome:
+            case Outcome.DECIDED:
+                self._apply(hosted, ruling, now, effects)
+                return
+            case Outcome.LATE:
+                self.counts.timeouts += 1
+            case _:
+                self.counts.errors += 1
+        if ruling.outcome is Outcome.SUSPENDED:
+            self._suspend(hosted, ruling.reason)
+        self._by_platform(now, effects, because=ruling.outcome.value)
+
+    def _apply(self, hosted: _Hosted, ruling: Ruling, now: Instant, effects: list[Effect]) -> None:
+        """Do what the policy wants, as far as the state allows it now."""
+        version = hosted.asked_version
+        seed, cpu_us = seed_of(version), int(ruling.elapsed_ms * 1000)
+        intent: Intent | None
+        refused: Refused | None
+        for read in read_answer(ruling.reply.decisions):
+            if isinstance(read, DroppedIntent):
+                intent, refused = None, read.refused
+            else:
+                intent = read
+                refused = apply(self._state, read, now, effects, label=hosted.label)
+            if refused is not None:
+                # The same question would get the same answer, unless something changes.
+                self._state.ask_at_ms = now.mono_ms + limits.POLICY_RETRY_MS
+            self._record(
+                now, hosted.label, version, seed, intent, refused, is_fallback=False, cpu_us=cpu_us
+            )  # fmt: skip
+
+    def _suspend(self, hosted: _Hosted, reason: str) -> None:
+        """Ask the policy no more; who deployed it hears of it and may restore another."""
+        self._retire()
+        _log.error("policy_suspended", policy=hosted.label, reason=reason)
+        if self.on_suspended is not None:
+            self.on_suspended(hosted.label, reason)
+
+    def _pass_on(self, label: str, reply: Reply) -> None:
+        """Log what the policy logged, and keep what it measured, within bounds."""
+        for level, text in reply.logs:
+            _LEVELS.get(level, _log.info)("policy_says", policy=label, text=text)
+        metrics = self.counts.metrics
+        for name, value in reply.metrics:
+            if (label, name) in metrics or len(metrics) < limits.POLICY_METRICS_MAX:
+                metrics[label, name] = value
+
+    def _record(
+        self,
+        now: Instant,
+        label: str,
+        version: int,
+        seed: int,
+        intent: Intent | None,
+        refused: Refused | None,
+        *,
+        is_fallback: bool,
+        cpu_us: int,
+    ) -> None:
+        action = intent.action if intent is not None else "unreadable"
+        result = "dropped" if refused else "fallback" if is_fallback else "applied"
+        self.counts.decisions[action, result] += 1
+        if refused is not None:
+            _log.warning(
+                "intent_dropped", policy=label, action=action, reason=refused.reason.value,
+                detail=refused.message,
+            )  # fmt: skip
+        if isinstance(intent, Wait) and not self.decisions.is_watched:
+            return
+        self.decisions.tell(
+            DecisionRecord(
+                at=now,
+                label=label,
+                state_version=version,
+                seed=seed,
+                intent=intent,
+                refused=refused,
+                is_fallback=is_fallback,
+                cpu_us=cpu_us,
+            )
+        )

@@ -1,0 +1,221 @@
+"""Whom the platform policy chooses, what tenants are charged, and what a policy's mirror is told."""
+
+from beeyard_core import limits
+from beeyard_core.dispatch import enqueue
+from beeyard_core.event import LeaseFinished, PoolReported, WorkerAttached
+from beeyard_core.fairness import tenant_of
+from beeyard_core.fleet import ProcessReport, WorkerReport, WorkerState
+from beeyard_core.ids import ModelName, PoolId, TenantId, WorkerId, lease_id_of
+from beeyard_core.job import Finish, JobSpec, PlacementWish, Requirements
+from beeyard_core.placement import exclusion
+from beeyard_core.policy.apply import apply
+from beeyard_core.policy.intent import (
+    Reject,
+)
+from beeyard_core.policy.projection import Projection
+from beeyard_core.policy.schedule import schedule
+from beeyard_core.policy.twin import Twin
+from beeyard_core.policy.world import GpuRow, JobRow, TenantRow
+from beeyard_core.state import QueenState, Tenant
+from beeyard_core.step import step
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.core_values import (
+    GIB,
+    START,
+    device_of,
+    job_of,
+    pool_of,
+    report_of,
+    spec_of,
+)
+from tests.support.core_yard import Yard, yard
+
+W1 = WorkerId("w1")
+
+
+# --- The platform policy's choice ---
+
+
+def choice(spec: JobSpec, *workers: tuple[str, str, int], free_gib: dict[str, int]) -> str:
+    """Return who gets the job, among workers given as (id, pool, jobs that run there)."""
+    state = QueenState()
+    for pool_id, free in free_gib.items():
+        devices = (device_of(vram_free_bytes=free * GIB),)
+        step(state, PoolReported(pool_of(pool_id, devices=devices)), START)
+    here = Yard(state)
+    for number, (worker_id, pool_id, _) in enumerate(workers):
+        report = report_of(worker_id, pool_id=PoolId(pool_id))
+        step(state, WorkerAttached(session=number + 1, report=report), START)
+    for worker_id, _, taken in workers:
+        for number in range(taken):
+            here.run(f"{worker_id}-{number}", worker_id)
+    job = job_of("j1", state.next_sequence(), spec)
+    state.jobs[job.job_id] = job
+    enqueue(state, job)
+    schedule(state, Projection(), Twin(), START, [])
+    assert job.worker_id is not None
+    return job.worker_id
+
+
+def test_the_least_loaded_worker_wins() -> None:
+    workers = (("w1", "p1", 2), ("w2", "p2", 1))
+    assert choice(spec_of(), *workers, free_gib={"p1": 20, "p2": 1}) == "w2"
+
+
+def test_among_equally_loaded_the_one_with_most_memory_free_wins() -> None:
+    workers = (("w1", "p1", 1), ("w2", "p2", 1))
+    assert choice(spec_of(), *workers, free_gib={"p1": 1, "p2": 20}) == "w2"
+
+
+def test_among_equals_the_smallest_name_wins() -> None:
+    workers = (("w2", "p1", 1), ("w1", "p2", 1), ("w3", "p1", 1))
+    assert choice(spec_of(), *workers, free_gib={"p1": 8, "p2": 8}) == "w1"
+
+
+def test_a_preferred_pool_wins_over_everything() -> None:
+    workers = (("w1", "p1", 0), ("w2", "p2", 3))
+    spec = spec_of(placement=PlacementWish(prefer_pool_ids=(PoolId("p2"),)))
+    assert choice(spec, *workers, free_gib={"p1": 20, "p2": 1}) == "w2"
+
+
+REPORTS = st.lists(
+    st.builds(
+        report_of,
+        st.sampled_from([f"w{n}" for n in range(8)]),
+        pool_id=st.sampled_from([PoolId("p1"), PoolId("p2")]),
+        device=st.sampled_from(["gpu0", "gpu1"]),
+        slots_total=st.integers(0, 3),
+        tokens_per_s=st.sampled_from([0.0, 20.0, 50.0]),
+        state=st.sampled_from(WorkerState),
+        model=st.sampled_from([ModelName("m"), ModelName("n")]),
+    ),
+    min_size=1,
+    max_size=8,
+    unique_by=lambda report: report.worker_id,
+)
+HOSTS = tuple(
+    pool_of(p, devices=(device_of("gpu0", vram_free_bytes=4), device_of("gpu1")))
+    for p in ("p1", "p2")
+)
+
+
+def chosen_among(reports: list[WorkerReport]) -> tuple[WorkerId | None, QueenState]:
+    state = QueenState()
+    for host in HOSTS:
+        step(state, PoolReported(host), START)
+    for number, report in enumerate(reports):
+        step(state, WorkerAttached(session=number + 1, report=report), START)
+    job = Yard(state).wait("j1")
+    schedule(state, Projection(), Twin(), START, [])
+    return job.worker_id, state
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@given(REPORTS, st.randoms(use_true_random=False))
+def test_the_choice_does_not_depend_on_the_order_in_which_workers_came(
+    reports: list[WorkerReport], chance: object
+) -> None:
+    shuffled = reports.copy()
+    chance.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert chosen_among(reports)[0] == chosen_among(shuffled)[0]
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@given(REPORTS)
+def test_somebody_is_chosen_if_anybody_can_take_the_job(reports: list[WorkerReport]) -> None:
+    chosen, state = chosen_among(reports)
+    if chosen is None:
+        for worker in state.fleet.workers.values():
+            assert exclusion(spec_of(), state.fleet, worker, START.mono_ms) is not None
+
+
+# --- Tenants ---
+
+
+def test_a_flood_of_one_tenant_pays_before_it_is_served() -> None:
+    here = yard(report_of("w1", slots_total=8))
+    for number in range(4):
+        here.run(f"a{number}", tenant_id=TenantId("a"))
+    a = here.state.tenants[TenantId("a")]
+    assert (a.jobs_running, a.tokens_served) == (4, 4 * 30)
+
+
+def test_what_was_charged_and_not_used_is_given_back() -> None:
+    here = yard()
+    job = here.run("j1", tenant_id=TenantId("a"), prompt_tokens=10, max_tokens=20)
+    finish = Finish(reason="stop", prompt_tokens=4)
+    step(here.state, LeaseFinished(W1, lease_id_of(job.epoch), job.epoch, 5, finish), START)
+    tenant = here.state.tenants[TenantId("a")]
+    assert (tenant.jobs_running, tenant.tokens_served) == (0, 4 + 5)
+
+
+def test_a_tenant_that_was_idle_earns_no_credit() -> None:
+    here = yard(report_of("w1", slots_total=8))
+    here.run("b1", tenant_id=TenantId("b"))
+    here.wait("a1", tenant_id=TenantId("a"))
+    assert here.state.tenants[TenantId("a")].tokens_served == 30
+    # It is lifted when it comes, and not while it waits.
+    here.run("b2", tenant_id=TenantId("b"))
+    assert here.state.tenants[TenantId("a")].tokens_served == 30
+
+
+def test_tenants_that_have_nothing_here_are_forgotten() -> None:
+    here = yard(report_of("w1", slots_total=8))
+    here.wait("keep", tenant_id=TenantId("waits"))
+    for number in range(limits.TENANTS_KEPT_MAX + 5):
+        job = here.wait(f"j{number}", tenant_id=TenantId(f"t{number}"))
+        assert apply(here.state, Reject(job_id=job.job_id), START, [], label="test@1") is None
+    assert len(here.state.tenants) == limits.TENANTS_KEPT_MAX
+    assert TenantId("waits") in here.state.tenants
+    assert TenantId("t0") not in here.state.tenants
+    twin = Twin()
+    twin.put(TenantRow(tenant_id="t0"))
+    twin.take(Projection().drain(here.state, START.mono_ms))
+    assert "t0" not in twin.tenants
+
+
+def test_more_tenants_than_are_kept_are_kept_while_all_have_jobs() -> None:
+    here = yard()
+    here.state.tenants = {
+        TenantId(f"t{n}"): Tenant(jobs_waiting=1) for n in range(limits.TENANTS_KEPT_MAX)
+    }
+    tenant_of(here.state, TenantId("one-more"))
+    assert len(here.state.tenants) == limits.TENANTS_KEPT_MAX + 1
+
+
+# --- What a mirror is told ---
+
+
+def test_a_device_that_is_gone_is_forgotten() -> None:
+    here, twin, projection = yard(), Twin(), Projection()
+    for devices in ((device_of("gpu-a"), device_of("gpu-b")), (device_of("gpu-a"),)):
+        step(here.state, PoolReported(pool_of("p1", devices=devices)), START)
+        twin.take(projection.drain(here.state, START.mono_ms))
+        assert len(twin.yard.gpus) == len(twin.yard.roomiest) == len(devices)
+
+
+def test_memory_that_a_loading_worker_will_take_is_not_free() -> None:
+    here = yard()
+    loading = ProcessReport(
+        worker_id=W1, model=ModelName("m"), state=WorkerState.STARTING, device="gpu0",
+        reserved_bytes=4 * GIB, load_progress=0.25,
+    )  # fmt: skip
+    step(here.state, PoolReported(pool_of("p1", processes=(loading,))), START)
+    (gpu,) = [c for c in Projection().drain(here.state, START.mono_ms) if isinstance(c, GpuRow)]
+    assert gpu.vram_free == 17 * GIB
+
+
+def test_requirements_travel_to_the_policy_as_texts() -> None:
+    here = yard()
+    need = Requirements(quantizations=("Q4_K_M", "Q8_0"), min_compute_capability=(8, 6))
+    here.wait(
+        "j1",
+        requirements=need,
+        labels=(("geo.lat", "52.5"), ("geo.lon", "north"), ("type", "chat")),
+    )
+    changes = Projection().drain(here.state, START.mono_ms)
+    (row,) = [change for change in changes if isinstance(change, JobRow)]
+    assert (row.quantizations, row.min_compute_capability) == ("Q4_K_M,Q8_0", "8.6")
+    assert (row.geo_lat, row.geo_lon, row.type) == (52.5, None, "chat")
