@@ -147,7 +147,10 @@ local function evict(h, jobs)
   return nil
 end
 
+local function wait(reason) return { action = "wait", reason = reason, retry_after_ms = RETRY_AFTER_MS } end
+
 function schedule(context)
+  if #context.queue == 0 then return wait("nothing waits") end
   local h = context.helpers
   local promote_after_ms = context.config.promote_after_ms
   if type(promote_after_ms) ~= "number" then promote_after_ms = PROMOTE_AFTER_MS end
@@ -158,6 +161,5 @@ function schedule(context)
     decision = start_worker(h, jobs) or evict(h, jobs)
     if decision then return decision end
   end
-  local reason = #context.queue == 0 and "nothing waits" or "no worker can take a waiting job now"
-  return { action = "wait", reason = reason, retry_after_ms = RETRY_AFTER_MS }
+  return wait("no worker can take a waiting job now")
 end

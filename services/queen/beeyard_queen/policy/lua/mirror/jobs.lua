@@ -28,12 +28,6 @@ local function front_older(a, b) return a.front < b.front end
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Filing
 
--- A model got its first job of a class, or lost its last.
-local function note_wanted(class, model)
-  M.room_version = M.room_version + 1
-  M.match(class, model)
-end
-
 local function group_of(class, model)
   local group = class.models[model]
   if not group then
@@ -43,7 +37,7 @@ local function group_of(class, model)
       model = model, line = lines.new(), tenants = {}, fronts = heaps.new(front_older), due = heaps.new(due_earlier),
     }
     class.models[model] = group
-    note_wanted(class, model)
+    M.room_version = M.room_version + 1
   end
   return group
 end
@@ -54,6 +48,8 @@ local function lane_of(class, group, tenant, seq)
     lane = { line = lines.new(), needs = {}, tenant = tenant, class = class, group = group, front = seq }
     group.tenants[tenant] = lane
     M.join_turn(lane)
+    -- Where the lane opened, that is known already.
+    if group.fronts.n == 0 then M.match(class, group.model) end
   end
   return lane
 end
@@ -122,15 +118,16 @@ local function unfile_job(node)
   line_drop(need)
   if node.deadline then unfile_deadline(node, lane, need) end
   if need.count == 0 then lane.needs[node.need] = nil end
-  if lane.line.count == 0 then
+  if lane.line.count > 0 then
+    file_front(lane)
+  else
+    if group.line.count == 0 then
+      class.models[node.model] = nil
+      M.room_version = M.room_version + 1
+    end
     group.tenants[tenant] = nil
     M.leave_turn(lane)
-  else
-    file_front(lane)
-  end
-  if group.line.count == 0 then
-    class.models[node.model] = nil
-    note_wanted(class, node.model)
+    if group.line.count == 0 and not lane.turn.open then M.match(class, node.model) end
   end
   local of_class, of_tenant = class.by_tenant[tenant] - 1, waiting_by_tenant[tenant] - 1
   class.by_tenant[tenant] = of_class > 0 and of_class or nil
