@@ -1,6 +1,6 @@
 """The twin of the platform policy: the same random histories in every run, so that every branch is seen in each."""
 
-from beeyard_core.policy.intent import Dispatch, Evict
+from beeyard_core.policy.intent import Dispatch, Evict, Preempt, StartWorker
 from beeyard_core.policy.lines import quantised
 from beeyard_core.policy.twin import Twin
 from beeyard_core.policy.world import (
@@ -17,10 +17,11 @@ from beeyard_core.policy.world import (
 from beeyard_core.policy.yard import capability_number
 from hypothesis import given, settings
 
-from tests.support.policy_worlds import NOW_MS, Hive, histories
+from tests.support.policy_rows import NOW_MS, histories
+from tests.support.policy_worlds import Hive
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(histories())
 def test_the_twin_decides_what_can_be_done(history: list[tuple[object, ...]]) -> None:
     hive = Hive()
@@ -151,9 +152,40 @@ def test_what_a_worker_held_goes_with_it_or_when_it_says_so() -> None:
     assert yard.holders["h"] == {}
 
 
+def test_a_tenant_over_its_quota_keeps_no_other_from_its_deadline_or_its_preemption() -> None:
+    twin = Twin()
+    twin.put(TenantRow(tenant_id="full", quota_jobs=1, jobs_running=1))
+    twin.put(WorkerRow(worker_id="w", pool_id="p", model_ref="m", slots_free=0))
+    twin.put(RunningRow(job_id="r", worker_id="w", priority="batch"))
+    for seq, tenant in enumerate(("full", "other")):
+        twin.put(
+            JobRow(
+                job_id=tenant, seq=seq, tenant_id=tenant, model_ref="m", priority="interactive", deadline_at=seq
+            )
+        )  # fmt: skip
+    assert twin.decide(NOW_MS) == Preempt(
+        job_id="r", for_job_id="other", reason="interactive work waits"
+    )
+    twin.put(WorkerRow(worker_id="w", pool_id="p", model_ref="m", slots_free=1))
+    assert twin.decide(NOW_MS) == Dispatch(
+        job_id="other", worker_id="w", reason="earliest deadline"
+    )
+
+
+def test_a_worker_starts_on_the_next_gpu_if_the_roomiest_is_in_a_pool_to_avoid() -> None:
+    twin = Twin()
+    twin.put(ModelRow(ref="m", vram_required=1))
+    twin.put(GpuRow(pool_id="avoided", gpu_id="0", vram_free=9))
+    twin.put(GpuRow(pool_id="other", gpu_id="0", vram_free=8))
+    twin.put(JobRow(job_id="j", seq=1, model_ref="m", avoid_pool_ids="avoided"))
+    reason = "no worker serves m"
+    assert twin.decide(NOW_MS) == StartWorker.at("m", "other", "0", reason=reason)
+
+
 def test_a_job_leaves_its_like_behind() -> None:
     lines = Twin().lines
     for seq, name in enumerate(("a", "b")):
-        lines.add(JobRow(job_id=name, seq=seq, model_ref="m"))
+        lines.add(JobRow(job_id=name, seq=seq, model_ref="m", deadline_at=10 + seq))
     lines.remove("a")
     assert list(lines.jobs) == ["b"]
+    assert [job.job_id for job in lines.earliest(1, "m", lambda _: True)] == ["b"]

@@ -30,7 +30,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.mirror import Mirror
-from tests.support.policy_worlds import rows
+from tests.support.policy_rows import rows
 
 MODELS = ("m1", "m2", "m3")
 POOLS = ("p1", "p2")
