@@ -7,7 +7,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import decision, demo, jobs, relay_tokens
+from benchmarks import decision, demo, jobs, relay_tokens, simulator
 from benchmarks.measure import ROUNDS, Figure, write
 
 MEASURES: dict[str, Callable[[int], Awaitable[Figure]]] = {
@@ -16,6 +16,7 @@ MEASURES: dict[str, Callable[[int], Awaitable[Figure]]] = {
     "accepted_jobs": jobs.measure_accepted,
     "jobs_end_to_end": jobs.measure_end_to_end,
     "decision_1000x10000": decision.measure_decision,
+    "simulator": simulator.measure,
     "demo": demo.measure,
 }
 

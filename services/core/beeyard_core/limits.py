@@ -266,6 +266,29 @@ assert POLICY_VERSIONS_KEPT_MAX > 2
 # Warnings that one validation gives.
 POLICY_WARNINGS_MAX: Final = 8
 
+# --- The simulator ---
+SIMULATED_JOBS_MAX: Final = 1_000_000
+SIMULATED_RATE_MAX: Final = 100_000
+SIMULATED_STREAMS_MAX: Final = 64
+SIMULATED_TENANTS_MAX: Final = 1_000
+SIMULATED_MODELS_MAX: Final = 256
+SIMULATED_HOSTS_MAX: Final = 1_000
+SIMULATED_GPUS_PER_HOST_MAX: Final = 64
+assert SIMULATED_HOSTS_MAX <= POOLS_MAX
+SIMULATED_TOKENS_MAX: Final = 1 << 20
+SIMULATED_SPEED_MAX: Final = 1_000_000
+SIMULATED_LOAD_MS_MAX: Final = 3_600_000
+# Virtual time: a week. A simulated beat costs real time, also when nothing happens in it.
+SIMULATED_MS_MAX: Final = 7 * 24 * 3_600_000
+# After the last arrival, so much virtual time in which no job starts or ends says that none will.
+SIMULATION_STALL_MS: Final = 600_000
+assert SIMULATION_STALL_MS > SIMULATED_LOAD_MS_MAX // 10
+# Points of a curve over time; a longer simulation is sampled more coarsely.
+SIMULATION_SAMPLES_MAX: Final = 2_048
+TRACE_FILE_BYTES_MAX: Final = 64 << 20
+TRACE_LINE_BYTES_MAX: Final = 64 << 10
+SIMULATIONS_COMPARED_MAX: Final = 8
+
 # --- Telemetry ---
 TELEMETRY_SPANS_MAX: Final = 8_192
 TELEMETRY_BATCH_SPANS: Final = 512

@@ -117,6 +117,10 @@ class JobQueue:
         """How many jobs wait for a model."""
         return self._by_model.get(model, 0)
 
+    def depths(self) -> tuple[int, ...]:
+        """How many jobs of each class wait, the most urgent class first."""
+        return tuple(group.depth for group in self._classes.values())
+
     def waiting_models(self) -> list[ModelName]:
         """The models that any job waits for, in the order of their names."""
         return sorted(self._by_model)

@@ -12,10 +12,13 @@ from beeyard_queen.policy import (
     try_command,
     validate_command,
 )
+from beeyard_queen.simulator import commands as simulator_commands
 
 # What each does with its arguments, returning an exit code, and a line about it.
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "compile": (compile_command.main, "show the Lua of a YAML policy, or its JSON Schema"),
+    "diff": (simulator_commands.diff, "try policies on one load and say where they differ"),
+    "simulate": (simulator_commands.simulate, "try a policy on a simulated fleet, in virtual time"),
     "source": (source_command.main, "print the platform policy"),
     "templates": (templates_command.main, "show policies to start from"),
     "try": (try_command.main, "run one decision in a real sandbox"),

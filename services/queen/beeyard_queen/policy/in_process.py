@@ -49,16 +49,22 @@ return M, decide
 class PlatformPolicy:
     """The platform policy over its own mirror. Not for two threads at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: str | None = None, label: str = PLATFORM_LABEL) -> None:
         """Load the trusted files.
+
+        Args:
+            source: Another policy of ours to decide instead; the simulator compares policies with such.
+            label: What its decisions are signed with.
 
         Raises:
             LuaError: One of them has a fault; a bug.
         """
+        text = lua_text("platform.lua") if source is None else source
         lua: Any = lua54.LuaRuntime(
             register_eval=False, register_builtins=False, unpack_returned_tuples=True
         )
-        mirror, decide = lua.execute(_BOOT, lua_text("platform.lua"), *context_texts())
+        mirror, decide = lua.execute(_BOOT, text, *context_texts())
+        self.label = label
         self._lua = lua
         self._mirror: Any = mirror
         self._decide: Callable[[int, int], tuple[Any, ...]] = decide
@@ -77,11 +83,6 @@ class PlatformPolicy:
         appliers = self._appliers
         for delta in deltas:
             appliers[delta[0]](*delta[1:])
-
-    @property
-    def label(self) -> str:
-        """What its decisions are signed with."""
-        return PLATFORM_LABEL
 
     def take(self, changes: Sequence[Change]) -> None:
         """Bring the mirror up to date: the same as `apply`, in the core's terms."""

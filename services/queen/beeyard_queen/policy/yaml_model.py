@@ -4,14 +4,12 @@ The models judge; what the compiler works on is built from the same text afterwa
 part knows its line.
 """
 
-import difflib
 import json
 from collections.abc import Mapping as Mapped
 from typing import Annotated, Any, Literal, Self
 
 from beeyard_core import limits
 from pydantic import ConfigDict, Field, StringConstraints, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 from beeyard_queen.policy.faults import PolicyInvalid
 from beeyard_queen.policy.yaml_conditions import (
@@ -22,7 +20,8 @@ from beeyard_queen.policy.yaml_conditions import (
     absent,
     exactly_one,
 )
-from beeyard_queen.policy.yaml_source import Mapping, Mark, Node, locate, plain, quoted
+from beeyard_queen.policy.yaml_faults import first_fault
+from beeyard_queen.policy.yaml_source import Mapping, Node, plain
 
 _LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"
 # What goes into the compiled text's comments and into reasons stays on one line.
@@ -163,11 +162,7 @@ def judge(root: Node) -> None:
     try:
         PolicyFile.model_validate(plain(root))
     except ValidationError as error:
-        faults = [_placed(root, fault) for fault in error.errors(include_url=False)]
-        mark, message = min(faults, key=lambda fault: (fault[0].line, fault[0].column))
-        more = len({place for place, _ in faults}) - 1
-        rest = f" ({more} more after it)" if more else ""
-        raise PolicyInvalid(message + rest, mark.line, mark.column) from None
+        raise first_fault(root, error) from None
 
 
 def json_schema() -> str:
@@ -199,40 +194,3 @@ def _without_defaults(schema: object) -> Any:
         for key, part in schema.items()
         if key != "title" and (key, part) != ("default", None) and key != "discriminator"
     }
-
-
-def _placed(root: Node, fault: ErrorDetails) -> tuple[Mark, str]:
-    path: tuple[str | int, ...] = fault["loc"]
-    named = fault.get("ctx", {}).get("name")
-    # An unknown name is told by the mapping that it stands in; an author looks for the name itself.
-    mark, said = locate(
-        root, (*path, named) if isinstance(named, str) else path, of_key=named is not None
-    )
-    message = _message(fault)
-    return mark, f"{said}: {message}" if said else message
-
-
-_MUST_BE = {
-    "string_type": "must be a text; write it in quotes",
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "bool_type": "must be true or false",
-    "list_type": "must be a list",
-    "model_type": "must be a mapping",
-    "string_too_short": "must not be empty; test for an absent value with exists: false",
-    "too_short": "must have at least one entry",
-    "string_pattern_mismatch": "must be one line of printable text",
-}
-
-
-def _message(fault: ErrorDetails) -> str:
-    kind, got = fault["type"], fault["input"]
-    if kind == "missing":
-        return f"the field {quoted(str(fault['loc'][-1]))} is missing"
-    if kind == "literal_error":
-        expected = str(fault["ctx"]["expected"]).replace("'", '"')
-        near = difflib.get_close_matches(str(got), expected.split('"')[1::2], n=1)
-        hint = f"; did you mean {quoted(near[0])}?" if near else ""
-        said = quoted(got) if isinstance(got, str) else "it"
-        return f"must be {expected}, and {said} is not{hint}"
-    return _MUST_BE.get(kind, fault["msg"].replace("Input should", "must"))
