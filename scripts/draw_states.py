@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
-from beeyard_core import job, lease
+from beeyard_core import job, lease, work
 from beeyard_worker import slots
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "job-states.md"
@@ -22,7 +22,7 @@ StateT = TypeVar("StateT", bound=Enum)
 VerbT = TypeVar("VerbT", bound=Enum)
 Moves = Mapping[str, Mapping[str, str]]
 
-HEAD = """# The states of a job, a lease and a slot
+HEAD = """# The states of a job, a lease, a slot and heavy work
 
 <!-- Drawn by scripts/draw_states.py from the tables named below. Do not edit: `python scripts/draw_states.py`. -->
 
@@ -69,6 +69,13 @@ def machines() -> tuple[Machine, ...]:
             "A place on a worker in which one generation runs. A worker whose slots are taken refuses "
             "with WORKER_BUSY; it never queues.",
             names_of(slots.TRANSITIONS),
+        ),
+        Machine(
+            "Heavy work",
+            "services/core/beeyard_core/work.py",
+            "What is costly and not inference, run by anybody's process under a lease. It may be completed from "
+            "LEASED, since short work is done before its first heartbeat.",
+            names_of(work.TRANSITIONS),
         ),
     )
 

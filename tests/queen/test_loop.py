@@ -8,7 +8,7 @@ import pytest
 from beeyard_core import limits
 from beeyard_core.effect import Accept, Effect, Refuse
 from beeyard_core.event import Event, JobSubmitted
-from beeyard_core.ids import JobId, ModelName
+from beeyard_core.ids import JobId, ModelName, WorkId
 from beeyard_core.job import JobSpec
 from beeyard_core.state import QueenState
 from beeyard_queen.loop import WriterLoop
@@ -33,6 +33,9 @@ class RecordingActor:
     def fill(self, batch: Batch, saved: set[JobId], *, everything: bool) -> None:
         batch.jobs |= {job_id: row_of(self._state.jobs[job_id]) for job_id in saved}
         self.told.append("fill everything" if everything else "fill")
+
+    def fill_work(self, batch: Batch, saved: set[WorkId]) -> None:
+        pass
 
     def committed(self, batch: Batch) -> None:
         self.told.append(f"committed {len(batch.jobs)}")

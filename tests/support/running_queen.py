@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import grpc
 from beeyard.queen.v1 import fleet_service_pb2_grpc as fleet_rpc
 from beeyard.queen.v1 import inference_service_pb2_grpc as inference_rpc
+from beeyard.queen.v1 import lease_service_pb2_grpc as lease_rpc
 from beeyard_core import limits
 from beeyard_core.instant import Instant
 from beeyard_queen.app import Queen, _assemble, _Store
@@ -66,10 +67,12 @@ class RunningQueen:
     channel: grpc.aio.Channel
     inference: "inference_rpc.InferenceServiceAsyncStub" = field(init=False)
     fleet: "fleet_rpc.FleetServiceAsyncStub" = field(init=False)
+    leases: "lease_rpc.LeaseServiceAsyncStub" = field(init=False)
 
     def __post_init__(self) -> None:
         self.inference = inference_rpc.InferenceServiceStub(self.channel)
         self.fleet = fleet_rpc.FleetServiceStub(self.channel)
+        self.leases = lease_rpc.LeaseServiceStub(self.channel)
 
     async def tick(self, ms: int = 250, *, times: int = 1) -> None:
         """Let time pass, step by step, and return when the writer has taken in each tick."""
@@ -92,7 +95,7 @@ async def running_queen(
     """Run a queen until the block ends, then drain it; the store stays as it was left."""
     store, clock = store or MemoryStore(), clock or PacedClock()
     settings = QueenSettings(listen=listen, admin_listen=LOOPBACK, default_model=default_model)
-    ports = _Store(store, store)
+    ports = _Store(store, store, store.work)
     restored = await store.open()
     typed: Clock = clock
     queen = await _assemble(settings, ports, restored, typed, telemetry or Telemetry(), incarnation)

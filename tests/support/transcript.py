@@ -326,7 +326,7 @@ class Story:
 
     def _effect_line(self, effect: fx.Effect) -> str:  # noqa: C901, PLR0912 - one arm an effect
         match effect:
-            case fx.SaveJob() | fx.SaveJobSoon():
+            case fx.SaveJob() | fx.SaveJobSoon() | fx.SaveWork() | fx.AnswerWork():
                 return ""
             case fx.Accept(job_id, position, start_ms):
                 start = f" start={start_ms}ms" if start_ms else ""

@@ -1,6 +1,6 @@
 """Everything that `step` can ask of the shell, as values. Effects are imperatives.
 
-The contract with the shell: it commits every `SaveJob` of a batch in one transaction, and only then
+The contract with the shell: it commits every `SaveJob` and `SaveWork` of a batch in one transaction, and only then
 performs the other effects of that batch, in order. An effect that is lost with the process is repeated after the
 restart by the same rules that produced it.
 """
@@ -8,8 +8,9 @@ restart by the same rules that produced it.
 from dataclasses import dataclass
 
 from beeyard_core.fleet import DesiredWorker
-from beeyard_core.ids import Epoch, JobId, LeaseId, PoolId, WorkerId
+from beeyard_core.ids import Epoch, JobId, LeaseId, PoolId, WorkerId, WorkId
 from beeyard_core.refusal import Refused
+from beeyard_core.work_ask import WorkAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,21 @@ class SaveJobSoon:
     """Make the job's present state durable with the next commit; nothing waits for it."""
 
     job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class SaveWork:
+    """Make the present state of a piece of heavy work durable before anything else of this batch happens."""
+
+    work_id: WorkId
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerWork:
+    """Answer what was asked about heavy work."""
+
+    call_id: int
+    answer: WorkAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +175,8 @@ class CountStaleEpoch:
 Effect = (
     SaveJob
     | SaveJobSoon
+    | SaveWork
+    | AnswerWork
     | Accept
     | AcceptAgain
     | Refuse

@@ -7,9 +7,11 @@ moment come with the event, so the core draws nothing by itself.
 from dataclasses import dataclass
 
 from beeyard_core.fleet import PoolReport, WorkerReport
+from beeyard_core.governor import ApiLoad
 from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, WorkerId
 from beeyard_core.job import Finish, JobSpec
 from beeyard_core.refusal import Refusal
+from beeyard_core.work_ask import WorkAsk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +154,21 @@ class WorkerStopRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkAsked:
+    """Somebody asks about heavy work. `call_id` names the caller's answer slot."""
+
+    call_id: int
+    ask: WorkAsk
+
+
+@dataclass(frozen=True, slots=True)
+class ApiMeasured:
+    """The queen measured its own calls."""
+
+    load: ApiLoad
+
+
+@dataclass(frozen=True, slots=True)
 class DrainBegun:
     """The queen itself is shutting down: it accepts and places nothing more."""
 
@@ -176,6 +193,8 @@ Event = (
     | PoolReported
     | WorkerStartRequested
     | WorkerStopRequested
+    | WorkAsked
+    | ApiMeasured
     | DrainBegun
     | Ticked
 )

@@ -105,6 +105,14 @@ class ProcessReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostLoad:
+    """A host's processors and memory: their share in use, in percent. None: the host did not say."""
+
+    cpu_percent: float | None
+    memory_percent: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolReport:
     """One host's snapshot, as far as decisions need it."""
 
@@ -114,6 +122,7 @@ class PoolReport:
     models: tuple[CachedModel, ...] = ()
     processes: tuple[ProcessReport, ...] = ()
     inventory_fault: str = ""
+    load: HostLoad | None = None
 
 
 @unique

@@ -300,3 +300,43 @@ TELEMETRY_FLUSH_MS: Final = 2_000
 DRAIN_GRACE_MS: Final = 10_000
 # After the grace, what was broken off is still reported for so long.
 DRAIN_DELIVERY_MS: Final = 1_000
+
+# --- Heavy work and the governor ---
+CAPACITY_UNITS_DEFAULT: Final = 100
+CAPACITY_UNITS_MAX: Final = 10_000
+WORK_UNITS_MAX: Final = 100
+WORK_KINDS_MAX: Final = 64
+WORK_BODY_BYTES_MAX: Final = 256 << 10
+# A payload and a result fit one message together, with room for everything around them.
+assert MESSAGE_BYTES_MAX >= 4 * WORK_BODY_BYTES_MAX
+WORK_TEXT_BYTES_MAX: Final = 1_024
+WORK_MEASUREMENTS_MAX: Final = 32
+WORK_QUEUE_DEPTH_MAX: Final = 10_000
+ENDED_WORK_KEPT_MAX: Final = 20_000
+# Everything that waits may end at one moment, and must still be in memory when it is saved.
+assert ENDED_WORK_KEPT_MAX >= 2 * WORK_QUEUE_DEPTH_MAX
+# Callers that wait for an answer about work at once; each may hold a payload or a result until it is durable.
+WORK_CALLS_MAX: Final = 1_024
+WORK_LEASE_TTL_MS: Final = 15_000
+WORK_LEASE_TTL_MS_MIN: Final = 1_000
+WORK_LEASE_TTL_MS_MAX: Final = 3_600_000
+# A holder may miss two heartbeats in a row without losing its lease.
+WORK_HEARTBEATS_PER_TTL: Final = 3
+assert WORK_LEASE_TTL_MS_MIN >= WORK_HEARTBEATS_PER_TTL * TICK_INTERVAL_MS
+# When to ask again after "not now".
+WORK_RETRY_MS: Final = 1_000
+# Work that has waited for so long, and would fit an emptier host, is no longer overtaken by smaller work of its class.
+WORK_PATIENCE_MS: Final = 60_000
+# Whoever was told to ask again counts as waiting for so long; after that, nothing is kept free for it.
+WORK_AT_THE_DOOR_MS: Final = 5_000
+assert WORK_AT_THE_DOOR_MS >= 3 * WORK_RETRY_MS
+API_MEASURE_INTERVAL_MS: Final = 1_000
+API_WINDOW_MS: Final = 30_000
+API_CALLS_KEPT_MAX: Final = 1_024
+# Of fewer calls, one that failed says nothing about a rate.
+API_CALLS_MIN: Final = 20
+# A measurement of the queen's own calls that is older than this is missing.
+API_STALE_MS: Final = 5_000
+assert API_STALE_MS >= 3 * API_MEASURE_INTERVAL_MS
+# A rating rises at once and falls by one point in this time, so that a pause between two bursts opens no gate.
+RATING_RELEASE_MS: Final = 1_000

@@ -11,6 +11,7 @@ from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, TenantId,
 from beeyard_core.job import Job
 from beeyard_core.lease import Lease
 from beeyard_core.queue import JobQueue
+from beeyard_core.work_yard import CapacitySettings, WorkYard
 
 
 @unique
@@ -51,11 +52,13 @@ class Settings:
         incarnation: Drawn at each start; part of the names of workers that this queen asks for.
         default_model: What a job without a model gets; empty: the only model there is.
         keep: Workers that should always run, by model.
+        capacity: Units for heavy work, and what inference has to do with them.
     """
 
     incarnation: str = "q"
     default_model: ModelName = ModelName("")
     keep: tuple[tuple[ModelName, int], ...] = ()
+    capacity: CapacitySettings = field(default_factory=CapacitySettings)
 
 
 @dataclass(slots=True)
@@ -137,6 +140,7 @@ class QueenState:
     failures: dict[ModelName, LoadFailures] = field(default_factory=dict)
     desired_sent: dict[PoolId, tuple[DesiredWorker, ...]] = field(default_factory=dict)
     worker_count: int = 0
+    work: WorkYard = field(default_factory=WorkYard)
     sequence: int = 0
     epoch: Epoch = Epoch(0)
     is_draining: bool = False

@@ -21,6 +21,7 @@ from beeyard_core.attendance import (
 from beeyard_core.dispatch import end, enqueue, take_back
 from beeyard_core.effect import Accept, AcceptAgain, Effect, Refuse, SaveJob
 from beeyard_core.event import (
+    ApiMeasured,
     CancelRequested,
     DrainBegun,
     Event,
@@ -33,6 +34,7 @@ from beeyard_core.event import (
     OfferRefused,
     PoolReported,
     Ticked,
+    WorkAsked,
     WorkerAttached,
     WorkerDetached,
     WorkerReported,
@@ -42,6 +44,7 @@ from beeyard_core.event import (
 from beeyard_core.ids import JobId, LeaseId, WorkerId
 from beeyard_core.instant import Instant
 from beeyard_core.job import Job, JobVerb
+from beeyard_core.leasing import work_asked, work_ticked
 from beeyard_core.operation import start_requested, stop_requested
 from beeyard_core.reconcile import reconcile
 from beeyard_core.refusal import Refusal, Refused
@@ -105,6 +108,10 @@ def _apply(  # noqa: C901, PLR0912 - one arm an event and nothing else
             start_requested(state, event, now, effects)
         case WorkerStopRequested():
             stop_requested(state, event, now, effects)
+        case WorkAsked():
+            work_asked(state, event, now, effects)
+        case ApiMeasured():
+            state.work.governor.take_api(event.load, now)
         case DrainBegun():
             state.is_draining = True
         case Ticked():
@@ -189,6 +196,7 @@ def _ticked(state: QueenState, now: Instant, effects: list[Effect]) -> None:
                 revocation_timer(state, LeaseId(key))
             case _:
                 assert_never(kind)
+    work_ticked(state, now, effects)
     reconcile(state, now, effects)
 
 

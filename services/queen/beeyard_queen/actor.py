@@ -15,6 +15,7 @@ from beeyard_core.effect import (
     AnnounceEnded,
     AnnounceRequeued,
     AnswerCall,
+    AnswerWork,
     CountStaleEpoch,
     DrainWorker,
     Effect,
@@ -26,11 +27,12 @@ from beeyard_core.effect import (
     Revoke,
     SaveJob,
     SaveJobSoon,
+    SaveWork,
     SendDesired,
     Welcome,
 )
 from beeyard_core.event import CancelRequested, Event, LeaseFailed, OfferRefused
-from beeyard_core.ids import JobId, WorkerId, lease_id_of
+from beeyard_core.ids import JobId, WorkerId, WorkId, lease_id_of
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.state import QueenState
 from beeyard_runtime.clock import Clock
@@ -45,6 +47,7 @@ from beeyard_queen.store.port import Batch, StoreUnavailable
 from beeyard_queen.store.rows import row_of
 from beeyard_queen.store.tokens import tokens_row_of
 from beeyard_queen.tracing import JobTraces
+from beeyard_queen.work_calls import WorkCalls
 
 _log = get_log("actor")
 
@@ -86,6 +89,7 @@ class QueenActor:
     answers: Answers
     post: Callable[[Event], None]
     welcome_incarnation: str
+    work_calls: WorkCalls
 
     # --- Before and after the commit ---
 
@@ -106,6 +110,10 @@ class QueenActor:
         for job_id in due:
             frames = self.feeds.by_job[job_id].unsaved()
             batch.tokens.extend(tokens_row_of(job_id, frame) for frame in frames)
+
+    def fill_work(self, batch: Batch, saved: set[WorkId]) -> None:
+        """Add the rows of heavy work that must be saved, with bodies that are new."""
+        batch.work = self.work_calls.rows(self.state.work.works[work_id] for work_id in saved)
 
     def _due(self, *, everything: bool) -> set[JobId]:
         """Return the jobs whose tokens have waited long enough; all are looked at only with `everything`."""
@@ -153,6 +161,7 @@ class QueenActor:
             # It may become durable once the store heals, and its submitter will have gone elsewhere by then. That holds
             # for submissions that still wait for the writer, too.
             self.answers.disowned.add(job_id)
+        self.work_calls.store_failed(refused)
 
     # --- Effects ---
 
@@ -195,9 +204,11 @@ class QueenActor:
                 waiter = self.answers.operators.pop(effect.call_id, None)
                 if waiter is not None and not waiter.done():
                     waiter.set_result(effect)
+            case AnswerWork(call_id, answer):
+                self.work_calls.answer(call_id, answer)
             case CountStaleEpoch():
                 self.relay.stale_epoch_writes_count += 1
-            case SaveJob() | SaveJobSoon():
+            case SaveJob() | SaveJobSoon() | SaveWork():
                 pass  # the loop has committed them
             case _:
                 assert_never(effect)

@@ -5,15 +5,21 @@ import uuid
 from dataclasses import dataclass
 
 from beeyard.pool.v1 import pool_service_pb2_grpc
-from beeyard.queen.v1 import fleet_service_pb2_grpc, inference_service_pb2_grpc
+from beeyard.queen.v1 import (
+    fleet_service_pb2_grpc,
+    inference_service_pb2_grpc,
+    lease_service_pb2_grpc,
+)
 from beeyard.worker.v1 import worker_service_pb2_grpc
 from beeyard_core import limits
-from beeyard_core.event import DrainBegun
+from beeyard_core.event import ApiMeasured, DrainBegun
+from beeyard_core.governor import ApiLoad
 from beeyard_core.ids import JobId, ModelName
 from beeyard_core.job import Job
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.restore import restore
 from beeyard_core.state import QueenState, Settings
+from beeyard_core.work_restore import restore_work
 from beeyard_runtime.clock import Clock, SystemClock
 from beeyard_runtime.faults import StartFailed
 from beeyard_runtime.lifecycle import Stop, announce
@@ -30,9 +36,11 @@ from beeyard_queen.egress.relay import Relay
 from beeyard_queen.ingress.fleet_service import FleetServicer
 from beeyard_queen.ingress.following import Following
 from beeyard_queen.ingress.inference_service import InferenceServicer
+from beeyard_queen.ingress.lease_service import LeaseServicer
 from beeyard_queen.ingress.pool_service import PoolServicer
 from beeyard_queen.ingress.reading import RefusingReader
 from beeyard_queen.ingress.submission import Submissions
+from beeyard_queen.ingress.work_looking import WorkLooking
 from beeyard_queen.ingress.worker_service import WorkerServicer
 from beeyard_queen.loop import WriterLoop, every
 from beeyard_queen.policy.runtime import PolicyRuntime
@@ -41,17 +49,21 @@ from beeyard_queen.store.port import JobReader, JobWriter, Restored, StoreRefuse
 from beeyard_queen.store.rows import job_of
 from beeyard_queen.store.sqlite import SqliteStore
 from beeyard_queen.store.tokens import frame_of
+from beeyard_queen.store.work import WorkReader
+from beeyard_queen.store.work_rows import work_of
 from beeyard_queen.tracing import JobTraces
+from beeyard_queen.work_calls import WorkCalls
 
 _log = get_log("queen")
 
 
 @dataclass(slots=True)
 class _Store:
-    """One store, seen through its two ports."""
+    """One store, seen through its ports."""
 
     writer: JobWriter
     reader: JobReader
+    work: WorkReader
 
 
 async def main(stop: Stop, settings: QueenSettings) -> None:
@@ -64,7 +76,7 @@ async def main(stop: Stop, settings: QueenSettings) -> None:
     incarnation = uuid.uuid4().hex[:8]
     telemetry = setup_telemetry("queen", otlp_endpoint=settings.otlp_endpoint, instance=incarnation)
     sqlite = SqliteStore(settings.store)
-    store = _Store(sqlite, sqlite)
+    store = _Store(sqlite, sqlite, sqlite.work)
     try:
         restored = await store.writer.open()
     except StoreRefused as fault:
@@ -94,6 +106,7 @@ async def _assemble(
             keep=tuple(
                 (ModelName(model), count) for model, count in settings.kept_models().items()
             ),
+            capacity=settings.capacity(),
         ),
         jobs,
         epoch=restored.epoch,
@@ -101,6 +114,8 @@ async def _assemble(
         models=restored.models,
         now=now,
     )
+    works = [work_of(row, now) for row in restored.work]
+    restore_work(state, works, sequence=restored.work_sequence, now=now)
     feeds = Feeds()
     await _restore_tokens(feeds, jobs, store.reader)
     if jobs:
@@ -158,6 +173,7 @@ class Queen:
             answers=self._answers,
             post=self.loop.post,
             welcome_incarnation=incarnation,
+            work_calls=WorkCalls(self.loop.post),
         )
         self.server = RpcServer(
             "queen",
@@ -186,6 +202,13 @@ class Queen:
         register(fleet_service_pb2_grpc.add_FleetServiceServicer_to_server, fleet)
         register(worker_service_pb2_grpc.add_WorkerServiceServicer_to_server, workers)
         register(pool_service_pb2_grpc.add_PoolServiceServicer_to_server, pools)
+        leases = LeaseServicer(
+            loop=self.loop,
+            calls=self._actor.work_calls,
+            looking=WorkLooking(self._state, self._store.work, self._clock),
+            clock=self._clock,
+        )
+        register(lease_service_pb2_grpc.add_LeaseServiceServicer_to_server, leases)
 
     def _inference_servicer(self) -> InferenceServicer:
         reader = RefusingReader(self._store.reader)
@@ -221,19 +244,27 @@ class Queen:
         writer = asyncio.create_task(self.loop.run(self._actor, self.policies))
         ticker = asyncio.create_task(self.loop.tick())
         keeper = asyncio.create_task(every(self._clock, limits.RETENTION_INTERVAL_MS, self._forget))
+        meter = asyncio.create_task(self._measure())
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait((writer, ticker, stopping), return_when=asyncio.FIRST_COMPLETED)
             await self._drain()
         finally:
-            for task in (ticker, keeper, stopping):
+            for task in (ticker, keeper, meter, stopping):
                 task.cancel()
             self.loop.stop()
-            await asyncio.gather(ticker, keeper, stopping, return_exceptions=True)
+            await asyncio.gather(ticker, keeper, meter, stopping, return_exceptions=True)
             # Hosts of policies end with the queen, whatever it ends by.
             await self.policies.close()
             # The writer ends by itself; a fault in it ends the queen, and the restart takes up from the store.
             await writer
+
+    async def _measure(self) -> None:
+        """Tell the governor how the queen's own calls are doing, for ever."""
+        while True:
+            figures = self.server.call_figures()
+            self.loop.post(ApiMeasured(ApiLoad(**figures._asdict())))
+            await self._clock.sleep_ms(limits.API_MEASURE_INTERVAL_MS)
 
     async def _drain(self) -> None:
         await self.server.drain()

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from beeyard_core import limits
+from beeyard_core.work_yard import CapacitySettings, InferenceShare
 from beeyard_runtime.config import ServiceSettings
 from beeyard_runtime.flags import parse_flags
 from pydantic import Field, field_validator
@@ -18,7 +20,12 @@ class QueenSettings(ServiceSettings):
         store: The SQLite file; made if it is not there.
         default_model: What a job without a model gets; empty: the only model there is.
         keep: A model that should always have a worker, as MODEL or MODEL=N for N of them; may be repeated.
-        retention_hours: How long ended jobs and their output are kept.
+        retention_hours: How long ended jobs with their output, and ended work, are kept.
+        capacity_units: Units of each host for heavy work, when the host is idle.
+        capacity_reserve_units: Units of each host that are never leased.
+        capacity_inference: What inference has to do with units: ignored; counted, so that a running job takes its
+            cost_units from heavy work; or gated, so that jobs wait besides where their host is too busy for them.
+        work_lease_ttl_ms: How long a lease for heavy work lives without a heartbeat.
     """
 
     listen: str = "127.0.0.1:7700"
@@ -27,6 +34,16 @@ class QueenSettings(ServiceSettings):
     default_model: str = Field(default="", max_length=limits.ID_BYTES_MAX)
     keep: list[str] = Field(default_factory=list)
     retention_hours: float = Field(default=limits.OUTPUT_RETENTION_MS / 3_600_000, gt=0)
+    capacity_units: int = Field(
+        default=limits.CAPACITY_UNITS_DEFAULT, ge=1, le=limits.CAPACITY_UNITS_MAX
+    )
+    capacity_reserve_units: int = Field(default=0, ge=0, le=limits.CAPACITY_UNITS_MAX)
+    capacity_inference: Literal["ignored", "counted", "gated"] = "counted"
+    work_lease_ttl_ms: int = Field(
+        default=limits.WORK_LEASE_TTL_MS,
+        ge=limits.WORK_LEASE_TTL_MS_MIN,
+        le=limits.WORK_LEASE_TTL_MS_MAX,
+    )
 
     @field_validator("keep")
     @classmethod
@@ -36,6 +53,15 @@ class QueenSettings(ServiceSettings):
             if not model or not 1 <= count <= limits.SLOTS_MAX:
                 raise ValueError(f"write MODEL or MODEL=N with N from 1 to {limits.SLOTS_MAX}")
         return texts
+
+    def capacity(self) -> CapacitySettings:
+        """Return what the core must know of units."""
+        return CapacitySettings(
+            units_per_host=self.capacity_units,
+            reserve_units=self.capacity_reserve_units,
+            inference=InferenceShare(self.capacity_inference),
+            lease_ttl_ms=self.work_lease_ttl_ms,
+        )
 
     def kept_models(self) -> dict[str, int]:
         """Return how many workers each model should always have."""

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from beeyard_core import limits
-from beeyard_core.effect import Effect, SaveJob, SaveJobSoon
+from beeyard_core.effect import Effect, SaveJob, SaveJobSoon, SaveWork
 from beeyard_core.event import Event, Ticked
-from beeyard_core.ids import JobId
+from beeyard_core.ids import JobId, WorkId
 from beeyard_core.instant import Instant
 from beeyard_core.policy.schedule import is_due
 from beeyard_core.state import QueenState
@@ -50,6 +50,10 @@ class Actor(Protocol):
 
         `everything` asks, besides, for all tokens that have waited for long; it comes with each tick.
         """
+        ...
+
+    def fill_work(self, batch: Batch, saved: set[WorkId]) -> None:
+        """Add to a batch the rows of the heavy work that must be saved."""
         ...
 
     def committed(self, batch: Batch) -> None:
@@ -156,13 +160,14 @@ class WriterLoop:
         self._is_poked = False
         effects: list[Effect] = []
         urgent: set[JobId] = set()
+        work: set[WorkId] = set()
         ticked = everything
         for _ in range(min(len(self._inbox.events), limits.BATCH_EVENTS_MAX)):
             event = self._inbox.events.popleft()
             ticked = ticked or isinstance(event, Ticked)
-            self._sort(step(self.state, event, self._clock.now()), urgent, effects)
+            self._sort(step(self.state, event, self._clock.now()), urgent, work, effects)
             self.events_count += 1
-        self._sort(scheduler.decide(self._clock.now()), urgent, effects)
+        self._sort(scheduler.decide(self._clock.now()), urgent, work, effects)
         if is_due(self.state, self._clock.now()):
             self.poke()  # a round was not enough for all that can be decided
         batch = Batch()
@@ -171,13 +176,20 @@ class WriterLoop:
             urgent |= self._soon
             self._soon.clear()
         actor.fill(batch, urgent, everything=ticked)
+        actor.fill_work(batch, work)
         self._add_counters(batch)
         if not batch.is_empty and not await self._commit(batch, actor):
             return
         for effect in effects:
             await actor.act(effect)
 
-    def _sort(self, made: list[Effect], urgent: set[JobId], effects: list[Effect]) -> None:
+    def _sort(
+        self,
+        made: list[Effect],
+        urgent: set[JobId],
+        work: set[WorkId],
+        effects: list[Effect],
+    ) -> None:
         """Part what must be saved from what is to be done afterwards."""
         for effect in made:
             match effect:
@@ -185,6 +197,8 @@ class WriterLoop:
                     urgent.add(job_id)
                 case SaveJobSoon(job_id):
                     self._soon.add(job_id)
+                case SaveWork(work_id):
+                    work.add(work_id)
                 case _:
                     effects.append(effect)
 

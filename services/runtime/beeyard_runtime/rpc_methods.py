@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextvars import Token
-from typing import Final, NoReturn, TypeAlias, cast
+from typing import Final, NamedTuple, NoReturn, TypeAlias, cast
 
 import grpc
 from beeyard_core.refusal import Refusal, Refused
@@ -21,6 +21,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from beeyard_runtime import semconv
+from beeyard_runtime.call_meter import CallMeter
 from beeyard_runtime.log import get_log
 from beeyard_runtime.rpc_errors import CODES, STATUS_DETAILS_KEY, RpcRefusal, refuse, to_status
 from beeyard_runtime.telemetry import Telemetry
@@ -47,13 +48,16 @@ _FAULTS = frozenset(
 _log = get_log("rpc")
 
 
-def wrap_method(path: str, method: Method, telemetry: Telemetry) -> Method:
+def wrap_method(
+    path: str, method: Method, telemetry: Telemetry, meter: CallMeter | None = None
+) -> Method:
     """Return `method` with everything round it that every method has.
 
     Args:
         path: `/package.Service/Method`.
         method: As generated code made it.
         telemetry: Where its spans go.
+        meter: Counts its calls; None: nobody does.
     """
     name = path.lstrip("/")
     decode = cast("Decode", method.request_deserializer)
@@ -67,8 +71,10 @@ def wrap_method(path: str, method: Method, telemetry: Telemetry) -> Method:
         decode_each, decode_once = None, _refusing(decode)
     answer = _answer_stream(behaviour) if method.response_streaming else _answer_one(behaviour)
     make = _MAKERS[method.request_streaming, method.response_streaming]
+    is_stream = bool(method.request_streaming or method.response_streaming)
+    tally = _Tally(meter or CallMeter(), is_stream=is_stream)
     return make(
-        _guarded(name, answer, decode_once, telemetry),
+        _guarded(name, answer, decode_once, telemetry, tally),
         request_deserializer=decode_each,
         response_serializer=method.response_serializer,
     )
@@ -119,9 +125,18 @@ def _answer_stream(behaviour: Behaviour) -> Answer:
     return answer
 
 
-def _guarded(name: str, answer: Answer, decode: Decode | None, telemetry: Telemetry) -> Answer:
+class _Tally(NamedTuple):
+    """Where the calls of one method are counted, and as what."""
+
+    meter: CallMeter
+    is_stream: bool
+
+
+def _guarded(
+    name: str, answer: Answer, decode: Decode | None, telemetry: Telemetry, tally: _Tally
+) -> Answer:
     async def guarded(raw: object, context: Context) -> object:
-        call = _Call(name, context, telemetry)
+        call = _Call(name, context, telemetry, tally)
         try:
             request = decode(cast("bytes", raw)) if decode else raw
             return await answer(request, context)
@@ -136,12 +151,15 @@ def _guarded(name: str, answer: Answer, decode: Decode | None, telemetry: Teleme
 class _Call:
     """One call from its first byte to its status."""
 
-    __slots__ = ("_began", "_code", "_context", "_name", "_span", "_token")
+    __slots__ = ("_began", "_code", "_context", "_has_broken", "_name", "_span", "_tally", "_token")
 
-    def __init__(self, name: str, context: Context, telemetry: Telemetry) -> None:
+    def __init__(self, name: str, context: Context, telemetry: Telemetry, tally: _Tally) -> None:
         self._name = name
         self._context = context
         self._code = grpc.StatusCode.OK
+        self._has_broken = False
+        self._tally = tally
+        tally.meter.begin()
         self._began = time.perf_counter()
         self._span: Span | None = None
         self._token = self._enter(telemetry)
@@ -188,6 +206,7 @@ class _Call:
                 await self._refuse(_INTERNAL)
             case Exception():
                 _log.error("rpc_failed", method=self._name, exc_info=fault)
+                self._has_broken = True
                 await self._refuse(_INTERNAL)
             case _:
                 raise fault
@@ -210,7 +229,15 @@ class _Call:
             self._span.end()
         if self._token is not None:
             otel_context.detach(self._token)
-        took_ms = round((time.perf_counter() - self._began) * 1_000, 3)
+        ended = time.perf_counter()
+        took_ms = round((ended - self._began) * 1_000, 3)
+        is_late = self._code is grpc.StatusCode.DEADLINE_EXCEEDED and not self._tally.is_stream
+        self._tally.meter.end(
+            ended,
+            took_ms,
+            has_broken=self._has_broken or is_late,
+            is_stream=self._tally.is_stream,
+        )
         _log.debug("rpc_done", method=self._name, code=self._code.name, took_ms=took_ms)
 
 

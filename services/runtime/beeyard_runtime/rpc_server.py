@@ -8,6 +8,7 @@ import asyncio
 import errno
 import ipaddress
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar, cast
 
@@ -17,6 +18,7 @@ from grpc_channelz.v1 import _async as channelz_aio
 from grpc_channelz.v1 import channelz_pb2_grpc
 from grpc_health.v1 import health_pb2_grpc
 
+from beeyard_runtime.call_meter import CallFigures, CallMeter
 from beeyard_runtime.faults import ListenFailed
 from beeyard_runtime.health import Health
 from beeyard_runtime.log import get_log
@@ -72,7 +74,8 @@ class RpcServer:
         self._admin_listen = admin_listen
         self._health = Health()
         self._is_held_back = False
-        self._main = _Listener(telemetry)
+        self._meter = CallMeter()
+        self._main = _Listener(telemetry, self._meter)
         self._admin = _Listener(telemetry) if admin_listen is not None else None
         self.address = ""
         self.admin_address = ""
@@ -85,6 +88,10 @@ class RpcServer:
         """Tell health checks whether calls are welcome. Without effect once drained."""
         self._is_held_back = not serving
         self._health.set_serving(serving=serving)
+
+    def call_figures(self) -> CallFigures:
+        """Return how its calls are doing, without those of the admin listener."""
+        return self._meter.figures(time.perf_counter())
 
     async def start(self) -> int:
         """Bind and serve.
@@ -135,8 +142,9 @@ class RpcServer:
 class _Listener:
     """One bound port. Given to generated code as if it were the server, it wraps each method on its way in."""
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(self, telemetry: Telemetry, meter: CallMeter | None = None) -> None:
         self._telemetry = telemetry
+        self._meter = meter
         self.services: list[str] = []
         self.server = grpc.aio.server(
             options=_OPTIONS, maximum_concurrent_rpcs=limits.CONCURRENT_RPCS_MAX
@@ -162,7 +170,7 @@ class _Listener:
         if service not in self.services:
             self.services.append(service)
         wrapped = {
-            name: wrap_method(f"/{service}/{name}", method, self._telemetry)
+            name: wrap_method(f"/{service}/{name}", method, self._telemetry, self._meter)
             for name, method in methods.items()
         }
         self.server.add_generic_rpc_handlers(

@@ -2,7 +2,7 @@
 
 from beeyard.pool.v1 import snapshot_pb2 as pb
 from beeyard.worker.v1 import engine_service_pb2 as engine_pb
-from beeyard_core.fleet import CachedModel, Device, PoolReport, ProcessReport, WorkerState
+from beeyard_core.fleet import CachedModel, Device, HostLoad, PoolReport, ProcessReport, WorkerState
 from beeyard_core.ids import ModelName, PoolId, WorkerId
 
 from beeyard_queen.ingress.worker_wire import WORKER_STATES
@@ -27,6 +27,17 @@ def pool_report_of(snapshot: pb.HostSnapshot) -> PoolReport:
         models=tuple(_model_of(model) for model in snapshot.models),
         processes=tuple(_process_of(process) for process in snapshot.workers),
         inventory_fault=snapshot.inventory_fault,
+        load=_load_of(snapshot.load) if snapshot.HasField("load") else None,
+    )
+
+
+def _load_of(load: pb.HostLoad) -> HostLoad:
+    """Return processors and memory in percent; what a host cannot have, it did not say."""
+    total = load.memory_total_bytes
+    used = total - load.memory_available_bytes
+    return HostLoad(
+        cpu_percent=100.0 * load.cpu_utilization if load.cpu_count > 0 else None,
+        memory_percent=100.0 * used / total if total > 0 else None,
     )
 
 

@@ -23,26 +23,31 @@ class RefusingReader:
 
     async def job(self, job_id: str) -> JobRow | None:
         """Return one job, or None."""
-        return await _answer(self.reader.job(job_id))
+        return await answer_or_refuse(self.reader.job(job_id))
 
     async def job_by_request(self, tenant_id: str, request_id: str) -> JobRow | None:
         """Return the job of an idempotency key, or None."""
-        return await _answer(self.reader.job_by_request(tenant_id, request_id))
+        return await answer_or_refuse(self.reader.job_by_request(tenant_id, request_id))
 
     async def jobs(self, job_filter: JobFilter) -> Sequence[JobRow]:
         """Return at most `limit` jobs that match, newest first."""
-        return await _answer(self.reader.jobs(job_filter))
+        return await answer_or_refuse(self.reader.jobs(job_filter))
 
     async def tokens(self, job_id: str) -> Sequence[TokensRow]:
         """Return the output of one job in order."""
-        return await _answer(self.reader.tokens(job_id))
+        return await answer_or_refuse(self.reader.tokens(job_id))
 
     async def prompts(self, job_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the serialized requests of those jobs that still have one."""
-        return await _answer(self.reader.prompts(job_ids))
+        return await answer_or_refuse(self.reader.prompts(job_ids))
 
 
-async def _answer(reading: Awaitable[ResultT]) -> ResultT:
+async def answer_or_refuse(reading: Awaitable[ResultT]) -> ResultT:
+    """Return what was read.
+
+    Raises:
+        RpcRefusal: STORE_UNAVAILABLE.
+    """
     try:
         return await reading
     except StoreUnavailable as fault:

@@ -158,7 +158,7 @@ def check_request(request: JobRequest, *, seed: int) -> JobSchema:
     try:
         schema = JobSchema.model_validate(values)
     except ValidationError as fault:
-        raise _first_violation(fault) from None
+        raise first_violation(fault) from None
     if schema.prompt_bytes > limits.PROMPT_BYTES_MAX:
         field = "prompt" if schema.prompt else "messages"
         message = (
@@ -168,10 +168,9 @@ def check_request(request: JobRequest, *, seed: int) -> JobSchema:
     return schema
 
 
-def _first_violation(fault: ValidationError) -> RpcRefusal:
+def first_violation(fault: ValidationError, path: str = "") -> RpcRefusal:
     """Turn the first error into a refusal that names the field; it never quotes what the client sent."""
     error = fault.errors(include_input=False, include_url=False)[0]
-    path = ""
     for part in error["loc"]:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     message = error["msg"].removeprefix("Value error, ")

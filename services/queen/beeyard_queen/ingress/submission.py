@@ -9,12 +9,13 @@ from beeyard_core import limits
 from beeyard_core.effect import Accept, AcceptAgain
 from beeyard_core.event import JobSubmitted
 from beeyard_core.ids import JobId
-from beeyard_core.refusal import Refusal, Refused
+from beeyard_core.refusal import Refused
 from beeyard_core.step import conflict
 from beeyard_runtime.clock import Clock
-from beeyard_runtime.rpc_errors import RpcRefusal, refuse
+from beeyard_runtime.rpc_errors import RpcRefusal
 
 from beeyard_queen.actor import Answers
+from beeyard_queen.ingress.overload import refuse_overload
 from beeyard_queen.ingress.request import JobRequest, check_request
 from beeyard_queen.ingress.wire import digest_of, generate_request_of, spec_of
 from beeyard_queen.loop import WriterLoop
@@ -55,7 +56,7 @@ class Submissions:
             RpcRefusal: The request is wrong, or nothing can run it, or the queen takes nothing now.
         """
         schema = check_request(request, seed=random.randint(0, limits.SEED_MAX))  # noqa: S311 - no secret
-        self._refuse_overload()
+        refuse_overload(self.loop)
         spec = spec_of(schema)
         # Compared with nothing unless the request can be repeated.
         digest = digest_of(request) if request.request_id else b""
@@ -77,21 +78,6 @@ class Submissions:
         if isinstance(answer, AcceptAgain):
             return Accepted(answer.job_id, 0, 0, is_repeated=True)
         return Accepted(job_id, answer.position, answer.predicted_start_ms, is_repeated=False)
-
-    def _refuse_overload(self) -> None:
-        if self.loop.is_full:
-            message = "the queen is overloaded; send the request again in a moment"
-            raise refuse(
-                Refusal.QUEUE_FULL_REJECT,
-                message,
-                retry_after_ms=limits.RECONNECT_MAX_MS,
-                metadata={"policy_label": "reject"},
-            )
-        if not self.loop.is_store_healthy:
-            message = (
-                "the queen cannot write to its store now; nothing was accepted, try again later"
-            )
-            raise refuse(Refusal.STORE_UNAVAILABLE, message, retry_after_ms=limits.RECONNECT_MAX_MS)
 
     async def _earlier(self, tenant_id: str, request_id: str, digest: bytes) -> Accepted | None:
         """Find the job of a request id that the core no longer keeps in memory."""

@@ -37,14 +37,14 @@ WIRE_JOB_STATES = {
     JobState.CANCELLED: job_pb2.JOB_STATE_CANCELLED,
 }
 JOB_STATES = {number: state for state, number in WIRE_JOB_STATES.items()}
-_PRIORITIES = {
+PRIORITIES: dict[int, Priority] = {
     job_pb2.PRIORITY_UNSPECIFIED: Priority.NORMAL,
     job_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
     job_pb2.PRIORITY_NORMAL: Priority.NORMAL,
     job_pb2.PRIORITY_BATCH: Priority.BATCH,
     job_pb2.PRIORITY_BACKGROUND: Priority.BACKGROUND,
 }
-_WIRE_PRIORITIES = {
+WIRE_PRIORITIES = {
     Priority.INTERACTIVE: job_pb2.PRIORITY_INTERACTIVE,
     Priority.NORMAL: job_pb2.PRIORITY_NORMAL,
     Priority.BATCH: job_pb2.PRIORITY_BATCH,
@@ -71,7 +71,7 @@ def spec_of(schema: JobSchema) -> JobSpec:
         model=ModelName(schema.model),
         prompt_tokens=math.ceil(schema.prompt_bytes / _BYTES_PER_TOKEN),
         max_tokens=schema.max_tokens or limits.MAX_TOKENS_DEFAULT,
-        priority=_PRIORITIES[job_pb2.Priority.ValueType(schema.priority)],
+        priority=PRIORITIES[schema.priority],
         tenant_id=TenantId(schema.tenant_id or "default"),
         session_id=schema.session_id,
         deadline_ms=schema.deadline_ms or None,
@@ -164,7 +164,7 @@ def wire_job_of(
         tenant_id=spec.tenant_id,
         session_id=spec.session_id,
         model=spec.model,
-        priority=_WIRE_PRIORITIES[spec.priority],
+        priority=WIRE_PRIORITIES[spec.priority],
         state=WIRE_JOB_STATES[job.state],
         create_time=timestamp_of(job.accepted_at.wall_ms),
         attempt=job.attempt,

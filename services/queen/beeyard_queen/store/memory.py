@@ -10,6 +10,7 @@ from dataclasses import replace
 from beeyard_core import limits
 
 from beeyard_queen.store.memory_versions import MemoryVersions
+from beeyard_queen.store.memory_work import MemoryWork
 from beeyard_queen.store.port import (
     Batch,
     BatchInvalid,
@@ -27,6 +28,7 @@ class MemoryStore:
 
     Attributes:
         policies: The policy versions of the same store.
+        work: The heavy work of the same store.
     """
 
     def __init__(self) -> None:
@@ -42,6 +44,7 @@ class MemoryStore:
         self._is_open = False
         self._failures_left = 0
         self.policies = MemoryVersions(self._check_commit, self._check_open)
+        self.work = MemoryWork(self._check_open)
 
     def fail_next_commits(self, count: int) -> None:
         """Refuse the next `count` commits as a full disk would; 0 heals."""
@@ -61,6 +64,8 @@ class MemoryStore:
             epoch=self._epoch,
             sequence=self._sequence,
             models=tuple(self._models),
+            work=self.work.unfinished(),
+            work_sequence=self.work.sequence,
         )
 
     async def commit(self, batch: Batch) -> None:
@@ -69,6 +74,8 @@ class MemoryStore:
         await asyncio.sleep(0)
         self._check_commit()
         self._check(batch)
+        self.work.check(batch.work.values())
+        self.work.save(batch.work.values())
         for row in batch.jobs.values():
             self._save(row)
         self._prompts.update(batch.prompts)
@@ -81,7 +88,7 @@ class MemoryStore:
         self._epoch = max(self._epoch, batch.epoch)
 
     async def forget(self, *, ended_before_ms: int) -> int:
-        """Delete jobs with their output that ended before that wall time; return how many."""
+        """Delete jobs with their output, and work, that ended before that wall time; return how many of both."""
         await asyncio.sleep(0)
         self._check_open()
         ended = [r for r in self._jobs.values() if r.is_ended and r.ended_ms < ended_before_ms]
@@ -92,7 +99,7 @@ class MemoryStore:
             del self._sequences[row.sequence]
             self._requests.pop((row.tenant_id, row.request_id), None)
             self._tokens.pop(row.job_id, None)
-        return len(forgotten)
+        return len(forgotten) + self.work.forget(ended_before_ms)
 
     async def close(self) -> None:
         """Let another queen open the store; what it remembers stays."""

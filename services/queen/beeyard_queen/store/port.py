@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from beeyard_queen.store.work import WorkRow
+
 
 class StoreUnavailable(Exception):
     """The store cannot take or give anything now (full disk, I/O error). The message is for an operator's log.
@@ -98,6 +100,7 @@ class Batch:
         tokens: Output to append.
         epoch: The highest lease epoch given out so far; 0: unchanged.
         models: Models seen for the first time.
+        work: Rows of heavy work to insert or replace, by work id.
     """
 
     jobs: dict[str, JobRow] = field(default_factory=dict)
@@ -105,21 +108,27 @@ class Batch:
     tokens: list[TokensRow] = field(default_factory=list)
     epoch: int = 0
     models: list[str] = field(default_factory=list)
+    work: dict[str, WorkRow] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to make durable."""
-        return not (self.jobs or self.prompts or self.tokens or self.epoch or self.models)
+        changes = (self.jobs, self.prompts, self.tokens, self.epoch, self.models, self.work)
+        return not any(changes)
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a starting queen finds: jobs that have not ended (by sequence), the last epoch, the models ever seen."""
+    """What a starting queen finds: jobs and heavy work that have not ended (each by sequence), the last epoch, the
+    models ever seen.
+    """
 
     jobs: tuple[JobRow, ...]
     epoch: int
     sequence: int
     models: tuple[str, ...]
+    work: tuple[WorkRow, ...] = ()
+    work_sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +166,10 @@ class JobWriter(Protocol):
         ...
 
     async def forget(self, *, ended_before_ms: int) -> int:
-        """Delete jobs with their output that ended before that wall time; return how many. Bounded work per call."""
+        """Delete jobs with their output, and heavy work, that ended before that wall time; return how many of both.
+
+        Bounded work per call.
+        """
         ...
 
     async def close(self) -> None:

@@ -87,7 +87,7 @@ def job_of(row: JobRow, now: Instant) -> Job:
         job_id=JobId(row.job_id),
         spec=spec,
         sequence=row.sequence,
-        accepted_at=_past(row.created_ms, now),
+        accepted_at=past(row.created_ms, now),
         request_id=row.request_id,
         digest=row.digest,
         deadline_at_ms=_deadline_at_ms(row.expires_ms, spec.deadline_ms, now),
@@ -140,14 +140,15 @@ def _expires_ms(job: Job) -> int:
     return job.accepted_at.wall_ms + job.deadline_at_ms - job.accepted_at.mono_ms
 
 
-def _past(wall_ms: int, now: Instant) -> Instant:
+def past(wall_ms: int, now: Instant) -> Instant:
+    """Place a wall time of an earlier queen on the clocks of this one; never later than now."""
     # A wall clock that was set back since then must not put a past event into the future.
     age_ms = max(now.wall_ms - wall_ms, 0)
     return Instant(now.mono_ms - age_ms, wall_ms)
 
 
 def _past_or_none(wall_ms: int, now: Instant) -> Instant | None:
-    return _past(wall_ms, now) if wall_ms else None
+    return past(wall_ms, now) if wall_ms else None
 
 
 def _deadline_at_ms(expires_ms: int, deadline_ms: int | None, now: Instant) -> int | None:

@@ -93,7 +93,31 @@ INSERT INTO policies (version, name, language, text, digest, author, note, creat
 VALUES (0, 'platform', 'lua', '', '', '', '', 0, 1);
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
+_VERSION_3: Final = """
+CREATE TABLE work (
+    sequence INTEGER PRIMARY KEY,
+    work_id TEXT NOT NULL UNIQUE,
+    tenant_id TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL,
+    is_ended INTEGER NOT NULL,
+    created_ms INTEGER NOT NULL,
+    ended_ms INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    details TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    result BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX work_by_request ON work (tenant_id, request_id) WHERE request_id <> '';
+CREATE UNIQUE INDEX work_by_epoch ON work (epoch) WHERE epoch > 0;
+CREATE INDEX work_unfinished ON work (sequence) WHERE is_ended = 0;
+CREATE INDEX work_by_end ON work (ended_ms) WHERE is_ended = 1;
+INSERT INTO counters VALUES ('work_sequence', 0);
+"""
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
 
 #: In the order of the dataclass, which is also the order in which rows are read back.
 JOB_COLUMNS: Final = tuple(f.name for f in fields(JobRow))

@@ -1,6 +1,6 @@
 """The durable store of a single queen: one SQLite file, one thread that writes, one thread that reads.
 
-What it remembers of policies is in `sqlite_versions.py`, on the same threads.
+What it remembers of policies is in `sqlite_versions.py`, of heavy work in `sqlite_work.py`, on the same threads.
 
 SQLite from 3.7.0 to 3.51.2 can damage a file when two connections write or checkpoint at once, so exactly one does, on
 one thread; `apsw` brings a repaired SQLite besides. A batch is one transaction with `synchronous=FULL`: one sync of the
@@ -30,6 +30,7 @@ from beeyard_queen.store.port import (
 from beeyard_queen.store.sqlite_file import StoreLock, prepare_file
 from beeyard_queen.store.sqlite_reader import SqliteReader
 from beeyard_queen.store.sqlite_versions import SqliteVersions
+from beeyard_queen.store.sqlite_work import SqliteWork
 from beeyard_queen.store.sqlite_writer import SqliteWriter
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class SqliteStore:
 
     Attributes:
         policies: The policy versions on the same file.
+        work: The heavy work on the same file.
     """
 
     def __init__(self, path: Path, *, pages_max: int = 0) -> None:
@@ -59,6 +61,7 @@ class SqliteStore:
         self._writing, self._reading = _threads()
         self._erasure: asyncio.TimerHandle | None = None
         self.policies = SqliteVersions(self)
+        self.work = SqliteWork(self)
 
     # --- JobWriter ---
 
@@ -133,7 +136,7 @@ class SqliteStore:
         reader = self._opened(self._reader)
         return await self._run(self._reading, lambda: reader.prompts(job_ids))
 
-    # --- What `SqliteVersions` needs ---
+    # --- What `SqliteVersions` and `SqliteWork` need ---
 
     async def write(self, work: Callable[[apsw.Connection], T]) -> T:
         """Run `work` in one transaction on the thread that writes."""

@@ -16,6 +16,7 @@ from beeyard_queen.store.sqlite_faults import refusal_of, store_faults
 from beeyard_queen.store.sqlite_file import open_writer
 from beeyard_queen.store.sqlite_prompts import wrap
 from beeyard_queen.store.sqlite_reader import job_row
+from beeyard_queen.store.sqlite_work import forget_work, save_work, unfinished_work
 
 _log = get_log("store")
 T = TypeVar("T")
@@ -58,11 +59,14 @@ class SqliteWriter:
         """
         connection = self._connected()
         try:
+            work, work_sequence = unfinished_work(connection)
             return Restored(
                 jobs=tuple(map(job_row, connection.execute(sql.UNFINISHED))),
                 epoch=connection.execute(sql.LAST_EPOCH).get,
                 sequence=connection.execute(sql.LAST_SEQUENCE).get,
                 models=tuple(model for (model,) in connection.execute(sql.MODELS)),
+                work=work,
+                work_sequence=work_sequence,
             )
         except apsw.Error as fault:
             raise refusal_of(fault, self._path) from fault
@@ -83,26 +87,28 @@ class SqliteWriter:
             _run_many(connection, sql.SAVE_PROMPTS, prompts)
             _run_many(connection, sql.SAVE_TOKENS, list(map(_tokens_values, batch.tokens)))
             _run_many(connection, sql.ERASE_PROMPTS, [(row.sequence,) for row in ended])
+            save_work(connection, list(batch.work.values()))
             _run_many(connection, sql.SAVE_MODELS, [(model,) for model in batch.models])
             if batch.epoch:
                 connection.execute(sql.SAVE_EPOCH, (batch.epoch,))
 
         self.transact(write)
-        self.has_erased = self.has_erased or bool(ended)
+        has_ended = bool(ended) or any(row.is_ended for row in batch.work.values())
+        self.has_erased = self.has_erased or has_ended
 
     def forget(self, ended_before_ms: int) -> int:
-        """Delete some of the jobs that ended before that wall time, oldest first; return how many."""
+        """Delete some of the jobs and work that ended before that wall time, oldest first; return how many of both."""
         forgotten: list[tuple[int]] = []
 
-        def write(connection: apsw.Connection) -> None:
+        def write(connection: apsw.Connection) -> int:
             bounds = (ended_before_ms, limits.STORE_FORGET_JOBS_MAX)
             forgotten.extend(connection.execute(sql.PICK_FORGOTTEN, bounds))
             connection.execute(sql.SAVE_SEQUENCE)
             connection.executemany(sql.FORGET_TOKENS, forgotten)
             connection.executemany(sql.FORGET_JOB, forgotten)
+            return forget_work(connection, ended_before_ms)
 
-        self.transact(write)
-        return len(forgotten)
+        return self.transact(write) + len(forgotten)
 
     def checkpoint(self) -> None:
         """Move the write-ahead log into the database and cut it off; a fault is logged and tried again later."""

@@ -26,11 +26,12 @@ if _version_not_supported:
 
 
 class LeaseServiceStub:
-    """To be hosted by the queen. Work never runs by itself: a process that wants to run some asks for a lease, heartbeats
-    while it runs, and releases the lease when it is done. A lease costs capacity units, of which there are fewer the
-    busier the host is. What is not known counts as busy: with missing or stale measurements only INTERACTIVE work is
-    leased. Every call about a lease names its epoch; one that is not the current epoch is refused with ABORTED and
-    reason STALE_EPOCH and changes nothing, so a process that was stopped for a while cannot spoil its successor's work.
+    """Hosted by the queen. Work never runs by itself: a process that wants to run some asks for a lease, heartbeats while
+    it runs, and releases the lease when it is done. A lease costs capacity units of one host, of which there are fewer
+    the busier the host is. What is not known counts as busy: with missing or stale measurements nothing is leased, and
+    leasing goes on by itself once they are back. Every call about a lease names its epoch; one that is not the current
+    epoch is refused with ABORTED and reason STALE_EPOCH and changes nothing, so a process that was stopped for a while
+    cannot spoil its successor's work.
     """
 
     def __init__(self, channel):
@@ -47,6 +48,16 @@ class LeaseServiceStub:
         self.GetWork = channel.unary_unary(
                 '/beeyard.queen.v1.LeaseService/GetWork',
                 request_serializer=beeyard_dot_queen_dot_v1_dot_lease__service__pb2.GetWorkRequest.SerializeToString,
+                response_deserializer=beeyard_dot_queen_dot_v1_dot_lease__service__pb2.Work.FromString,
+                _registered_method=True)
+        self.ListWork = channel.unary_unary(
+                '/beeyard.queen.v1.LeaseService/ListWork',
+                request_serializer=beeyard_dot_queen_dot_v1_dot_lease__service__pb2.ListWorkRequest.SerializeToString,
+                response_deserializer=beeyard_dot_queen_dot_v1_dot_lease__service__pb2.ListWorkResponse.FromString,
+                _registered_method=True)
+        self.CancelWork = channel.unary_unary(
+                '/beeyard.queen.v1.LeaseService/CancelWork',
+                request_serializer=beeyard_dot_queen_dot_v1_dot_lease__service__pb2.CancelWorkRequest.SerializeToString,
                 response_deserializer=beeyard_dot_queen_dot_v1_dot_lease__service__pb2.Work.FromString,
                 _registered_method=True)
         self.RequestLease = channel.unary_unary(
@@ -82,11 +93,12 @@ class LeaseServiceStub:
 
 
 class LeaseServiceServicer:
-    """To be hosted by the queen. Work never runs by itself: a process that wants to run some asks for a lease, heartbeats
-    while it runs, and releases the lease when it is done. A lease costs capacity units, of which there are fewer the
-    busier the host is. What is not known counts as busy: with missing or stale measurements only INTERACTIVE work is
-    leased. Every call about a lease names its epoch; one that is not the current epoch is refused with ABORTED and
-    reason STALE_EPOCH and changes nothing, so a process that was stopped for a while cannot spoil its successor's work.
+    """Hosted by the queen. Work never runs by itself: a process that wants to run some asks for a lease, heartbeats while
+    it runs, and releases the lease when it is done. A lease costs capacity units of one host, of which there are fewer
+    the busier the host is. What is not known counts as busy: with missing or stale measurements nothing is leased, and
+    leasing goes on by itself once they are back. Every call about a lease names its epoch; one that is not the current
+    epoch is refused with ABORTED and reason STALE_EPOCH and changes nothing, so a process that was stopped for a while
+    cannot spoil its successor's work.
     """
 
     def SubmitWork(self, request, context):
@@ -98,6 +110,21 @@ class LeaseServiceServicer:
 
     def GetWork(self, request, context):
         """Returns one piece of work. NOT_FOUND with reason JOB_NOT_FOUND if there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWork(self, request, context):
+        """Lists work, newest first, as it is in the store or newer. May be called as often as one likes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelWork(self, request, context):
+        """Makes sure that a piece of work does not run (any more) and returns it, FAILED; one that has ended already is
+        returned as it is. Whoever holds its lease learns it from its next heartbeat. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,8 +163,9 @@ class LeaseServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeLease(self, request, context):
-        """Takes a lease away, for an operator or for more urgent work, and returns the work: QUEUED again, or FAILED when
-        `requeue` is false. The holder learns it from its next heartbeat. Idempotent.
+        """Takes a lease away, for an operator or for more urgent work, and returns the work: QUEUED again while it has attempts
+        left, or FAILED, as always when `requeue` is false. The holder learns it from its next heartbeat; until then, or until
+        the lease's time to live is over, its units stay in use, since it may still be computing. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,6 +189,16 @@ def add_LeaseServiceServicer_to_server(servicer, server):
             'GetWork': grpc.unary_unary_rpc_method_handler(
                     servicer.GetWork,
                     request_deserializer=beeyard_dot_queen_dot_v1_dot_lease__service__pb2.GetWorkRequest.FromString,
+                    response_serializer=beeyard_dot_queen_dot_v1_dot_lease__service__pb2.Work.SerializeToString,
+            ),
+            'ListWork': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWork,
+                    request_deserializer=beeyard_dot_queen_dot_v1_dot_lease__service__pb2.ListWorkRequest.FromString,
+                    response_serializer=beeyard_dot_queen_dot_v1_dot_lease__service__pb2.ListWorkResponse.SerializeToString,
+            ),
+            'CancelWork': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelWork,
+                    request_deserializer=beeyard_dot_queen_dot_v1_dot_lease__service__pb2.CancelWorkRequest.FromString,
                     response_serializer=beeyard_dot_queen_dot_v1_dot_lease__service__pb2.Work.SerializeToString,
             ),
             'RequestLease': grpc.unary_unary_rpc_method_handler(
@@ -202,11 +240,12 @@ def add_LeaseServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LeaseService:
-    """To be hosted by the queen. Work never runs by itself: a process that wants to run some asks for a lease, heartbeats
-    while it runs, and releases the lease when it is done. A lease costs capacity units, of which there are fewer the
-    busier the host is. What is not known counts as busy: with missing or stale measurements only INTERACTIVE work is
-    leased. Every call about a lease names its epoch; one that is not the current epoch is refused with ABORTED and
-    reason STALE_EPOCH and changes nothing, so a process that was stopped for a while cannot spoil its successor's work.
+    """Hosted by the queen. Work never runs by itself: a process that wants to run some asks for a lease, heartbeats while
+    it runs, and releases the lease when it is done. A lease costs capacity units of one host, of which there are fewer
+    the busier the host is. What is not known counts as busy: with missing or stale measurements nothing is leased, and
+    leasing goes on by itself once they are back. Every call about a lease names its epoch; one that is not the current
+    epoch is refused with ABORTED and reason STALE_EPOCH and changes nothing, so a process that was stopped for a while
+    cannot spoil its successor's work.
     """
 
     @staticmethod
@@ -252,6 +291,60 @@ class LeaseService:
             target,
             '/beeyard.queen.v1.LeaseService/GetWork',
             beeyard_dot_queen_dot_v1_dot_lease__service__pb2.GetWorkRequest.SerializeToString,
+            beeyard_dot_queen_dot_v1_dot_lease__service__pb2.Work.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/beeyard.queen.v1.LeaseService/ListWork',
+            beeyard_dot_queen_dot_v1_dot_lease__service__pb2.ListWorkRequest.SerializeToString,
+            beeyard_dot_queen_dot_v1_dot_lease__service__pb2.ListWorkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelWork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/beeyard.queen.v1.LeaseService/CancelWork',
+            beeyard_dot_queen_dot_v1_dot_lease__service__pb2.CancelWorkRequest.SerializeToString,
             beeyard_dot_queen_dot_v1_dot_lease__service__pb2.Work.FromString,
             options,
             channel_credentials,
