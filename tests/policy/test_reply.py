@@ -13,6 +13,7 @@ GOOD = [
     [["info", "hi"]],
     [["m", 1.5]],
     1000,
+    b"kept",
 ]
 
 
@@ -31,7 +32,10 @@ def test_a_good_reply_is_read() -> None:
         logs=(("info", "hi"),),
         metrics=(("m", 1.5),),
         instructions=1000,
+        state=b"kept",
     )
+    assert read_reply(packed()).body == packed()
+    assert read_reply(packed((7, None))).state is None
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,8 @@ def test_a_good_reply_is_read() -> None:
         packed((4, [["info", "x" * 257]])),
         packed((5, [["m", "1"]])),
         packed((6, None)),
+        packed((7, "text")),
+        packed((7, bytes(limits.POLICY_STATE_BYTES_MAX + 1))),
         packed() + b"\x00",
         msgpack.packb(["broken", "TypeError"]),
     ],

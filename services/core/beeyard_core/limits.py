@@ -240,6 +240,10 @@ assert POLICY_REPLY_BYTES_MAX >= POLICY_DECISIONS_MAX * (
     4 * ID_BYTES_MAX + POLICY_LOG_BYTES_MAX + 128
 )
 POLICY_REQUEST_BYTES_MAX: Final = 8 << 20
+# What a policy keeps in `context.state` from one decision to the next, packed.
+POLICY_STATE_BYTES_MAX: Final = 64 << 10
+POLICY_STATE_DEPTH_MAX: Final = 16
+assert 8 * POLICY_STATE_BYTES_MAX < POLICY_REPLY_BYTES_MAX
 # Deltas sent in one message, so that neither side is away for long.
 POLICY_DELTAS_PER_MESSAGE: Final = 500
 # Deltas kept for a host that is busy; more, and it gets a fresh picture of everything instead.

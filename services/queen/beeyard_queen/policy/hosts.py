@@ -87,6 +87,7 @@ class PolicyHost:
         terms: Callable[[], Terms] = Terms,
         patience_ms: int = limits.POLICY_PATIENCE_MS,
         keeps_standby: bool = True,
+        state: bytes = b"",
     ) -> None:
         """Prepare; nothing runs yet.
 
@@ -98,7 +99,10 @@ class PolicyHost:
             terms: Returns what a host that is opened now may use.
             patience_ms: Wall time after which `decide` stops waiting.
             keeps_standby: Whether a second host is kept ready.
+            state: What `context.state` holds at first, as an earlier reply had it.
         """
+        #: What `context.state` holds after the last decision that was in time, packed. Every host gets it from here.
+        self.state = state
         self.counts = Counts()
         self.breaker = Breaker()
         self._zygote = zygote
@@ -112,6 +116,7 @@ class PolicyHost:
         self._current: HostProcess | None = None
         self._standby: HostProcess | None = None
         self._noted: list[Delta] = []
+        self._has_state = False
         self._follows = False
         self._is_stopped = False
         self._errand: asyncio.Task[None] | None = None
@@ -168,14 +173,15 @@ class PolicyHost:
         began = loop.time()
         answer = host.request(
             "decide", seed, now_ms, limits.POLICY_CPU_MS, limits.POLICY_INSTRUCTIONS_MAX,
-            self._noted, cpu_ms_max=limits.POLICY_KILL_CPU_MS, patience_ms=self._patience_ms,
+            self._noted, None if self._has_state else self.state,
+            cpu_ms_max=limits.POLICY_KILL_CPU_MS, patience_ms=self._patience_ms,
         )  # fmt: skip
-        self._noted = []
+        self._noted, self._has_state = [], True
         try:
             await answer
         except StillBusy as busy:
             self.counts.late += 1
-            busy.answer.add_done_callback(lambda late: self._settle(host, late))
+            busy.answer.add_done_callback(lambda late: self._settle_late(host, late))
             return _without(Outcome.LATE, str(busy), loop.time() - began)
         except HostGone:
             pass  # settled below
@@ -216,6 +222,12 @@ class PolicyHost:
 
     # --- after an answer ---
 
+    def _settle_late(self, host: HostProcess, answer: asyncio.Future[bytes]) -> None:
+        # What came too late did not happen: somebody else decided. So the state is the one before.
+        self._has_state, before = False, self.state
+        self._settle(host, answer)
+        self.state = before
+
     def _settle(self, host: HostProcess, answer: asyncio.Future[bytes]) -> Ruling:
         try:
             ruling = _ruling(read_reply(answer.result()))
@@ -226,6 +238,8 @@ class PolicyHost:
         match ruling.outcome:
             case Outcome.DECIDED:
                 self.counts.decided += 1
+                if ruling.reply.state is not None:
+                    self.state = ruling.reply.state
                 return ruling
             case Outcome.FAILED:
                 self.counts.failed += 1
@@ -317,7 +331,7 @@ class PolicyHost:
 
     async def _catch_up(self, host: HostProcess) -> None:
         """Send the whole world; what changes meanwhile is noted and follows."""
-        self._noted, self._follows = [], True
+        self._noted, self._follows, self._has_state = [], True, False
         try:
             await self._apply(host, self._snapshot())
         except BaseException:

@@ -1,6 +1,6 @@
 """What a host answered, read with suspicion: whoever broke out of Lua could write these bytes.
 
-A reply is MessagePack `[status, text, line, decisions, logs, metrics, instructions]` for a policy's call and
+A reply is MessagePack `[status, text, line, decisions, logs, metrics, instructions, state]` for a policy's call and
 `[status, value]` for anything else. Sizes are bounded before unpacking, each field's type after it; a reply that is not
 exactly so is a fault of the host, and the host is killed for it.
 """
@@ -55,6 +55,8 @@ class Reply:
         logs: (level, text), in order.
         metrics: (name, value), in order.
         instructions: What the call used, to the thousand.
+        state: What `context.state` holds now, packed; None: what it held before.
+        body: The bytes that the host answered with, which say all of the above.
     """
 
     status: Status
@@ -64,6 +66,8 @@ class Reply:
     logs: tuple[tuple[str, str], ...] = ()
     metrics: tuple[tuple[str, float], ...] = field(default=())
     instructions: int = 0
+    state: bytes | None = None
+    body: bytes = field(default=b"", repr=False, compare=False)
 
 
 def read_reply(body: bytes) -> Reply:
@@ -73,7 +77,16 @@ def read_reply(body: bytes) -> Reply:
         ReplyInvalid: It is none.
     """
     match unpack(body):
-        case [str(status), text, line, decisions, list(logs), list(metrics), int(instructions)]:
+        case [
+            str(status),
+            text,
+            line,
+            decisions,
+            list(logs),
+            list(metrics),
+            int(instructions),
+            state,
+        ]:
             if not isinstance(text, str | None) or not isinstance(line, int | None):
                 raise ReplyInvalid("text or line is of another type")
             return Reply(
@@ -84,13 +97,15 @@ def read_reply(body: bytes) -> Reply:
                 tuple(_log(entry) for entry in logs),
                 tuple(_metric(entry) for entry in metrics),
                 instructions,
+                _state(state),
+                body,
             )
         case [("memory" | "broken") as status, str(text)]:
             if status == "broken":
                 raise ReplyInvalid(text)
             return Reply(Status.MEMORY, text)
         case _:
-            raise ReplyInvalid("not seven fields")
+            raise ReplyInvalid("not eight fields")
 
 
 def read_value(body: bytes) -> object:
@@ -162,6 +177,12 @@ def _is_start(value: object) -> bool:
     return isinstance(value, dict) and all(
         name in _START_FIELDS and isinstance(text, str) for name, text in value.items()
     )
+
+
+def _state(state: object) -> bytes | None:
+    if state is None or (isinstance(state, bytes) and len(state) <= limits.POLICY_STATE_BYTES_MAX):
+        return state
+    raise ReplyInvalid("the state is no bytes, or too many")
 
 
 def _log(entry: object) -> tuple[str, str]:

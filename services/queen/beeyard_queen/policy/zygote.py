@@ -28,6 +28,7 @@ _FILES: Final = (
     "guard.lua",
     "library.lua",
     "border.lua",
+    "state.lua",
     "platform.lua",
     "prelude.lua",
 )
@@ -288,4 +289,6 @@ def _numbers() -> dict[str, int]:
         "string_bytes_max": limits.POLICY_STRING_BYTES_MAX,
         "pattern_bytes_max": limits.POLICY_LUA_PATTERN_BYTES_MAX,
         "pattern_work_max": limits.POLICY_PATTERN_WORK_MAX,
+        "state_bytes_max": limits.POLICY_STATE_BYTES_MAX,
+        "state_depth_max": limits.POLICY_STATE_DEPTH_MAX,
     }

@@ -20,6 +20,7 @@ local function chunk(name) return assert(load(text[name], "=" .. name, "t")) end
 rooms.guard = chunk("guard.lua")(limits)
 rooms.library = chunk("library.lua")(rooms.guard, limits)
 rooms.border = chunk("border.lua")(limits)
+rooms.state = chunk("state.lua")(limits)
 rooms.mirror, rooms.helpers = {}, {}
 local views, shared = {}, {}
 for name in text["context"]:gmatch("%S+") do chunk(name)(rooms.mirror, views, rooms.helpers, shared) end
@@ -60,9 +61,19 @@ class LuaState:
         """Load a policy; return the packed reply."""
         return self._load(source, cpu_ms, instructions)
 
-    def decide(self, seed: int, now_ms: int, cpu_ms: int, instructions: int) -> bytes:
-        """Ask the policy for a decision; return the packed reply."""
-        return self._decide(seed, now_ms, cpu_ms, instructions)
+    def decide(
+        self, seed: int, now_ms: int, cpu_ms: int, instructions: int, held: bytes | None
+    ) -> bytes:
+        """Ask the policy for a decision; return the packed reply.
+
+        Args:
+            seed: Of everything that it draws by chance.
+            now_ms: The instant that it sees.
+            cpu_ms: CPU time that it may use.
+            instructions: How many it may execute.
+            held: What `context.state` holds; None: what the last decision left in it.
+        """
+        return self._decide(seed, now_ms, cpu_ms, instructions, held)
 
     def apply(self, deltas: Sequence[Sequence[bytes | float | None]]) -> None:
         """Bring the mirror up to date.

@@ -45,10 +45,15 @@ def serve(state: LuaState, stream: int, zygote_pid: int, terms: dict[bytes, int]
 
 def _answers(state: LuaState) -> dict[bytes, Callable[..., bytes]]:
     def decide(
-        seed: int, now_ms: int, cpu_ms: int, instructions: int, deltas: list[list[Any]]
+        seed: int,
+        now_ms: int,
+        cpu_ms: int,
+        instructions: int,
+        deltas: list[list[Any]],
+        held: bytes | None,
     ) -> bytes:
         state.apply(deltas)
-        return state.decide(seed, now_ms, cpu_ms, instructions)
+        return state.decide(seed, now_ms, cpu_ms, instructions, held)
 
     def apply(deltas: list[list[Any]]) -> bytes:
         state.apply(deltas)

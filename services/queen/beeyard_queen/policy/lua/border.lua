@@ -187,15 +187,24 @@ function border.fault(value)
   return presentable(text, ERROR_BYTES_MAX), line and tointeger(line)
 end
 
---- Pack a reply: [status, text, line, decisions, logs, metrics, instructions].
+--- Pack a reply: [status, text, line, decisions, logs, metrics, instructions, state].
 -- @param logs     {level, message} each
 -- @param metrics  {name, value} each
-function border.pack(status, text, line, decided, logs, metrics, instructions)
+-- @param state    what `context.state` holds, packed, if it changed
+function border.pack(status, text, line, decided, logs, metrics, instructions, state)
   local lines, figures = {}, {}
   for i = 1, #logs do lines[i] = { logs[i].level, presentable(logs[i].message, REASON_BYTES_MAX) } end
   for i = 1, #metrics do figures[i] = { presentable(metrics[i].name, ID_BYTES_MAX), metrics[i].value } end
   local out = {}
-  put(out, { n = 7, status, text, line, decided, lines, figures, instructions })
+  out[1] = "\x98"
+  put(out, status)
+  put(out, text)
+  put(out, line)
+  put(out, decided)
+  put(out, lines)
+  put(out, figures)
+  put(out, instructions)
+  out[#out + 1] = state and pack(">Bs4", 0xc6, state) or "\xc0"
   return concat(out)
 end
 

@@ -3,11 +3,11 @@
 -- The environment is built from nothing, name by name, from `allowlist.txt`; a name that is not there is nil. After this
 -- file has run, the real global table holds nothing dangerous either, although no policy can reach it.
 --
--- rooms: { allowlist, platform, limits, guard, library, border, mirror, helpers }: the texts of the list and of the
+-- rooms: { allowlist, platform, limits, guard, library, border, state, mirror, helpers }: the texts of the list and of the
 -- platform policy, the numbers of limits.py, and the other trusted files as they returned.
 
 local rooms = ...
-local guard, library, border, M = rooms.guard, rooms.library, rooms.border, rooms.mirror
+local guard, library, border, state, M = rooms.guard, rooms.library, rooms.border, rooms.state, rooms.mirror
 
 local assert, error, load, next, rawget, type = assert, error, load, next, rawget, type
 local getmetatable = getmetatable
@@ -74,8 +74,8 @@ of_strings.__metatable = false
 
 local schedule, loaded
 
-local function reply(status, text, line, decided)
-  return border.pack(status, text, line, decided, M.logs, M.emitted, guard.steps())
+local function reply(status, text, line, decided, kept)
+  return border.pack(status, text, line, decided, M.logs, M.emitted, guard.steps(), kept)
 end
 
 --- Ask `schedule_job(job, pools, workers)` for each job in order. A worker is offered no more jobs than it has slots.
@@ -133,12 +133,34 @@ end
 
 -- deciding ------------------------------------------------------------------------------------------------------------
 
+-- What `context.state` held, packed, after the last decision that counted.
+local kept = ""
+
+-- The policy gets what was packed, after every change and not only in another process: so a process that takes over is
+-- no different, and tables that the policy remembers elsewhere are not mistaken for what is kept.
+local function restore(bytes)
+  kept = bytes
+  M.views.state = state.unpack(bytes)
+end
+
+--- Keep what the policy wrote into `context.state`.
+-- @return whether it can be kept, then the new bytes if it changed, or what is wrong
+local function keep()
+  local bytes, wrong = state.pack(M.views.state)
+  if bytes == nil then return false, "context.state " .. wrong end
+  if bytes == kept then return true, nil end
+  restore(bytes)
+  return true, bytes
+end
+
 --- Ask the policy for one decision.
 -- @param seed     of everything that it draws by chance
 -- @param now_ms   the instant that it sees, however long it takes
+-- @param held     what `context.state` holds, packed; nil: what the last decision left
 -- @return a packed reply: "ok" with decisions, "malformed", "failed", "killed" or "memory"
-local function decide(seed, now_ms, cpu_ms, instructions)
+local function decide(seed, now_ms, cpu_ms, instructions, held)
   if schedule == nil then return reply("rejected", "no policy is loaded") end
+  restore(held or kept)
   M.begin(now_ms, seed)
   library.begin(seed, now_ms, M.logs)
   local status, result, line = guard.run(cpu_ms, instructions, schedule, M.context())
@@ -150,7 +172,9 @@ local function decide(seed, now_ms, cpu_ms, instructions)
   end
   local decided, wrong = border.extract(result)
   if not decided then return reply("malformed", wrong) end
-  return reply("ok", nil, nil, decided)
+  local is_kept, bytes = keep()
+  if not is_kept then return reply("malformed", bytes) end
+  return reply("ok", nil, nil, decided, bytes)
 end
 
 -- Nothing of this is reachable for a policy. It is taken away all the same, so that a hole would lead nowhere.
