@@ -9,10 +9,9 @@ from beeyard_core.ids import ModelName, PoolId
 from beeyard_core.job import JobSpec
 from beeyard_core.placement import (
     Exclusion,
-    Offering,
     incompatibility,
     offering_of_model,
-    offering_of_worker,
+    worker_mismatch,
 )
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.state import QueenState
@@ -91,8 +90,7 @@ def _impossible(state: QueenState, spec: JobSpec) -> Refused | None:
     if failures is not None and failures.count >= limits.LOAD_FAILURES_MAX and not is_served:
         return load_failed(failures.message)
     closest: Exclusion | None = None
-    for offering in _offerings(state, spec.model):
-        found = incompatibility(spec, offering)
+    for found in _mismatches(state, spec):
         if found is None:
             return None
         closest = found if closest is None else min(found, closest, key=_distance)
@@ -118,18 +116,18 @@ def load_failed(message: str) -> Refused:
     )
 
 
-def _offerings(state: QueenState, model: ModelName) -> Iterator[Offering]:
-    """Everything that serves the model or could be started to serve it."""
-    fleet = state.fleet
+def _mismatches(state: QueenState, spec: JobSpec) -> Iterator[Exclusion | None]:
+    """Why each thing that serves the model, or could be started to serve it, cannot take the job; None: it can."""
+    fleet, model = state.fleet, spec.model
     for worker_id in fleet.by_model.get(model, ()):
         if fleet.workers[worker_id].report.slots_total > 0:
-            yield offering_of_worker(fleet, fleet.workers[worker_id])
+            yield worker_mismatch(spec, fleet, fleet.workers[worker_id])
     for pool_id, cached in _cached(state, model):
         if cached.fault:
             continue
         for device in fleet.pools[pool_id].report.devices:
             if cached.required_bytes <= device.vram_total_bytes:
-                yield offering_of_model(pool_id, cached, device)
+                yield incompatibility(spec, offering_of_model(pool_id, cached, device))
 
 
 def _cached(state: QueenState, model: ModelName) -> Iterator[tuple[PoolId, CachedModel]]:

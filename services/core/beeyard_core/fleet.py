@@ -17,6 +17,8 @@ from beeyard_core.ids import LeaseId, ModelName, PoolId, WorkerId
 class WorkerState(Enum):
     """Where in its life a worker process is."""
 
+    __hash__ = object.__hash__  # see `job.JobState`
+
     STARTING = "starting"
     READY = "ready"
     BUSY = "busy"
@@ -235,16 +237,23 @@ class Fleet:
 
     def reindex(self, worker: Worker) -> None:
         """Bring every index up to date after any change of `worker`."""
+        report = worker.report
+        model, worker_id = report.model, report.worker_id
         self.version += 1
-        self.touched[worker.report.worker_id] = None
-        self._uncount(worker)
-        model, worker_id = worker.report.model, worker.report.worker_id
-        self.by_model.setdefault(model, set()).add(worker_id)
-        self.by_pool.setdefault(worker.report.pool_id, set()).add(worker_id)
-        self.slots_total[model] = self.slots_total.get(model, 0) + worker.report.slots_total
-        worker.counted = (model, worker.report.pool_id, worker.report.slots_total)
-        if worker.is_open:
+        self.touched[worker_id] = None
+        # Of most changes, a lease that began or ended, only this can follow.
+        is_open = worker.is_open
+        counted = (model, report.pool_id, report.slots_total)
+        if worker.counted != counted:
+            self._uncount(worker)
+            self.by_model.setdefault(model, set()).add(worker_id)
+            self.by_pool.setdefault(report.pool_id, set()).add(worker_id)
+            self.slots_total[model] = self.slots_total.get(model, 0) + report.slots_total
+            worker.counted = counted
+        if is_open:
             self.open_workers.setdefault(model, set()).add(worker_id)
+        else:
+            _discard(self.open_workers, model, worker_id)
 
     def _uncount(self, worker: Worker) -> None:
         """Take the worker out of every index, under the model and slots that it was last counted with."""
@@ -269,10 +278,12 @@ class Fleet:
 
     def device_of(self, worker: Worker) -> Device | None:
         """The device that a worker runs on, if its host reported it."""
-        pool = self.pools.get(worker.report.pool_id)
-        if pool is None:
-            return None
-        return next((d for d in pool.report.devices if d.uuid == worker.report.device), None)
+        pool, uuid = self.pools.get(worker.report.pool_id), worker.report.device
+        if pool is not None:
+            for device in pool.report.devices:
+                if device.uuid == uuid:
+                    return device
+        return None
 
     def is_fresh(self, worker: Worker, now_ms: int) -> bool:
         """Whether what is known of the worker is young enough to place something new on it.

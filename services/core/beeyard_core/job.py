@@ -23,6 +23,9 @@ from beeyard_core.refusal import Refused
 class JobState(Enum):
     """Where in its life a job is."""
 
+    # Members are single objects: their identity serves as well as the hash of their name, at a tenth of the cost.
+    __hash__ = object.__hash__
+
     #: Accepted, durable, waiting for a worker.
     QUEUED = "queued"
     #: Offered to a worker; no token yet.
@@ -42,6 +45,8 @@ class JobState(Enum):
 @unique
 class JobVerb(Enum):
     """What can happen to a job."""
+
+    __hash__ = object.__hash__  # see `job.JobState`
 
     LEASE = "lease"
     START = "start"
@@ -120,6 +125,11 @@ class PlacementWish:
     avoid_pool_ids: tuple[PoolId, ...] = ()
 
 
+#: What most jobs ask of a device, and of where they run.
+ANY_DEVICE = Requirements()
+ANYWHERE = PlacementWish()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """What a client asked, as far as decisions need it. The prompt itself never enters the core.
@@ -141,8 +151,8 @@ class JobSpec:
     session_id: str = ""
     deadline_ms: int | None = None
     engine: str = ""
-    requirements: Requirements = Requirements()
-    placement: PlacementWish = PlacementWish()
+    requirements: Requirements = ANY_DEVICE
+    placement: PlacementWish = ANYWHERE
     labels: tuple[tuple[str, str], ...] = ()
     cost_units: int = 1
     max_attempts: int = 3
@@ -161,6 +171,16 @@ class JobSpec:
         Only what is certain may refuse a job for good; the worker, which has the tokenizer, decides the rest.
         """
         return self.prompt_tokens // 2 + self.max_tokens
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it asks for a model and room, and for nothing else."""
+        need, wish = self.requirements, self.placement
+        return (
+            not self.engine
+            and (need is ANY_DEVICE or need == ANY_DEVICE)
+            and (wish is ANYWHERE or wish == ANYWHERE)
+        )
 
     @property
     def shape(self) -> "Shape":

@@ -148,8 +148,14 @@ def exclusion(spec: JobSpec, fleet: Fleet, worker: Worker, now_ms: int) -> Exclu
     if spec.model != worker.report.model:
         detail = f"needs model {spec.model}, holds {worker.report.model}"
         return Exclusion(Refusal.NO_CAPACITY_INCOMPATIBLE_MODEL, detail)
-    offering = offering_of_worker(fleet, worker)
-    return incompatibility(spec, offering) or unreadiness(spec, fleet, worker, now_ms)
+    return worker_mismatch(spec, fleet, worker) or unreadiness(spec, fleet, worker, now_ms)
+
+
+def worker_mismatch(spec: JobSpec, fleet: Fleet, worker: Worker) -> Exclusion | None:
+    """Return the first lasting reason why a worker of its model can never take a job, or None."""
+    if spec.is_plain and spec.kv_tokens_min <= worker.report.context_tokens:
+        return None
+    return incompatibility(spec, offering_of_worker(fleet, worker))
 
 
 @dataclass(frozen=True, slots=True)

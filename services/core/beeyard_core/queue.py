@@ -23,6 +23,7 @@ _SWEEP_MIN = 32
 class _Line:
     """The jobs of one shape: a heap that may hold removed jobs, never at its head, and how many are not removed."""
 
+    shape: Shape
     heap: list[tuple[int, JobId]] = field(default_factory=list)
     count: int = 0
 
@@ -44,6 +45,8 @@ class JobQueue:
         default_factory=lambda: {priority: _Class() for priority in Priority}
     )
     _queued: dict[JobId, Job] = field(default_factory=dict)
+    #: The line of each queued job: a shape is made of many parts, and looking one up costs more than all the rest.
+    _lines: dict[JobId, _Line] = field(default_factory=dict)
     _by_model: dict[ModelName, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -62,7 +65,11 @@ class JobQueue:
         """Add a job at the place of its sequence: a new one comes last, a re-queued one before all younger ones."""
         group = self._classes[job.spec.priority]
         shapes = group.shapes.setdefault(job.spec.model, {})
-        line = shapes.setdefault(job.spec.shape, _Line())
+        shape = job.spec.shape
+        line = shapes.get(shape)
+        if line is None:
+            line = shapes[shape] = _Line(shape)
+        self._lines[job.job_id] = line
         heapq.heappush(line.heap, (job.sequence, job.job_id))
         line.count += 1
         group.runs.setdefault(job.sequence // _RUN, set()).add(job.sequence)
@@ -86,11 +93,11 @@ class JobQueue:
 
     def _trim(self, group: _Class, job: Job) -> None:
         """Count a removed job out of its line and drop what is gone from the line's head."""
-        shapes = group.shapes[job.spec.model]
-        line = shapes[job.spec.shape]
+        line = self._lines.pop(job.job_id)
         line.count -= 1
         if not line.count:
-            del shapes[job.spec.shape]
+            shapes = group.shapes[job.spec.model]
+            del shapes[line.shape]
             if not shapes:
                 del group.shapes[job.spec.model]
             return

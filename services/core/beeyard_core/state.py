@@ -18,6 +18,8 @@ from beeyard_core.work_yard import CapacitySettings, WorkYard
 class TimerKind(Enum):
     """What a timer is for."""
 
+    __hash__ = object.__hash__  # see `job.JobState`
+
     DEADLINE = "deadline"
     SILENCE = "silence"
     OFFER = "offer"
