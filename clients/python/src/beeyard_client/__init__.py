@@ -25,6 +25,7 @@ from beeyard_client.events import (
     Usage,
 )
 from beeyard_client.fleet import Device, Fleet, Model, Pool, Worker, WorkerState
+from beeyard_client.held_lease import HeldLease
 from beeyard_client.job import (
     Candidate,
     Explanation,
@@ -37,13 +38,30 @@ from beeyard_client.job import (
     Requirements,
 )
 from beeyard_client.stream import JobStream
+from beeyard_client.work import (
+    BusyFactor,
+    Capacity,
+    Denial,
+    Grant,
+    HostCapacity,
+    Lease,
+    LeaseDeniedError,
+    LeaseLostError,
+    QueuedWork,
+    Work,
+    WorkRequest,
+    WorkState,
+)
 
 __all__ = [
     "DEFAULT_QUEEN",
     "BeeyardClient",
     "BeeyardError",
+    "BusyFactor",
     "Cancelled",
     "Candidate",
+    "Capacity",
+    "Denial",
     "Device",
     "Event",
     "Explanation",
@@ -51,12 +69,18 @@ __all__ = [
     "FinishReason",
     "Finished",
     "Fleet",
+    "Grant",
+    "HeldLease",
+    "HostCapacity",
     "Job",
     "JobCancelledError",
     "JobFailedError",
     "JobRequest",
     "JobState",
     "JobStream",
+    "Lease",
+    "LeaseDeniedError",
+    "LeaseLostError",
     "LinkBrokenError",
     "Message",
     "Model",
@@ -66,11 +90,15 @@ __all__ = [
     "Progress",
     "QueenUnreachableError",
     "Queued",
+    "QueuedWork",
     "Requirements",
     "Started",
     "Timings",
     "Tokens",
     "Usage",
+    "Work",
+    "WorkRequest",
+    "WorkState",
     "Worker",
     "WorkerState",
 ]

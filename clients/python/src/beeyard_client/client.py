@@ -1,34 +1,28 @@
-"""The typed async client of a queen: submit, follow, look, cancel."""
+"""The typed async client of a queen: submit, follow, look, cancel; what is about heavy work is in `work_calls.py`."""
 
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Unpack
 
-import grpc
 from beeyard.queen.v1 import fleet_service_pb2 as fleet_pb
 from beeyard.queen.v1 import fleet_service_pb2_grpc as fleet_rpc
 from beeyard.queen.v1 import inference_service_pb2 as inference_pb
 from beeyard.queen.v1 import inference_service_pb2_grpc as inference_rpc
 
 from beeyard_client import fleet_wire, limits, wire
-from beeyard_client.errors import BeeyardError, LinkBrokenError, from_rpc_error
+from beeyard_client.connection import DEFAULT_QUEEN
+from beeyard_client.errors import BeeyardError
 from beeyard_client.fleet import Fleet, Model, Pool, Worker
 from beeyard_client.job import Explanation, Job, JobOptions, JobRequest, JobState, Message
-from beeyard_client.resume import Cursor, Patience, Pauses, SystemPauses
+from beeyard_client.resume import Cursor, Patience
 from beeyard_client.stream import EventCall, JobStream
 from beeyard_client.tracing import Metadata, Untraced, start_trace
+from beeyard_client.work_calls import WorkCalls
 
-if TYPE_CHECKING:
-    from opentelemetry.trace import TracerProvider
-
-DEFAULT_QUEEN: Final = "127.0.0.1:7700"
-
-_Request = TypeVar("_Request")
-_Response = TypeVar("_Response")
+__all__ = ["DEFAULT_QUEEN", "BeeyardClient"]
 
 
-class BeeyardClient:
+class BeeyardClient(WorkCalls):
     """A connection to one queen; use it as an async context manager, from one event loop.
 
     ```python
@@ -40,47 +34,6 @@ class BeeyardClient:
     Every method raises `BeeyardError`, with the reason that the queen gave. Requests that no queen judged, because
     the link broke, are tried again for `connect_patience_ms`; each carries an idempotency key or changes nothing.
     """
-
-    def __init__(
-        self,
-        queen: str = DEFAULT_QUEEN,
-        *,
-        tracer_provider: "TracerProvider | None" = None,
-        connect_patience_ms: int = limits.CONNECT_PATIENCE_MS,
-        pauses: Pauses | None = None,
-        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
-    ) -> None:
-        """Remember how to reach the queen; nothing is opened before the `async with` block.
-
-        Args:
-            queen: HOST:PORT.
-            tracer_provider: Where the root span of each job goes; None: jobs are not traced from here.
-            connect_patience_ms: How long a request is tried again while no queen answers, milliseconds.
-            pauses: Clock and chance of the retries; None: the real ones.
-            new_id: Draws an idempotency key.
-        """
-        self.queen = queen
-        self._tracer_provider = tracer_provider
-        self._connect_patience_ms = connect_patience_ms
-        self._pauses = pauses or SystemPauses()
-        self._new_id = new_id
-        self._channel: grpc.aio.Channel | None = None
-
-    async def __aenter__(self) -> Self:
-        """Open the channel; the connection itself is made by the first request."""
-        self._channel = grpc.aio.insecure_channel(self.queen, options=_CHANNEL_OPTIONS)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the channel and every stream on it; jobs go on."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close(grace=None)
 
     def infer(
         self,
@@ -283,17 +236,10 @@ class BeeyardClient:
         Yields:
             Snapshots, for as long as the connection holds; a break raises, since the next one tells everything again.
         """
-        call = self._fleet().WatchFleet(
-            fleet_pb.WatchFleetRequest(min_interval_ms=min_interval_ms),
-            timeout=limits.STREAM_DEADLINE_MS / 1000,
-        )
-        try:
-            async for snapshot in call:
+        request = fleet_pb.WatchFleetRequest(min_interval_ms=min_interval_ms)
+        async with aclosing(self._follow(self._fleet().WatchFleet, request)) as snapshots:
+            async for snapshot in snapshots:
                 yield fleet_wire.fleet(snapshot)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, address=self.queen) from error
-        finally:
-            call.cancel()
 
     def _request(
         self, prompt: str | None, messages: Sequence[Message], options: JobOptions
@@ -309,49 +255,8 @@ class BeeyardClient:
             metadata=metadata,
         )
 
-    async def _ask(
-        self,
-        method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]",
-        request: _Request,
-        metadata: Metadata = (),
-    ) -> _Response:
-        patience = Patience(self._pauses, quiet_ms=self._connect_patience_ms)
-        while True:
-            try:
-                return await method(
-                    request, timeout=limits.RPC_DEADLINE_MS / 1000, metadata=metadata
-                )
-            except grpc.aio.AioRpcError as error:
-                fault = from_rpc_error(error, address=self.queen)
-                if not isinstance(fault, LinkBrokenError):
-                    raise fault from error
-                await patience.pause(fault)
-
     def _inference(self) -> "inference_rpc.InferenceServiceAsyncStub":
         return inference_rpc.InferenceServiceStub(self._open_channel())
 
     def _fleet(self) -> "fleet_rpc.FleetServiceAsyncStub":
         return fleet_rpc.FleetServiceStub(self._open_channel())
-
-    def _open_channel(self) -> grpc.aio.Channel:
-        if self._channel is None:
-            reason = "the client is not open; use it as `async with BeeyardClient(...) as client:`"
-            raise BeeyardError("CLIENT_CLOSED", reason)
-        return self._channel
-
-
-_CHANNEL_OPTIONS: Final = (
-    # A half-open link is noticed within eight seconds instead of never.
-    ("grpc.keepalive_time_ms", limits.KEEPALIVE_TIME_MS),
-    ("grpc.keepalive_timeout_ms", limits.KEEPALIVE_TIMEOUT_MS),
-    ("grpc.http2.max_pings_without_data", 0),
-    # gRPC would wait up to two minutes between two attempts to connect.
-    ("grpc.initial_reconnect_backoff_ms", limits.RECONNECT_MIN_MS),
-    ("grpc.min_reconnect_backoff_ms", limits.RECONNECT_MIN_MS),
-    ("grpc.max_reconnect_backoff_ms", limits.RECONNECT_MAX_MS),
-    # A program that reads slowly holds back the queen, instead of filling this process's memory.
-    ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", limits.STREAM_AHEAD_BYTES),
-    ("grpc.max_receive_message_length", limits.MESSAGE_BYTES_MAX),
-    ("grpc.max_send_message_length", limits.MESSAGE_BYTES_MAX),
-)

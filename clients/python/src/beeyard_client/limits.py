@@ -34,6 +34,11 @@ assert RESUME_PATIENCE_MS > 10 * RECONNECT_MAX_MS  # noqa: S101  a relation the 
 # A queen may ask for a pause; a longer one than this is cut.
 RETRY_AFTER_MS_MAX: Final = 30_000
 
+# --- Heavy work ---
+# Least time between two requests for a lease, whatever the queen says.
+LEASE_POLL_MS_MIN: Final = 100
+WORK_TEXT_BYTES_MAX: Final = 1_024
+
 # --- The command line ---
 # A person at a terminal learns at once that nothing listens.
 CLI_CONNECT_PATIENCE_MS: Final = 300
@@ -49,3 +54,5 @@ LOG_TAIL_BYTES: Final = 64 << 10
 CHECK_TIMEOUT_MS: Final = 20_000
 # A collector that is away delays the end of a command by no more than this.
 TRACE_EXPORT_MS: Final = 2_000
+# A command whose lease was lost gets so long between SIGTERM and SIGKILL.
+COMMAND_STOP_MS: Final = 5_000

@@ -63,7 +63,7 @@ def infer_request(job: JobRequest) -> inference_service_pb2.InferRequest:
             top_k=job.top_k,
             seed=job.seed,
             stop=list(job.stop),
-            priority=_priority_to_wire(job.priority),
+            priority=priority_to_wire(job.priority),
             tenant_id=job.tenant_id,
             session_id=job.session_id,
             deadline_ms=job.deadline_ms,
@@ -100,7 +100,12 @@ def _check_carried(job: JobRequest) -> None:
                 raise invalid(name, f"{name} is out of range")
 
 
-def _priority_to_wire(priority: Priority | str | None) -> "job_pb2.Priority.ValueType":
+def priority_to_wire(priority: Priority | str | None) -> "job_pb2.Priority.ValueType":
+    """Return a class as the wire has it; None is left to the queen.
+
+    Raises:
+        BeeyardError: `INVALID_REQUEST` if there is no such class.
+    """
     if priority is None:
         return job_pb2.PRIORITY_UNSPECIFIED
     return job_pb2.Priority.Value(f"PRIORITY_{Priority.parse(priority).value}")
@@ -247,7 +252,7 @@ def job(wire: job_pb2.Job) -> Job:
         tenant_id=wire.tenant_id,
         session_id=wire.session_id,
         model=wire.model,
-        priority=_priority(wire.priority),
+        priority=priority(wire.priority),
         state=_job_state(wire.state),
         create_time=moment(wire.create_time),
         start_time=moment(wire.start_time),
@@ -270,7 +275,8 @@ def job(wire: job_pb2.Job) -> Job:
     )
 
 
-def _priority(wire: "job_pb2.Priority.ValueType") -> Priority:
+def priority(wire: "job_pb2.Priority.ValueType") -> Priority:
+    """Return a class; one that only a newer queen knows is taken for NORMAL."""
     # An open enum: a queen may know more classes than this client.
     name = job_pb2.Priority.Name(wire) if wire in job_pb2.Priority.values() else ""
     word = name.removeprefix("PRIORITY_")

@@ -10,6 +10,7 @@ from beeyard_client.cli.doctor import doctor
 from beeyard_client.cli.fleet import fleet, models
 from beeyard_client.cli.infer import infer
 from beeyard_client.cli.jobs import jobs
+from beeyard_client.cli.lease import lease
 from beeyard_client.cli.policy import policy
 from beeyard_client.cli.printing import complain
 from beeyard_client.cli.session import USAGE, Target
@@ -48,6 +49,7 @@ app.command(context_settings=services.PASS_ON, add_help_option=False)(services.w
 app.command(context_settings=services.PASS_ON, add_help_option=False)(policy)
 app.command()(infer)
 app.add_typer(jobs, name="jobs")
+app.add_typer(lease, name="lease")
 app.command()(fleet)
 app.command()(models)
 app.command()(doctor)

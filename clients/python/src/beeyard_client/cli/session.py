@@ -31,6 +31,9 @@ _ADVICE: Final = {
     "STREAM_READ_ERROR": 'the job goes on if it was accepted; "beeyard jobs list" shows it',
     "WORKER_ERROR": '"beeyard fleet" shows the last lines of its log',
     "MODEL_LOAD_FAILED": '"beeyard fleet" shows why',
+    "CAPACITY_GATED": '"beeyard lease capacity" shows how busy the hosts are',
+    "NO_CAPACITY": '"beeyard lease list --state running" shows what runs',
+    "LEASE_NOT_FOUND": '"beeyard lease list" shows work with its leases',
 }
 
 
