@@ -9,27 +9,18 @@ from beeyard.pool.v1 import snapshot_pb2
 from beeyard.queen.v1 import job_pb2
 from beeyard.queen.v1 import lease_service_pb2 as pb
 from beeyard_core import limits
-from beeyard_core.event import PoolReported
 from beeyard_core.fleet import HostLoad
 from beeyard_queen.ingress.pool_wire import pool_report_of
 from beeyard_queen.store.memory import MemoryStore
 
-from tests.support.core_values import pool_of
 from tests.support.eventually import eventually
 from tests.support.gated_store import GatedStore
-from tests.support.heavy_work import IDLE_HOST
-from tests.support.lease_requests import struct, submission, told
+from tests.support.lease_requests import report, struct, submission, told
 from tests.support.running_queen import RunningQueen, running_queen
 from tests.support.told import refusal
 
 STALE = (grpc.StatusCode.ABORTED, "STALE_EPOCH")
 TTL_MS = limits.WORK_LEASE_TTL_MS
-
-
-async def report(queen: RunningQueen, load: HostLoad = IDLE_HOST, host: str = "p1") -> None:
-    """Let a host say how busy it is, and the tick pass that rates it."""
-    queen.queen.loop.post(PoolReported(pool_of(host, load=load)))
-    await queen.tick()
 
 
 @pytest.fixture

@@ -91,10 +91,16 @@ async def running_queen(
     incarnation: str = "test",
     listen: str = LOOPBACK,
     default_model: str = "",
+    work_lease_ttl_ms: int = limits.WORK_LEASE_TTL_MS,
 ) -> AsyncIterator[RunningQueen]:
     """Run a queen until the block ends, then drain it; the store stays as it was left."""
     store, clock = store or MemoryStore(), clock or PacedClock()
-    settings = QueenSettings(listen=listen, admin_listen=LOOPBACK, default_model=default_model)
+    settings = QueenSettings(
+        listen=listen,
+        admin_listen=LOOPBACK,
+        default_model=default_model,
+        work_lease_ttl_ms=work_lease_ttl_ms,
+    )
     ports = _Store(store, store, store.work)
     restored = await store.open()
     typed: Clock = clock
