@@ -9,13 +9,11 @@ from beeyard_core.ids import ModelName, PoolId, TenantId, WorkerId, lease_id_of
 from beeyard_core.job import Finish, JobSpec, PlacementWish, Requirements
 from beeyard_core.placement import exclusion
 from beeyard_core.policy.apply import apply
-from beeyard_core.policy.intent import (
-    Reject,
-)
-from beeyard_core.policy.projection import Projection
+from beeyard_core.policy.intent import Dispatch, Evict, Reject, StartWorker, Wait
+from beeyard_core.policy.projection import Projection, rows_of, world_of
 from beeyard_core.policy.schedule import schedule
 from beeyard_core.policy.twin import Twin
-from beeyard_core.policy.world import GpuRow, JobRow, TenantRow
+from beeyard_core.policy.world import GpuRow, JobRow, ModelRow, PrefixRow, TenantRow, WorkerRow
 from beeyard_core.state import QueenState, Tenant
 from beeyard_core.step import step
 from hypothesis import given, settings
@@ -24,6 +22,7 @@ from hypothesis import strategies as st
 from tests.support.core_values import (
     GIB,
     START,
+    cached_of,
     device_of,
     job_of,
     pool_of,
@@ -219,3 +218,99 @@ def test_requirements_travel_to_the_policy_as_texts() -> None:
     (row,) = [change for change in changes if isinstance(change, JobRow)]
     assert (row.quantizations, row.min_compute_capability) == ("Q4_K_M,Q8_0", "8.6")
     assert (row.geo_lat, row.geo_lon, row.type) == (52.5, None, "chat")
+
+
+def test_a_fresh_mirror_begins_with_everything_but_what_left_meanwhile() -> None:
+    here, projection = yard(report_of("w1", slots_total=1)), Projection()
+    step(here.state, PoolReported(pool_of("p1")), START)
+    here.run("runs")
+    here.wait("waits")
+    here.wait("leaves")
+    projection.drain(here.state, START.mono_ms)
+    rows = rows_of(here.state, START.mono_ms, projection)
+    twin = Twin()
+    for row in rows:
+        if isinstance(row, JobRow):
+            assert here.want(Reject(job_id="leaves")) is None
+        twin.put(row)
+        if isinstance(row, JobRow):
+            break
+    twin.take(list(rows))
+    world = world_of(here.state, START.mono_ms, projection)
+    assert twin.lines.jobs == world.jobs
+    assert twin.yard.runs == world.running
+    assert twin.yard.models == world.models
+
+
+def models_told(here: Yard, projection: Projection) -> dict[str, str]:
+    """Return the hosts of each model as a mirror is told of them."""
+    projection.drain(here.state, START.mono_ms)
+    return {ref: row.pool_ids for ref, row in projection.models.items()}
+
+
+def test_a_policy_is_told_which_hosts_can_load_a_model() -> None:
+    here, projection = yard(), Projection()
+    step(here.state, PoolReported(pool_of("p1", models=(cached_of("m"), cached_of("n")))), START)
+    assert models_told(here, projection) == {"m": "", "n": ""}
+    step(here.state, PoolReported(pool_of("p2", models=(cached_of("m"),))), START)
+    assert models_told(here, projection) == {"m": "", "n": "p1"}
+    step(here.state, PoolReported(pool_of("p1", models=(cached_of("m"),))), START)
+    twin = Twin()
+    twin.put(ModelRow(ref="n"))
+    twin.take(projection.drain(here.state, START.mono_ms))
+    assert "n" not in twin.yard.models
+
+
+def test_a_worker_is_started_where_its_model_is_even_if_elsewhere_is_more_room() -> None:
+    here = Yard(QueenState())
+    roomy = device_of(vram_free_bytes=24 * GIB)
+    step(here.state, PoolReported(pool_of("p1", devices=(roomy,), models=())), START)
+    step(here.state, PoolReported(pool_of("p2")), START)
+    here.state.fleet.known_models.add(ModelName("m"))
+    here.wait("j1")
+    (outcome, *_) = schedule(here.state, Projection(), Twin(), START, [])
+    assert outcome.intent == StartWorker.at("m", "p2", "0", reason="no worker serves m")
+
+
+def test_a_job_waits_for_a_device_that_is_large_enough() -> None:
+    large = Requirements(min_vram_bytes=20 * GIB)
+    small = device_of(vram_total_bytes=16 * GIB, vram_free_bytes=16 * GIB)
+    for devices, intent in (((small,), Wait), ((small, device_of("gpu1")), StartWorker)):
+        state = QueenState()
+        step(state, PoolReported(pool_of("p1", devices=devices)), START)
+        here = Yard(state)
+        here.wait("j1", requirements=large)
+        (outcome, *_) = schedule(state, Projection(), Twin(), START, [])
+        assert type(outcome.intent) is intent
+
+
+def test_nobody_leaves_a_host_for_a_model_that_it_cannot_load() -> None:
+    here = Yard(QueenState())
+    full = (device_of(vram_free_bytes=0),)
+    step(here.state, PoolReported(pool_of("p1", devices=full, models=(cached_of("x"),))), START)
+    step(here.state, PoolReported(pool_of("p2", devices=full)), START)
+    step(here.state, WorkerAttached(session=1, report=report_of("wx", model=ModelName("x"))), START)
+    here.wait("j1")
+    projection, twin = Projection(), Twin()
+    (outcome, *_) = schedule(here.state, projection, twin, START, [])
+    assert isinstance(outcome.intent, Wait)
+    # On a host that could load both, the idle worker makes room.
+    both = (cached_of("x"), cached_of("m"))
+    step(here.state, PoolReported(pool_of("p1", devices=full, models=both)), START)
+    (outcome, *_) = schedule(here.state, projection, twin, START, [])
+    assert outcome.intent == Evict(evict_worker_id="wx", reason="makes room for m")
+
+
+def test_a_prompt_in_the_cache_of_a_full_worker_helps_nobody() -> None:
+    twin = Twin()
+    for worker_id, free in (("fast", 1), ("holds", 0)):
+        twin.put(
+            WorkerRow(
+                worker_id=worker_id, pool_id="p1", model_ref="m", slots_free=free, tokens_per_s=9.0
+            )
+        )
+    twin.put(PrefixRow(worker_id="holds", prompt_hash="hash", tokens=90))
+    twin.put(JobRow(job_id="j1", seq=1, model_ref="m", prompt_hash="hash", prompt_tokens=100))
+    decided = twin.decide(START.mono_ms)
+    assert isinstance(decided, Dispatch)
+    assert decided.worker_id == "fast"

@@ -77,17 +77,12 @@ async def submit(queen: RunningQueen, **fields: object) -> str:
 
 
 async def leased(queen: RunningQueen, job_id: str) -> job_pb2.Job:
-    async def is_leased() -> bool:
-        job = await queen.inference.GetJob(pb.GetJobRequest(job_id=job_id))
-        return bool(job.worker_id)
-
-    for _ in range(2_000):
-        if await is_leased():
-            break
-        await asyncio.sleep(0)
-    job = await queen.inference.GetJob(pb.GetJobRequest(job_id=job_id))
-    assert job.worker_id, "the job is leased"
-    return job
+    """Return the job once some worker has it."""
+    async with asyncio.timeout(10):
+        while True:
+            job = await queen.inference.GetJob(pb.GetJobRequest(job_id=job_id))
+            if job.worker_id:
+                return job
 
 
 async def test_the_operators_policy_decides_and_signs() -> None:

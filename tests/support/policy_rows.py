@@ -80,6 +80,7 @@ JOB: Mapping[str, Rows] = {
     "pin_pool_id": one_of([*[""] * 9, "p1"]),
     "prefer_pool_ids": one_of([*[""] * 6, "p1", "p2", "p1,p2"]),
     "avoid_pool_ids": one_of([*[""] * 9, "p2"]),
+    "min_vram_bytes": one_of([*[0] * 9, 20 * GIB]),
 }
 RUN: Mapping[str, Rows] = {
     "job_id": RUNNING,
@@ -93,7 +94,7 @@ RUN: Mapping[str, Rows] = {
 GPU: Mapping[str, Rows] = {
     "pool_id": POOLS,
     "gpu_id": one_of(["0", "1", "10"]),
-    "vram_total": st.just(24 * GIB),
+    "vram_total": one_of([16 * GIB, 24 * GIB, 24 * GIB]),
     "vram_free": one_of([0, 4 * GIB, 12 * GIB]),
     "compute_capability": one_of(["", "7.5", "8.6", "8.10"]),
 }
@@ -120,6 +121,7 @@ model_rows = rows(
     vram_required=one_of([0, 6 * GIB, 10 * GIB]),
     context=one_of([0, 4096]),
     quantization=one_of(["", "q4"]),
+    pool_ids=one_of(["", "", "p1", "p1,p2"]),
 )
 
 
@@ -131,6 +133,7 @@ NO_DEMANDS: Mapping[str, Rows] = {
     "quantizations": st.just(""),
     "pin_pool_id": st.just(""),
     "avoid_pool_ids": st.just(""),
+    "min_vram_bytes": st.just(0),
 }
 
 

@@ -94,6 +94,8 @@ DECISIONS_PER_ROUND_MAX: Final = 256
 # How often one job may be taken back for more urgent ones; after that it keeps its slot.
 PREEMPTIONS_PER_JOB_MAX: Final = 16
 TENANTS_KEPT_MAX: Final = 10_000
+# A policy is told which hosts can load a model if they are no more than this; of more, a wrong choice is dropped.
+MODEL_POOLS_TOLD_MAX: Final = 256
 # Jobs whose sizes differ by less wait in one line; the longest possible job is a few hundred such steps.
 SHAPE_TOKENS: Final = 512
 WORKERS_MAX: Final = 10_000

@@ -29,8 +29,8 @@ class WorkerLoad(NamedTuple):
     jobs_served: int
 
 
-#: What can be gone; hosts and models are known for good. A GPU's key is its pool and its id, every other key one id.
-GoneKind = Literal["worker", "job", "running", "gpu", "tenant"]
+#: What can be gone; hosts are known for good. A GPU's key is its pool and its id, every other key one id.
+GoneKind = Literal["worker", "job", "running", "gpu", "tenant", "model"]
 
 
 class Gone(NamedTuple):

@@ -24,7 +24,7 @@ from beeyard_core.policy.world import (
     RunningRow,
     WorkerRow,
 )
-from beeyard_core.policy.yard import CLOSED
+from beeyard_core.policy.yard import CLOSED, window_tokens
 from beeyard_core.refusal import Refusal, Refused
 
 
@@ -148,7 +148,7 @@ class Judge:
         free = worker.kv_free_tokens
         if free is not None and free - self._tokens.get(worker.worker_id, 0) < tokens:
             return _no(Refusal.WORKER_BUSY, "worker_id", f"it has no {tokens} KV tokens free")
-        if 0 < worker.context_tokens < max(tokens, job.min_context_tokens):
+        if 0 < worker.context_tokens < max(window_tokens(job), job.min_context_tokens):
             reason = Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT
             return _no(reason, "worker_id", f"its context is {worker.context_tokens} tokens")
         return None

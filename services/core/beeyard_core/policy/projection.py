@@ -53,6 +53,8 @@ class Projection:
     _gpus: dict[tuple[PoolId, str], GpuRow] = field(default_factory=dict)
     _gpus_count: dict[PoolId, int] = field(default_factory=dict)
     models: dict[str, ModelRow] = field(default_factory=dict)
+    _catalogues: dict[PoolId, dict[str, ModelRow]] = field(default_factory=dict)
+    _holders: dict[str, dict[PoolId, ModelRow]] = field(default_factory=dict)
     _runs: set[JobId] = field(default_factory=set)
     _jobs: set[JobId] = field(default_factory=set)
 
@@ -127,11 +129,29 @@ class Projection:
         return len(changes) > before
 
     def _tell_models(self, pool: Pool, changes: list[Change]) -> None:
-        for model in model_rows(pool):
-            merged = _merged(self.models.get(model.ref), model)
-            if merged != self.models.get(model.ref):
-                self.models[model.ref] = merged
-                changes.append(merged)
+        """Tell what changed of the catalogue by a host's report, and which hosts can load what."""
+        pool_id, rows = pool.report.pool_id, {row.ref: row for row in model_rows(pool)}
+        before = self._catalogues.get(pool_id)
+        if rows == before:
+            return
+        self._catalogues[pool_id] = rows
+        for ref in (before or {}).keys() - rows.keys():
+            del self._holders[ref][pool_id]
+        for ref, row in rows.items():
+            self._holders.setdefault(ref, {})[pool_id] = row
+        # One host more, and what all could load, not all can any more.
+        touched = self._holders if before is None else {*before, *rows}
+        for ref in sorted(touched):
+            self._tell_model(ref, changes)
+
+    def _tell_model(self, ref: str, changes: list[Change]) -> None:
+        row = _merged(self._holders[ref], len(self._catalogues))
+        if row is None:
+            del self._holders[ref], self.models[ref]
+            changes.append(Gone("model", (ref,)))
+        elif row != self.models.get(ref):
+            self.models[ref] = row
+            changes.append(row)
 
     def _tell_workers(self, state: QueenState, now_ms: int, changes: list[Change]) -> None:
         for worker_id in state.fleet.touched:
@@ -214,6 +234,7 @@ def job_row(job: Job) -> JobRow:
         pin_pool_id=wish.pin_pool_id or "",
         prefer_pool_ids=",".join(wish.prefer_pool_ids),
         avoid_pool_ids=",".join(wish.avoid_pool_ids),
+        min_vram_bytes=need.min_vram_bytes,
         labels=spec.labels,
     )
 
@@ -234,8 +255,10 @@ def worker_status(state: QueenState, worker: Worker, now_ms: int) -> str:
         return "draining"
     if report.state is WorkerState.FAILED:
         return "failed"
-    if not (worker.session and report.state in _SERVING and state.fleet.is_fresh(worker, now_ms)):
+    if report.state is WorkerState.STARTING and worker.session:
         return "starting"
+    if not (worker.session and state.fleet.is_fresh(worker, now_ms)):
+        return "away"
     return "busy" if worker.leases else "ready"
 
 
@@ -411,11 +434,13 @@ def model_rows(pool: Pool) -> list[ModelRow]:
     ]
 
 
-def _merged(known: ModelRow | None, told: ModelRow) -> ModelRow:
-    """One model of the catalogue out of what several hosts say of it: the one that needs most memory counts."""
-    if known is None or told.vram_required > known.vram_required:
-        return told
-    return known
+def _merged(holders: dict[PoolId, ModelRow], pools_count: int) -> ModelRow | None:
+    """One model of the catalogue out of what several hosts say of it; what needs most memory counts."""
+    if not holders:
+        return None
+    row = max(holders.values(), key=lambda each: each.vram_required)
+    is_told = len(holders) < pools_count and len(holders) <= limits.MODEL_POOLS_TOLD_MAX
+    return row._replace(pool_ids=",".join(sorted(holders)) if is_told else "")
 
 
 def tenant_row(state: QueenState, tenant_id: TenantId) -> TenantRow:
@@ -437,7 +462,7 @@ def rows_of(state: QueenState, now_ms: int, known: Projection) -> Iterator[Row]:
     Args:
         state: The queen's memory.
         now_ms: Monotonic time.
-        known: What mirrors were told already: starts and models are told as they were.
+        known: What mirrors were told already: starts and models are told as they were told before.
     """
     yield from _fleet_of(state, now_ms, known).rows()
     for job_id in sorted(state.queue.job_ids(), key=lambda each: state.jobs[each].sequence):
@@ -460,8 +485,6 @@ def _fleet_of(state: QueenState, now_ms: int, known: Projection) -> World:
         world.pools[pool_id] = pool_row(pool, now_ms)
         for gpu in gpu_rows(pool, promised):
             world.gpus[pool_id, gpu.gpu_id] = gpu
-        for model in model_rows(pool):
-            world.models[model.ref] = _merged(world.models.get(model.ref), model)
     for worker_id in (*state.fleet.workers, *state.wishes):
         row = _row_of(state, worker_id, now_ms, known.workers.get(worker_id))
         if row is not None:

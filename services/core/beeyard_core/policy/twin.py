@@ -102,6 +102,8 @@ class Twin:
             case "tenant":
                 self.tenants.pop(gone.key[0], None)
                 self._take_turn(gone.key[0])
+            case "model":
+                del self.yard.models[gone.key[0]]
             case _:
                 assert_never(gone.kind)
 

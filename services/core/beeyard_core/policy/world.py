@@ -19,14 +19,14 @@ RANK = {name: rank for rank, name in enumerate(CLASSES)}
 #: A worker of these states can take a job if it has a free slot.
 OPEN_STATUSES = ("ready", "busy")
 #: A worker of these states serves its model, now or once it has loaded.
-LIVE_STATUSES = ("starting", "ready", "busy")
+LIVE_STATUSES = ("starting", "ready", "busy", "away")
 
 
 class WorkerRow(NamedTuple):
     """One worker.
 
     Attributes:
-        status: `starting`, `ready`, `busy`, `draining` or `failed`.
+        status: `starting`, `ready`, `busy`, `away` (it was lost and may come back), `draining` or `failed`.
         vram_free: Free memory of its device in bytes.
         load: Share of its slots that are taken, 0 to 1.
         tokens_per_s: Measured decode speed of one slot; 0: nothing measured yet.
@@ -69,6 +69,7 @@ class JobRow(NamedTuple):
         estimated_vram_bytes: Memory that the job needs on its worker's device; 0: unknown, which excludes nothing.
         min_compute_capability: Such as `8.6`; empty: any device. This and what follows demand nothing by default.
         quantizations: Accepted quantizations, separated by commas, like the pools that follow.
+        min_vram_bytes: Least memory of the device, free or not.
     """
 
     job_id: str
@@ -99,6 +100,7 @@ class JobRow(NamedTuple):
     pin_pool_id: str = ""
     prefer_pool_ids: str = ""
     avoid_pool_ids: str = ""
+    min_vram_bytes: int = 0
     labels: tuple[tuple[str, str], ...] = ()
 
 
@@ -169,7 +171,11 @@ class TenantRow(NamedTuple):
 
 
 class ModelRow(NamedTuple):
-    """One model of the catalogue; sizes in bytes, 0: unknown."""
+    """One model of the catalogue; sizes in bytes, 0: unknown.
+
+    Attributes:
+        pool_ids: The hosts that can load it, separated by commas; empty: any.
+    """
 
     ref: str
     family: str = ""
@@ -177,6 +183,7 @@ class ModelRow(NamedTuple):
     size_bytes: int = 0
     context: int = 0
     quantization: str = ""
+    pool_ids: str = ""
 
 
 class HistoryRow(NamedTuple):

@@ -187,16 +187,23 @@ class Yard:
         free = worker.kv_free_tokens
         if worker.vram_free < job.estimated_vram_bytes or (free is not None and free < tokens):
             return False
-        if 0 < worker.context_tokens < tokens or worker.context_tokens < job.min_context_tokens:
+        window = worker.context_tokens
+        if 0 < window < window_tokens(job) or window < job.min_context_tokens:
             return False
         if job.engine not in ("", worker.engine) or not _pool_allowed(job, worker.pool_id):
             return False
         if job.quantizations and worker.quantization not in _parts(job.quantizations):
             return False
-        return self._computes(job, [(worker.pool_id, gpu) for gpu in _parts(worker.gpu_ids)])
+        return self._serves(job, [(worker.pool_id, gpu) for gpu in _parts(worker.gpu_ids)])
 
-    def _computes(self, job: JobRow, gpus: list[tuple[str, str]]) -> bool:
-        """Whether every one of some GPUs has the compute capability that a job asks for."""
+    def _serves(self, job: JobRow, gpus: list[tuple[str, str]]) -> bool:
+        """Whether every one of some GPUs has the memory and the compute capability that a job asks for."""
+        if job.min_vram_bytes:
+            has_all = [
+                self.gpus[g].vram_total >= job.min_vram_bytes for g in gpus if g in self.gpus
+            ]
+            if not sum(has_all) == len(gpus) > 0:
+                return False
         wanted = capability_number(job.min_compute_capability)
         if wanted is None:
             return True
@@ -271,13 +278,13 @@ class Yard:
         for free, pool_id, _, gpu_id in self.roomiest:
             if -free < model.vram_required:
                 return None
-            if self._allows(job, self.gpus[pool_id, gpu_id]):
+            if _loads(model, pool_id) and self._allows(job, self.gpus[pool_id, gpu_id]):
                 return self.gpus[pool_id, gpu_id]
         return None
 
     def _allows(self, job: JobRow, gpu: GpuRow) -> bool:
         allowed = self.is_pool_open(gpu.pool_id) and _pool_allowed(job, gpu.pool_id)
-        return allowed and self._computes(job, [(gpu.pool_id, gpu.gpu_id)])
+        return allowed and self._serves(job, [(gpu.pool_id, gpu.gpu_id)])
 
     def unused(self, job: JobRow) -> Iterator[WorkerRow]:
         """Idle workers in whose place a worker for a job could be started, the longest unused first."""
@@ -290,12 +297,21 @@ class Yard:
             freed = held.vram_required // len(gpus) if held and gpus else 0
             if not gpu or not model or gpu.vram_free + freed < model.vram_required:
                 continue
-            if self._allows(job, gpu):
+            if _loads(model, gpu.pool_id) and self._allows(job, gpu):
                 yield worker
 
 
 def _room_key(gpu: GpuRow) -> tuple[int, str, str, str]:
     return (-gpu.vram_free, gpu.pool_id, f"{gpu.gpu_id:>20}", gpu.gpu_id)
+
+
+def window_tokens(job: JobRow) -> int:
+    """The context that a job needs for certain: its prompt may be half as long as estimated, and the worker counts."""
+    return job.prompt_tokens // 2 + job.max_tokens
+
+
+def _loads(model: ModelRow, pool_id: str) -> bool:
+    return not model.pool_ids or pool_id in _parts(model.pool_ids)
 
 
 def _pool_allowed(job: JobRow, pool_id: str) -> bool:

@@ -8,6 +8,7 @@ import math
 import re
 
 from beeyard_core.policy.world import OPEN_STATUSES, JobRow, RunningRow, WorkerRow, World
+from beeyard_core.policy.yard import window_tokens
 
 _POOL_CLOSED = {"offline", "stale", "draining", "unhealthy"}
 _POOL_HEALTHY = {"healthy", "ready", "online"}
@@ -58,7 +59,7 @@ def fits(world: World, job: JobRow, worker: WorkerRow) -> bool:
         and is_open(world, worker)
         and worker.vram_free >= job.estimated_vram_bytes
         and (worker.kv_free_tokens is None or worker.kv_free_tokens >= tokens)
-        and (worker.context_tokens == 0 or worker.context_tokens >= tokens)
+        and (worker.context_tokens == 0 or worker.context_tokens >= window_tokens(job))
         and _meets_demands(world, job, worker)
     )
 
@@ -85,8 +86,16 @@ def _meets_demands(world: World, job: JobRow, worker: WorkerRow) -> bool:
         return False
     if job.avoid_pool_ids and worker.pool_id in job.avoid_pool_ids.split(","):
         return False
+    if job.min_vram_bytes and not _is_large(world, worker, job.min_vram_bytes):
+        return False
     wanted = _capability(job.min_compute_capability)
     return wanted is None or _computes(world, worker, wanted)
+
+
+def _is_large(world: World, worker: WorkerRow, wanted_bytes: int) -> bool:
+    ids = [part for part in worker.gpu_ids.split(",") if part]
+    gpus = [world.gpus.get((worker.pool_id, gpu_id)) for gpu_id in ids]
+    return bool(gpus) and all(gpu is not None and gpu.vram_total >= wanted_bytes for gpu in gpus)
 
 
 def _computes(world: World, worker: WorkerRow, wanted: int) -> bool:

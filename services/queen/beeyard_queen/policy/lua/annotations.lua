@@ -37,6 +37,7 @@
 ---@field user { geo?: Geo } Where the client is, if it said so.
 ---@field engine string Only workers of this engine; empty: any.
 ---@field min_context_tokens integer Least context window; 0: any.
+---@field min_vram_bytes integer Least memory of the device, free or not; 0: any.
 ---@field min_compute_capability string Such as `8.6`; empty: any device.
 ---@field quantizations string Accepted quantizations, separated by commas; empty: any.
 ---@field pin_pool_id string Only this pool; empty: any.
@@ -48,7 +49,7 @@
 ---@field gpu_id? string|integer The first of `gpu_ids`.
 ---@field gpu_ids (string|integer)[]
 ---@field gpus integer How many GPUs it spans.
----@field status "starting" | "ready" | "busy" | "draining" | "failed"
+---@field status "starting" | "ready" | "busy" | "away" | "draining" | "failed"
 ---@field model_ref string `model` is another name of the field.
 ---@field engine string
 ---@field slots_total integer Jobs that it runs at once.
@@ -105,6 +106,7 @@
 ---@field size_bytes integer
 ---@field context integer Tokens; 0: unknown.
 ---@field quantization string
+---@field pool_ids string The hosts that can load it, separated by commas; empty: any.
 
 ---A job that holds a slot.
 ---@class RunningJob
@@ -166,7 +168,7 @@ function Helpers.estimate_job_duration(job, worker) end
 ---@param job Job|string
 ---@param worker Worker|string
 ---@return boolean fits
----@return string? reason The first thing in the way: `model_mismatch`, `engine_mismatch`, `worker_not_ready`, `no_free_slot`, `pool_unhealthy`, `insufficient_vram`, `insufficient_kv`, `context_too_small`, `quantization_mismatch`, `pool_excluded`, `compute_capability_too_low`, `job_unknown` or `worker_unknown`.
+---@return string? reason The first thing in the way: `model_mismatch`, `engine_mismatch`, `worker_not_ready`, `no_free_slot`, `pool_unhealthy`, `insufficient_vram`, `insufficient_kv`, `context_too_small`, `device_too_small`, `quantization_mismatch`, `pool_excluded`, `compute_capability_too_low`, `job_unknown` or `worker_unknown`.
 ---Example: `select(2, helpers.can_job_fit("job-2", "worker-1"))` → `"model_mismatch"`
 function Helpers.can_job_fit(job, worker) end
 

@@ -143,6 +143,11 @@ function library.string.rep(s, n, separator)
   local length = #text + (type(separator) == "string" and #separator or 0)
   if count <= 0 or length == 0 then return "" end
   if count > STRING_BYTES_MAX or length * count > STRING_BYTES_MAX then error("resulting string too large", 2) end
+  -- Lua copies piece by piece, so a megabyte of single bytes takes milliseconds; of larger pieces, next to nothing.
+  if count > 64 and #text < 64 and (separator == nil or separator == "") then
+    local piece = rep(text, 64)
+    return rep(piece, count // 64) .. rep(text, count % 64)
+  end
   return rep(text, count, separator)
 end
 

@@ -125,7 +125,7 @@ end
 local dress_job, job_view = kind({
   "attempt", "cost_units", "created_at", "deadline_at", "deadline_ms", "engine", "estimated_duration_ms",
   "estimated_vram_bytes", "expected_tokens", "id", "labels", "max_tokens", "min_compute_capability",
-  "min_context_tokens", "model_ref", "pin_pool_id", "priority", "prompt_hash", "prompt_tokens", "quantizations",
+  "min_context_tokens", "min_vram_bytes", "model_ref", "pin_pool_id", "priority", "prompt_hash", "prompt_tokens", "quantizations",
   "queued_at", "seed", "session_id", "tenant_id", "type", "user", "wait_time_ms",
 }, {
   wait_time_ms = function(raw)
@@ -311,7 +311,7 @@ local _, run_view = kind({
 }, {})
 V.run = run_view
 
-local _, model_view = kind({ "context", "family", "id", "quantization", "ref", "size_bytes", "vram_required" }, {})
+local _, model_view = kind({ "context", "family", "id", "pool_ids", "quantization", "ref", "size_bytes", "vram_required" }, {})
 V.model = model_view
 
 local _, history_view = kind({ "device", "mean_ms", "model_ref", "n", "p95_ms" }, {})

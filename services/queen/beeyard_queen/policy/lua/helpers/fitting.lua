@@ -22,16 +22,26 @@ local function lists(csv, wanted)
 end
 K.lists = lists
 
-local function compute_fits(wanted, worker)
+-- The context that a job needs for certain: its prompt may be half as long as estimated, and the worker counts.
+function K.window_tokens(job) return number_or(job.prompt_tokens, 0) // 2 + number_or(job.max_tokens, 0) end
+
+-- Whether every GPU of a worker is one that `serves`; a worker without known GPUs has none that is.
+local function all_gpus(worker, serves, wanted)
   local ids = worker.gpu_ids
   if not ids or #ids == 0 then return false end
   for _, id in ipairs(ids) do
     local gpu = M.find_gpu(worker.pool_id, id)
-    local has = gpu and capability_number(gpu.raw.compute_capability)
-    if not has or has < wanted then return false end
+    if not gpu or not serves(gpu.raw, wanted) then return false end
   end
   return true
 end
+
+local function computes(gpu, wanted)
+  local has = capability_number(gpu.compute_capability)
+  return has ~= nil and has >= wanted
+end
+
+local function is_large(gpu, bytes) return gpu.vram_total >= bytes end
 
 -- Why a worker is no place for a job that has demands; nil if it is one.
 local function demand_unmet(job, worker)
@@ -43,7 +53,9 @@ local function demand_unmet(job, worker)
   if (job.pin_pool_id or "") ~= "" and job.pin_pool_id ~= worker.pool_id then return "pool_excluded" end
   if (job.avoid_pool_ids or "") ~= "" and lists(job.avoid_pool_ids, worker.pool_id) then return "pool_excluded" end
   local wanted = capability_number(job.min_compute_capability)
-  if wanted and not compute_fits(wanted, worker) then return "compute_capability_too_low" end
+  if wanted and not all_gpus(worker, computes, wanted) then return "compute_capability_too_low" end
+  local bytes = number_or(job.min_vram_bytes, 0)
+  if bytes > 0 and not all_gpus(worker, is_large, bytes) then return "device_too_small" end
   return nil
 end
 
@@ -66,7 +78,7 @@ local function unfit_on(job, worker, is_worker_open)
   local tokens = number_or(job.prompt_tokens, 0) + number_or(job.max_tokens, 0)
   if worker.kv_free_tokens and worker.kv_free_tokens < tokens then return "insufficient_kv" end
   local window = number_or(worker.context_tokens, 0)
-  if window > 0 and window < tokens then return "context_too_small" end
+  if window > 0 and window < K.window_tokens(job) then return "context_too_small" end
   return demand_unmet(job, worker)
 end
 
@@ -121,7 +133,7 @@ end
 -- The fastest worker of a model that a job fits; of the mirror's own jobs the plain ones are placed with less ado.
 local function fastest(job, model)
   if K.plain_node(job) then
-    return M.place_for(model, job.prompt_tokens + job.max_tokens, job.estimated_vram_bytes)
+    return M.place_for(model, job.prompt_tokens, job.max_tokens, job.estimated_vram_bytes)
   end
   return M.first(model, nil, "speed", fits_job, job)
 end

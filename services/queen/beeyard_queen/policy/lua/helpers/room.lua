@@ -22,6 +22,8 @@ local function room_on(gpu, model, job, bytes_more)
   if M.is_pool_closed(gpu.pool) then return false end
   if (job.pin_pool_id or "") ~= "" and job.pin_pool_id ~= gpu.pool then return false end
   if (job.avoid_pool_ids or "") ~= "" and lists(job.avoid_pool_ids, gpu.pool) then return false end
+  if model.pool_ids ~= "" and not lists(model.pool_ids, gpu.pool) then return false end
+  if raw.vram_total < number_or(job.min_vram_bytes, 0) then return false end
   local wanted = capability_number(job.min_compute_capability)
   local has = wanted and capability_number(raw.compute_capability)
   return not wanted or (has ~= nil and has >= wanted)

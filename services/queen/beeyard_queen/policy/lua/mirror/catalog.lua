@@ -7,11 +7,11 @@ local gmatch = string.gmatch
 local models, aliases, metrics, config, history = {}, {}, {}, {}, {}
 M.models, M.aliases, M.metrics, M.config_values, M.histories = models, aliases, metrics, config, history
 
-function M.model(ref, family, vram_required, size_bytes, context, quantization)
+function M.model(ref, family, vram_required, size_bytes, context, quantization, pool_ids)
   models[ref] = {
     raw = {
       id = ref, ref = ref, family = family or "", vram_required = vram_required or 0, size_bytes = size_bytes or 0,
-      context = context or 0, quantization = quantization or "",
+      context = context or 0, quantization = quantization or "", pool_ids = pool_ids or "",
     },
   }
   M.catalog_changed, M.room_version = true, M.room_version + 1

@@ -31,7 +31,7 @@ local FIELDS = {
     "id", "seq", "tenant_id", "session_id", "priority", "model_ref", "prompt_hash", "prompt_tokens", "max_tokens",
     "expected_tokens", "seed", "created_at", "queued_at", "attempt", "deadline_at", "estimated_vram_bytes",
     "estimated_duration_ms", "cost_units", "type", "geo_lat", "geo_lon", "engine", "min_context_tokens",
-    "min_compute_capability", "quantizations", "pin_pool_id", "prefer_pool_ids", "avoid_pool_ids",
+    "min_compute_capability", "quantizations", "pin_pool_id", "prefer_pool_ids", "avoid_pool_ids", "min_vram_bytes",
   },
   worker = {
     "id", "pool_id", "status", "model_ref", "engine", "slots_total", "slots_free", "vram_free", "kv_free_tokens",
@@ -47,7 +47,7 @@ local FIELDS = {
   tenant = {
     "id", "quota_vram", "quota_used", "quota_jobs", "jobs_running", "tokens_served", "tokens_per_minute", "weight",
   },
-  model = { "ref", "family", "vram_required", "size_bytes", "context", "quantization" },
+  model = { "ref", "family", "vram_required", "size_bytes", "context", "quantization", "pool_ids" },
   history = { "model_ref", "device", "mean_ms", "p95_ms", "n" },
 }
 

@@ -159,20 +159,26 @@ function M.first(model, pool, order, fits, a, b)
   return heap[1]
 end
 
-local function has_room(node, tokens, bytes)
+local function has_room(node, need)
   local raw = node.raw
   local free, window = raw.kv_free_tokens, raw.context_tokens
-  return node.vram >= bytes and (free == nil or free >= tokens) and (window == 0 or window >= tokens)
+  return node.vram >= need.bytes and (free == nil or free >= need.tokens) and (window == 0 or window >= need.window)
 end
+
+-- What is looked for; one table for all searches, since there is one for every decision.
+local need = { tokens = 0, window = 0, bytes = 0 }
 
 -- The fastest open worker of a model with room for a plain job, which demands nothing else. What one job was refused, a
 -- job that asks for no less is refused without another look, until a worker of the model has more room.
-function M.place_for(model, tokens, bytes)
+function M.place_for(model, prompt_tokens, max_tokens, bytes)
   local scope = model_scopes[model]
   if not scope or scope.open == 0 then return nil end
+  -- The context that it needs for certain: its prompt may be half as long as estimated, and the worker counts.
+  local tokens, window = prompt_tokens + max_tokens, prompt_tokens // 2 + max_tokens
   local least = scope.refused
-  if least and tokens >= least.tokens and bytes >= least.bytes then return nil end
-  local node = heaps.search(heap_of(scope, "speed"), has_room, tokens, bytes)
-  if not node then scope.refused = { tokens = tokens, bytes = bytes } end
+  if least and tokens >= least.tokens and window >= least.window and bytes >= least.bytes then return nil end
+  need.tokens, need.window, need.bytes = tokens, window, bytes
+  local node = heaps.search(heap_of(scope, "speed"), has_room, need)
+  if not node then scope.refused = { tokens = tokens, window = window, bytes = bytes } end
   return node
 end

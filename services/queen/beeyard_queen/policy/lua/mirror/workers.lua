@@ -32,8 +32,8 @@ local function refile(node)
   local serves = status == "ready" or status == "busy"
   local open = serves and free > 0 and not M.is_pool_closed(node.pool)
   local idle = open and free >= raw.slots_total
-  -- What loads will serve its model soon: no second worker is started for it.
-  local live = serves or status == "starting"
+  -- What loads, or was lost and may come back, will serve its model soon: no second worker is started for it.
+  local live = serves or status == "starting" or status == "away"
   local opened, revived = open ~= node.open, live ~= node.live
   if idle ~= node.idle then M.room_version = M.room_version + 1 end
   node.open, node.idle, node.live = open, idle, live
