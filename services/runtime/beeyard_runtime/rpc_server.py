@@ -5,9 +5,6 @@ channelz, health and reflection only, so that it may be closed off without closi
 """
 
 import asyncio
-import errno
-import ipaddress
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar, cast
@@ -21,6 +18,7 @@ from grpc_health.v1 import health_pb2_grpc
 from beeyard_runtime.call_meter import CallFigures, CallMeter
 from beeyard_runtime.faults import ListenFailed
 from beeyard_runtime.health import Health
+from beeyard_runtime.listening import bind_socket, loopback_address
 from beeyard_runtime.log import get_log
 from beeyard_runtime.reflection import add_reflection
 from beeyard_runtime.rpc_methods import Method, wrap_method
@@ -181,9 +179,8 @@ class _Listener:
         """Ignore what is offered again as registered methods, and would come here unwrapped."""
 
     def bind(self, listen: str) -> tuple[int, str]:
-        host, port = _parse_address(listen)
-        _refuse_open_address(host, listen)
-        _probe(host, port, listen)
+        host, port = loopback_address(listen)
+        bind_socket(host, port, listen).close()
         shown = f"[{host}]" if ":" in host else host
         try:
             bound = self.server.add_insecure_port(f"{shown}:{port}")
@@ -192,37 +189,3 @@ class _Listener:
                 f"cannot listen on {listen}: the address was taken just now"
             ) from None
         return bound, f"{shown}:{bound}"
-
-
-def _parse_address(listen: str) -> tuple[str, int]:
-    host, colon, port = listen.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 0xFFFF:
-        raise ListenFailed(f"cannot listen on {listen!r}: write HOST:PORT, such as 127.0.0.1:7700")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _refuse_open_address(host: str, listen: str) -> None:
-    try:
-        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not is_loopback:
-        raise ListenFailed(
-            f"refusing to listen on {listen}: without TLS and tokens, which this version does not have yet, only "
-            "loopback addresses are allowed (127.0.0.1, [::1] or localhost)"
-        )
-
-
-def _probe(host: str, port: int, listen: str) -> None:
-    """Bind once with a plain socket, whose error says why; gRPC's own only says that it failed."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as fault:
-            if fault.errno == errno.EADDRINUSE:
-                raise ListenFailed(
-                    f"cannot listen on {listen}: the port is in use; stop what holds it or choose another port"
-                ) from None
-            raise ListenFailed(f"cannot listen on {listen}: {fault.strerror}") from None
