@@ -1,8 +1,11 @@
-"""What `make demo` runs: a whole Beeyard with a real model, one streamed answer, its timeline, and a clean end.
+"""What `make demo` runs: a whole Beeyard with a real model, one answer, its timeline, the same over HTTP, a clean end.
 
 It writes nowhere but in a temporary folder and listens on ports that nobody else has.
 """
 
+import asyncio
+import http.client
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -19,12 +22,37 @@ except ModuleNotFoundError as missing:
 PROMPT = "The honey bee"
 SEED = 7
 MAX_TOKENS = 48
+HTTP_TIMEOUT_S = 60
 
 
 async def show_one_job(stack: Stack) -> int:
-    """Stream one answer and its timeline; return the exit code."""
-    print(f"a queen at {stack.queen.address}, a pool manager at {stack.pool.address}, one worker")
-    return await one_prompt(stack, PROMPT, {"seed": SEED, "max_tokens": MAX_TOKENS})
+    """Stream one answer and its timeline, ask for the same over HTTP; return the exit code."""
+    print(
+        f"a queen at {stack.queen.address}, a pool manager at {stack.pool.address}, one worker, "
+        f"a gateway at http://{stack.gateway.address}"
+    )
+    code = await one_prompt(stack, PROMPT, {"seed": SEED, "max_tokens": MAX_TOKENS})
+    return code or await asyncio.to_thread(show_the_same_over_http, stack)
+
+
+def show_the_same_over_http(stack: Stack) -> int:
+    """Ask the OpenAI API of the gateway for the beginning of the same answer; return the exit code."""
+    asked = {"model": stack.plan.model_names[0], "prompt": PROMPT, "seed": SEED, "max_tokens": 8}
+    connection = http.client.HTTPConnection(stack.gateway.address, timeout=HTTP_TIMEOUT_S)
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/v1/completions", json.dumps(asked), headers)
+    answer = connection.getresponse()
+    told = json.loads(answer.read())
+    connection.close()
+    if answer.status != http.HTTPStatus.OK:
+        print(
+            f"demo: the gateway answered {answer.status}: {told['error']['message']}",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"\nPOST http://{stack.gateway.address}/v1/completions")
+    print(f"{answer.status} {told['choices'][0]['text']!r} {json.dumps(told['usage'])}")
+    return 0
 
 
 def main() -> int:

@@ -25,8 +25,10 @@ compile $upgrades pyproject.toml --extra all --extra demo --group dev -o "$DEV"
 # shellcheck disable=SC2086
 compile $upgrades --group bootstrap -c "$DEV" -o requirements/bootstrap.lock
 # Older pins in these files would only fight with the constraints.
-rm -f requirements/demo.lock requirements/queen.lock requirements/pool-manager.lock requirements/worker.lock
+rm -f requirements/demo.lock requirements/queen.lock requirements/pool-manager.lock requirements/worker.lock \
+    requirements/gateway.lock
 compile pyproject.toml --extra all --extra demo -c "$DEV" -o requirements/demo.lock
 compile pyproject.toml --extra queen -c "$DEV" -o requirements/queen.lock
 compile pyproject.toml --extra pool-manager --extra worker --extra llamacpp -c "$DEV" -o requirements/pool-manager.lock
 compile pyproject.toml --extra worker --extra llamacpp -c "$DEV" -o requirements/worker.lock
+compile pyproject.toml --extra gateway -c "$DEV" -o requirements/gateway.lock

@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from beeyard_client import BeeyardClient
@@ -74,7 +75,7 @@ async def test_a_signal_stops_everything_and_exits_with_0(
     stack: tuple[asyncio.subprocess.Process, str, list[psutil.Process]], number: signal.Signals
 ) -> None:
     process, address, family = stack
-    assert len(family) == 3
+    assert len(family) == 4
     async with BeeyardClient(address) as client:
         assert await client.infer("hello", max_tokens=4, seed=1).text()
     process.send_signal(number)
@@ -82,6 +83,18 @@ async def test_a_signal_stops_everything_and_exits_with_0(
     assert process.returncode == 0
     assert stderr == b""
     assert not any(one.is_running() for one in family)
+
+
+async def test_the_stack_speaks_http(
+    stack: tuple[asyncio.subprocess.Process, str, list[psutil.Process]],
+) -> None:
+    process, _, _ = stack
+    gateway = _service(process.pid, "beeyard_gateway")
+    (port,) = {c.laddr.port for c in gateway.net_connections() if c.status == psutil.CONN_LISTEN}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        answer = await client.post("/v1/completions", json={"prompt": "hello", "max_tokens": 4})
+    assert answer.status_code == 200
+    assert answer.json()["usage"]["completion_tokens"] == 4
 
 
 async def test_a_child_that_dies_ends_the_stack_with_its_last_words(

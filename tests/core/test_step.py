@@ -75,7 +75,12 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     (refused,) = step(state, submitted("j1"), START)
     assert isinstance(refused, Refuse)
     assert refused.refused.reason is Refusal.QUEUE_FULL_REJECT
-    assert refused.refused.metadata == {"policy_label": "reject"}
+    assert refused.refused.metadata == {
+        "policy_label": "reject",
+        "queue_position": str(limits.QUEUE_DEPTH_MAX),
+        # All that wait and the job itself, a second each, on two slots.
+        "queue_eta_ms": str((limits.QUEUE_DEPTH_MAX + 1) * 1_000 // 2),
+    }
     # A tenth of the queue at one second each over two slots.
     assert refused.refused.retry_after_ms == (limits.QUEUE_DEPTH_MAX // 10 + 1) * 500
     assert state.jobs == {}

@@ -57,25 +57,31 @@ def worker_flags(listen: str = LOOPBACK, source: str = "200") -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("role", ["queen", "pool_manager", "worker"])
+def gateway_flags(listen: str = LOOPBACK) -> list[str]:
+    return ["--listen", listen]
+
+
+@pytest.mark.parametrize("role", ["queen", "pool_manager", "worker", "gateway"])
 async def test_a_port_in_use_is_named(tmp_path: Path, role: str) -> None:
     with taken_port() as address:
         flags = {
             "queen": queen_flags(tmp_path, address),
             "pool_manager": pool_flags(tmp_path, address),
             "worker": worker_flags(address),
+            "gateway": gateway_flags(address),
         }[role]
         line = await fault_of(role, tmp_path, *flags)
     assert address in line
     assert "port is in use" in line
 
 
-@pytest.mark.parametrize("role", ["queen", "pool_manager", "worker"])
+@pytest.mark.parametrize("role", ["queen", "pool_manager", "worker", "gateway"])
 async def test_an_open_address_is_refused(tmp_path: Path, role: str) -> None:
     flags = {
         "queen": queen_flags(tmp_path, "0.0.0.0:0"),
         "pool_manager": pool_flags(tmp_path, "0.0.0.0:0"),
         "worker": worker_flags("0.0.0.0:0"),
+        "gateway": gateway_flags("0.0.0.0:0"),
     }[role]
     assert "loopback" in await fault_of(role, tmp_path, *flags)
 

@@ -41,13 +41,24 @@ def admit(state: QueenState, spec: JobSpec) -> JobSpec | Refused:
         return model
     resolved = spec if model == spec.model else dataclasses.replace(spec, model=model)
     if len(state.queue) >= limits.QUEUE_DEPTH_MAX:
-        return Refused(
-            reason=Refusal.QUEUE_FULL_REJECT,
-            message=f"{limits.QUEUE_DEPTH_MAX} jobs wait already; send the request again later",
-            retry_after_ms=state.forecast.retry_after_ms(model, len(state.queue), state.fleet),
-            metadata={"policy_label": "reject"},
-        )
+        return _queue_full(state, model)
     return _impossible(state, resolved) or resolved
+
+
+def _queue_full(state: QueenState, model: ModelName) -> Refused:
+    """Say when there is room again, and how far away the job would have been."""
+    queued = len(state.queue)
+    start_ms = state.forecast.start_ms(model, queued, state.fleet)
+    return Refused(
+        reason=Refusal.QUEUE_FULL_REJECT,
+        message=f"{limits.QUEUE_DEPTH_MAX} jobs wait already; send the request again later",
+        retry_after_ms=state.forecast.retry_after_ms(model, queued, state.fleet),
+        metadata={
+            "policy_label": "reject",
+            "queue_position": str(queued),
+            "queue_eta_ms": str(start_ms),
+        },
+    )
 
 
 def _resolve(state: QueenState, model: ModelName) -> ModelName | Refused:

@@ -179,6 +179,41 @@ assert INVENTORY_TIMEOUT_MS + REPORT_INTERVAL_MS < REPORT_STALE_MS
 CATALOGUE_INTERVAL_MS: Final = 5_000
 CATALOGUE_MODELS_MAX: Final = 1_024
 
+# --- The gateway ---
+# A prompt as JSON: a control character takes six bytes there.
+HTTP_BODY_BYTES_MAX: Final = 8 << 20
+assert HTTP_BODY_BYTES_MAX >= 6 * PROMPT_BYTES_MAX
+HTTP_HEADER_BYTES_MAX: Final = 32 << 10
+# What one read of a socket brings at most.
+HTTP_READ_BYTES_MAX: Final = 256 << 10
+HTTP_HEADERS_TIMEOUT_MS: Final = 10_000
+HTTP_BODY_TIMEOUT_MS: Final = 30_000
+HTTP_CONNECTIONS_MAX: Final = 4_096
+HTTP_KEEP_ALIVE_MS: Final = 75_000
+# A stream that has nothing to say says so this often, so that no proxy takes it for dead.
+HTTP_SILENCE_MS: Final = 10_000
+# A client that takes nothing for so long is treated like one that hung up.
+HTTP_STALL_MS: Final = 60_000
+assert HTTP_STALL_MS > HTTP_SILENCE_MS
+# How long a request waits for a queen that is away, and a job that runs already for its queen to come back.
+QUEEN_PATIENCE_MS: Final = 2_000
+QUEEN_RETURN_PATIENCE_MS: Final = 60_000
+assert QUEEN_RETURN_PATIENCE_MS > 10 * RECONNECT_MAX_MS
+READY_PROBE_MS: Final = 1_000
+# A client that hung up before its job was accepted: how long the gateway waits for the job's name, to cancel it.
+HANGUP_PATIENCE_MS: Final = 2_000
+SIMULATION_DEADLINE_MS: Final = 300_000
+LIVE_SOCKETS_MAX: Final = 256
+LIVE_INTERVAL_MS: Final = 500
+assert LIVE_INTERVAL_MS >= FLEET_INTERVAL_MIN_MS
+# Decisions kept for a live view that reads slowly; older ones are dropped, and the gap shows in their numbers.
+LIVE_DECISIONS_KEPT_MAX: Final = 256
+LIVE_MESSAGE_BYTES_MAX: Final = 4 << 10
+# Values of one label that a metric may have; what comes later counts as `other`.
+METRIC_PRIORITIES_MAX: Final = 8
+METRIC_REASONS_MAX: Final = 64
+METRIC_MODELS_MAX: Final = 1_024
+
 # --- Policies in YAML ---
 POLICY_SOURCE_BYTES_MAX: Final = 256 << 10
 POLICY_YAML_DEPTH_MAX: Final = 32

@@ -154,6 +154,15 @@ def from_error(error: grpc.aio.AioRpcError) -> Refused:
     )
 
 
+def is_judged(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a failed call was answered by one of our services, rather than by gRPC itself or somebody in between.
+
+    What gRPC says of its own is about sockets and addresses, and is not for a client to read.
+    """
+    status = _status_of(error)
+    return status is not None and _reason_of(list(status.details))[0] is not None
+
+
 def _details(refused: Refused, message: str) -> Iterable[Message]:
     entries = list(refused.metadata.items())[: limits.ERROR_METADATA_ENTRIES_MAX]
     value_max = limits.ERROR_METADATA_BYTES_MAX

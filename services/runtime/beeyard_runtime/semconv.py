@@ -31,11 +31,17 @@ RPC_METHOD: Final = "rpc.method"
 RPC_STATUS: Final = "rpc.response.status_code"
 ERROR_TYPE: Final = "error.type"
 
+# --- HTTP ---
+HTTP_METHOD: Final = "http.request.method"
+HTTP_ROUTE: Final = "http.route"
+HTTP_STATUS: Final = "http.response.status_code"
+
 # --- GenAI ---
 GEN_AI_OPERATION: Final = "gen_ai.operation.name"
 GEN_AI_PROVIDER: Final = "gen_ai.provider.name"
 GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
 GEN_AI_REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
+GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
 GEN_AI_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
 GEN_AI_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 GEN_AI_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
@@ -43,6 +49,7 @@ GEN_AI_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 # --- Beeyard's own ---
 JOB_ID: Final = "beeyard.job.id"
 JOB_PRIORITY: Final = "beeyard.job.priority"
+CORRELATION_ID: Final = "beeyard.correlation.id"
 ATTEMPT: Final = "beeyard.attempt"
 LEASE_ID: Final = "beeyard.lease.id"
 LEASE_EPOCH: Final = "beeyard.lease.epoch"

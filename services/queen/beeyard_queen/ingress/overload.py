@@ -19,7 +19,12 @@ def refuse_overload(loop: WriterLoop) -> None:
             Refusal.QUEUE_FULL_REJECT,
             message,
             retry_after_ms=limits.RECONNECT_MAX_MS,
-            metadata={"policy_label": "reject"},
+            metadata={
+                "policy_label": "reject",
+                "queue_position": str(len(loop.state.queue)),
+                # Nothing is known of a queue that is too busy to be asked.
+                "queue_eta_ms": "0",
+            },
         )
     if not loop.is_store_healthy:
         message = "the queen cannot write to its store now; nothing was accepted, try again later"

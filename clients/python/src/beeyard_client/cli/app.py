@@ -46,6 +46,7 @@ app.command("pool-manager", context_settings=services.PASS_ON, add_help_option=F
     services.pool_manager
 )
 app.command(context_settings=services.PASS_ON, add_help_option=False)(services.worker)
+app.command(context_settings=services.PASS_ON, add_help_option=False)(services.gateway)
 app.command(context_settings=services.PASS_ON, add_help_option=False)(policy)
 app.command()(infer)
 app.add_typer(jobs, name="jobs")

@@ -21,6 +21,7 @@ ROLES: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "queen": (("beeyard_queen", "apsw"), "queen"),
     "pool manager": (("beeyard_pool_manager", "pynvml", "psutil", "gguf"), "pool-manager"),
     "worker": (("beeyard_worker", "httpx", "psutil", "gguf"), "worker"),
+    "gateway": (("beeyard_gateway", "uvicorn", "starlette", "httptools", "websockets"), "gateway"),
     "embedded engine": (("xllamacpp",), "llamacpp"),
 }
 PYTHON_MIN: Final = (3, 11)

@@ -1,4 +1,4 @@
-"""`beeyard queen`, `pool-manager` and `worker`: the services themselves, under the one name that people remember.
+"""`beeyard queen`, `pool-manager`, `worker`, `gateway`: the services, under the one name that people remember.
 
 The command becomes the service process, so signals, exit codes and output are the service's own.
 """
@@ -23,6 +23,7 @@ MODULES: Final = {
     "queen": "beeyard_queen",
     "pool-manager": "beeyard_pool_manager",
     "worker": "beeyard_worker",
+    "gateway": "beeyard_gateway",
 }
 
 
@@ -39,6 +40,11 @@ def pool_manager(context: typer.Context) -> None:
 def worker(context: typer.Context) -> None:
     """Run a worker; all arguments are its own (try --help after it)."""
     become("worker", MODULES["worker"], context.args)
+
+
+def gateway(context: typer.Context) -> None:
+    """Run a gateway; all arguments are its own (try --help after it)."""
+    become("gateway", MODULES["gateway"], context.args)
 
 
 def become(role: str, module: str, arguments: list[str]) -> NoReturn:

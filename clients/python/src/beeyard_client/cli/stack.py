@@ -1,4 +1,4 @@
-"""A whole Beeyard on this machine: a queen and a pool manager as child processes, and workers under the latter."""
+"""A whole Beeyard on this machine: queen, pool manager and gateway as child processes, workers under the second."""
 
 import asyncio
 import os
@@ -35,6 +35,7 @@ class StackPlan:
         context_tokens: Longest prompt plus answer; None: the pool manager's choice.
         queen_port: 0: any free one.
         pool_port: 0: any free one.
+        gateway_port: 0: any free one.
     """
 
     data_dir: Path
@@ -45,6 +46,7 @@ class StackPlan:
     context_tokens: int | None = None
     queen_port: int = 0
     pool_port: int = 0
+    gateway_port: int = 0
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -63,10 +65,11 @@ class Stack:
         self.pool = ServiceProcess(
             "pool manager", "beeyard_pool_manager", logs / "pool-manager.log"
         )
+        self.gateway = ServiceProcess("gateway", "beeyard_gateway", logs / "gateway.log")
         self._worker_pids: set[int] = set()
 
     async def start(self) -> None:
-        """Start the queen, then the pool manager that dials it.
+        """Start the queen, then the pool manager and the gateway that dial it.
 
         Raises:
             StackFailed: One of them did not start.
@@ -75,6 +78,8 @@ class Stack:
             prepare(folder)
         await self.queen.start(self._queen_arguments())
         await self.pool.start(self._pool_arguments())
+        gateway = ["--listen", f"127.0.0.1:{self.plan.gateway_port}", "--queen", self.queen.address]
+        await self.gateway.start(gateway)
 
     def _queen_arguments(self) -> list[str]:
         arguments = ["--listen", f"127.0.0.1:{self.plan.queen_port}"]
@@ -159,9 +164,12 @@ class Stack:
                     raise StackFailed(f"{cached.model} cannot be loaded: {cached.fault}")
         return waiting
 
+    def _services(self) -> tuple[ServiceProcess, ...]:
+        return (self.gateway, self.pool, self.queen)
+
     async def died(self) -> StackFailed:
         """Wait until one of the children ends and return what to say about it."""
-        waits = [asyncio.create_task(one.died()) for one in (self.queen, self.pool)]
+        waits = [asyncio.create_task(one.died()) for one in self._services()]
         try:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             return next(iter(done)).result()
@@ -170,8 +178,9 @@ class Stack:
                 one.cancel()
 
     async def stop(self) -> None:
-        """Stop the pool manager, which stops its workers, and then the queen, which hears of it."""
+        """Stop the gateway, then the pool manager with its workers, and then the queen, which hears of it all."""
         await self._note_workers()
+        await self.gateway.stop(limits.STACK_STOP_MS)
         await self.pool.stop(limits.STACK_STOP_MS)
         await self.queen.stop(limits.STACK_STOP_MS)
 
@@ -191,8 +200,8 @@ class Stack:
 
     def kill(self) -> None:
         """End every process of the stack at once; workers too, if a stop was begun before."""
-        self.pool.kill()
-        self.queen.kill()
+        for service in self._services():
+            service.kill()
         for pid in self._worker_pids:
             try:
                 os.kill(pid, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)

