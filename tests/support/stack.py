@@ -139,6 +139,11 @@ class Stack:
         """The id of the first worker that was ready."""
         return self._first_worker.status.worker_id
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What marks a process as this stack's, for one that the test starts beside it."""
+        return dict(self._env)
+
     def channel(self, address: str) -> grpc.aio.Channel:
         """Return the stack's one channel to an address; closed at the end."""
         if address not in self._channels:

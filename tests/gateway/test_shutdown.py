@@ -1,0 +1,77 @@
+"""The end of a gateway: nothing new, what runs may end, the rest is told to come back."""
+
+import httpx
+import pytest
+from beeyard_core import limits
+from beeyard_runtime.testing import ManualClock
+
+from tests.support.attached_worker import AttachedWorker
+from tests.support.eventually import eventually
+from tests.support.running_gateway import TEXT, asking, running_gateway, sent_events
+from tests.support.running_queen import RunningQueen
+
+STREAM = {**TEXT, "stream": True}
+GRACE_MS = 5_000
+
+
+async def test_a_running_answer_may_end_within_the_grace(
+    queen: RunningQueen, worker: AttachedWorker
+) -> None:
+    address, clock = queen.queen.server.address, ManualClock()
+    async with (
+        running_gateway(address, clock=clock, drain_grace_ms=GRACE_MS) as gateway,
+        asking(gateway.client, "/v1/completions", STREAM) as asked,
+    ):
+        offer = await worker.offer()
+        await worker.accept(offer)
+        await worker.tokens(offer, 0, " the")
+        events = sent_events(await asked)
+        await anext(events)
+        gateway.stop.set()
+        await eventually(lambda: clock.sleepers == 2, "it drains")
+        async with httpx.AsyncClient(trust_env=False) as late:
+            with pytest.raises(httpx.ConnectError):
+                await late.get(f"http://{gateway.address}/healthz")
+        await worker.finish(offer, 1)
+        *_, last = [event async for event in events]
+        assert last.data == "[DONE]"
+
+
+async def test_what_does_not_end_within_the_grace_is_told_to_come_back(
+    queen: RunningQueen, worker: AttachedWorker
+) -> None:
+    address, clock = queen.queen.server.address, ManualClock()
+    async with running_gateway(address, clock=clock, drain_grace_ms=GRACE_MS) as gateway:
+        key = {"Idempotency_Key": "k"}
+        async with asking(gateway.client, "/v1/completions", STREAM, **key) as asked:
+            offer = await worker.offer()
+            await worker.accept(offer)
+            await worker.tokens(offer, 0, " the")
+            events = sent_events(await asked)
+            await anext(events)
+            gateway.stop.set()
+            await eventually(lambda: clock.sleepers == 2, "it drains")
+            await clock.advance(GRACE_MS)
+            (last,) = [event async for event in events]
+            assert last.json["error"]["reason"] == "DRAINING"
+            assert last.json["error"]["retry_after_ms"] == limits.RECONNECT_MAX_MS
+    # The job has a key, so its client may come back to another gateway.
+    (job,) = queen.queen.loop.state.jobs.values()
+    assert not job.is_ended
+
+
+async def test_jobs_of_clients_without_a_key_end_with_the_gateway(
+    queen: RunningQueen, worker: AttachedWorker
+) -> None:
+    async with (
+        running_gateway(queen.queen.server.address) as gateway,
+        asking(gateway.client, "/v1/completions", STREAM) as asked,
+    ):
+        offer = await worker.offer()
+        await worker.accept(offer)
+        await worker.tokens(offer, 0, " the")
+        await anext(sent_events(await asked))
+        gateway.stop.set()
+        await gateway.running
+    (job,) = queen.queen.loop.state.jobs.values()
+    assert job.state.name == "CANCELLED"

@@ -1,0 +1,21 @@
+"""A gateway as a process of its own before a stack of real processes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.support.service import Service
+from tests.support.stack import Stack
+
+
+@asynccontextmanager
+async def gateway_process(stack: Stack, *flags: str) -> AsyncIterator[Service]:
+    """Run a gateway of the stack's queen until the block ends, then ask it to stop."""
+    service = Service(
+        "gateway",
+        ["--listen", "127.0.0.1:0", "--queen", stack.queen_address, "--log-format", "json", *flags],
+        log=stack.folder / "gateway.log",
+        env=stack.environment,
+    )
+    async with service:
+        yield service
+    assert service.exit_code == 0, service.log_tail()
