@@ -56,6 +56,8 @@ STATUSES: Final[Mapping[str, HTTPStatus]] = MappingProxyType(
         Refusal.NO_CAPACITY_INCOMPATIBLE_COMPUTE_CAPABILITY.value: HTTPStatus.UNPROCESSABLE_ENTITY,
         Refusal.NO_CAPACITY_INCOMPATIBLE_QUANTIZATION.value: HTTPStatus.UNPROCESSABLE_ENTITY,
         Refusal.POLICY_IMMUTABLE.value: HTTPStatus.CONFLICT,
+        # The operator's program looked at the job and does not want it.
+        Refusal.POLICY_DENIED.value: HTTPStatus.FORBIDDEN,
         Refusal.QUEUE_FULL_REJECT.value: HTTPStatus.TOO_MANY_REQUESTS,
         Refusal.QUEUE_FULL_DROP_LRU.value: HTTPStatus.TOO_MANY_REQUESTS,
         Refusal.QUOTA_EXCEEDED.value: HTTPStatus.TOO_MANY_REQUESTS,
