@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from beeyard.queen.v1 import inference_service_pb2 as pb
@@ -12,7 +13,14 @@ from beeyard_core.policy.intent import Dispatch, Wait
 from beeyard_core.refusal import Refusal
 from beeyard_queen.policy.decision_feed import DecisionFeed, DecisionRecord
 from beeyard_queen.policy.in_process import PLATFORM_LABEL
+from beeyard_queen.policy.journal_file import (
+    JournalReader,
+    StateEntry,
+    journal_files,
+)
+from beeyard_queen.policy.replay import Replay
 from beeyard_queen.policy.reply import Status
+from beeyard_queen.policy.trial import sandbox
 from beeyard_runtime.testing import ManualClock
 
 from tests.support.attached_worker import AttachedWorker, attached_worker
@@ -171,6 +179,44 @@ async def test_what_a_policy_says_and_measures_is_kept() -> None:
         await activate(queen, SAYS)
         assert (await leased(queen, await submit(queen))).policy_version == "mine@1"
         assert ("mine@1", "jobs_seen") in queen.queen.policies.counts.metrics
+
+
+COUNTS = b"""
+function schedule(context)
+  context.state.n = (context.state.n or 0) + 1
+  local job = context.queue[1]
+  if job and job.prompt_tokens > 0 and context.random() < 0.2 then error("moody") end
+  local decision = platform.schedule(context)
+  decision.reason = "decision " .. context.state.n .. " " .. context.random()
+  return decision
+end
+"""
+
+
+async def test_what_a_queen_decided_can_be_decided_again(tmp_path: Path) -> None:
+    labels = set()
+    for run in ("first", "second"):
+        async with (
+            running_queen(decision_journal=tmp_path) as queen,
+            attached_worker(queen.channel, "w1", slots=4),
+            attached_worker(queen.channel, "w2", slots=8),
+        ):
+            await leased(queen, await submit(queen))
+            for source, label in ((COUNTS, f"counts@{run}"), (LAST_WORKER, f"last@{run}")):
+                await activate(queen, source, label)
+                for _ in range(4):
+                    labels.add((await leased(queen, await submit(queen))).policy_version)
+    assert {"counts@second", "last@first", "last@second"} <= labels
+    first, second = journal_files(tmp_path)
+    async with sandbox() as zygote:
+        for path in (first, second):
+            report = await Replay(zygote, path).run(lambda _: None)
+            assert report.first is None, report.first.told()
+            assert report.decisions > 10
+            assert not report.skipped
+    # The second queen went on with what the first left in `context.state`.
+    entries = [entry for _, entry in JournalReader(second).entries()]
+    assert any(isinstance(entry, StateEntry) and entry.state for entry in entries)
 
 
 async def test_a_mirror_in_a_host_holds_what_the_queen_holds() -> None:

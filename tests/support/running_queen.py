@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 from beeyard.queen.v1 import fleet_service_pb2_grpc as fleet_rpc
@@ -92,6 +93,7 @@ async def running_queen(
     listen: str = LOOPBACK,
     default_model: str = "",
     work_lease_ttl_ms: int = limits.WORK_LEASE_TTL_MS,
+    decision_journal: Path | None = None,
 ) -> AsyncIterator[RunningQueen]:
     """Run a queen until the block ends, then drain it; the store stays as it was left."""
     store, clock = store or MemoryStore(), clock or PacedClock()
@@ -100,6 +102,7 @@ async def running_queen(
         admin_listen=LOOPBACK,
         default_model=default_model,
         work_lease_ttl_ms=work_lease_ttl_ms,
+        decision_journal=decision_journal,
     )
     ports = _Store(store, store, store.work)
     restored = await store.open()

@@ -298,6 +298,20 @@ POLICY_FAILURES_MAX: Final = 5
 POLICY_BREAKER_WINDOW_MS: Final = 60_000
 assert POLICY_KILLS_MAX <= POLICY_FAILURES_MAX
 
+# --- The decision journal ---
+# After so many bytes another file begins; the oldest goes when there are more files than these.
+POLICY_JOURNAL_FILE_BYTES_MAX: Final = 64 << 20
+POLICY_JOURNAL_FILES_MAX: Final = 4
+POLICY_JOURNAL_ENTRY_BYTES_MAX: Final = 16 << 20
+# Entries are handed to the writing thread when there are so many, or after so long.
+POLICY_JOURNAL_BATCH_ENTRIES: Final = 256
+POLICY_JOURNAL_BATCH_MS: Final = 250
+# Batches that wait for the disk; more are dropped, and another file begins after a while.
+POLICY_JOURNAL_BATCHES_MAX: Final = 64
+POLICY_JOURNAL_RETRY_MS: Final = 60_000
+# Policies whose text and state are in every file: the active one, and those that may come back.
+POLICY_JOURNAL_POLICIES_MAX: Final = 8
+
 # --- The policy desk ---
 # Versions that the queen remembers, the newest activations first. Each may hold a whole source.
 POLICY_VERSIONS_KEPT_MAX: Final = 1_000

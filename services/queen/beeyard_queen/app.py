@@ -159,7 +159,7 @@ class Queen:
         self._feeds, self._links, self._hosts = feeds, Links(), Hosts()
         self._answers = Answers()
         self.loop = WriterLoop(state, store.writer, clock)
-        self.policies = PolicyRuntime(state, clock, self.loop.poke)
+        self.policies = PolicyRuntime(state, clock, self.loop.poke, settings.decision_journal)
         self._relay = Relay(state, feeds, clock, self.loop.post, self.loop.poke)
         self._actor = QueenActor(
             state=state,

@@ -18,6 +18,7 @@ class QueenSettings(ServiceSettings):
         listen: `host:port` of the gRPC services.
         admin_listen: `host:port` of channelz, health and reflection.
         store: The SQLite file; made if it is not there.
+        decision_journal: A folder for the decision journal, which `beeyard policy replay` repeats; none by default.
         default_model: What a job without a model gets; empty: the only model there is.
         keep: A model that should always have a worker, as MODEL or MODEL=N for N of them; may be repeated.
         retention_hours: How long ended jobs with their output, and ended work, are kept.
@@ -31,6 +32,7 @@ class QueenSettings(ServiceSettings):
     listen: str = "127.0.0.1:7700"
     admin_listen: str = "127.0.0.1:0"
     store: Path = Path("beeyard.sqlite")
+    decision_journal: Path | None = None
     default_model: str = Field(default="", max_length=limits.ID_BYTES_MAX)
     keep: list[str] = Field(default_factory=list)
     retention_hours: float = Field(default=limits.OUTPUT_RETENTION_MS / 3_600_000, gt=0)

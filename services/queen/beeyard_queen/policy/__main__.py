@@ -7,6 +7,7 @@ from beeyard_runtime.log import setup_log
 
 from beeyard_queen.policy import (
     compile_command,
+    replay_command,
     source_command,
     templates_command,
     try_command,
@@ -19,6 +20,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "compile": (compile_command.main, "show the Lua of a YAML policy, or its JSON Schema"),
     "diff": (simulator_commands.diff, "try policies on one load and say where they differ"),
     "simulate": (simulator_commands.simulate, "try a policy on a simulated fleet, in virtual time"),
+    "replay": (replay_command.main, "make the decisions of a journal again"),
     "source": (source_command.main, "print the platform policy"),
     "templates": (templates_command.main, "show policies to start from"),
     "try": (try_command.main, "run one decision in a real sandbox"),

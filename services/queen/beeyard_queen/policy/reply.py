@@ -1,6 +1,6 @@
 """What a host answered, read with suspicion: whoever broke out of Lua could write these bytes.
 
-A reply is MessagePack `[status, text, line, decisions, logs, metrics, instructions, state]` for a policy's call and
+A reply is MessagePack `[status, text, line, decisions, logs, metrics, state, instructions]` for a policy's call and
 `[status, value]` for anything else. Sizes are bounded before unpacking, each field's type after it; a reply that is not
 exactly so is a fault of the host, and the host is killed for it.
 """
@@ -20,6 +20,8 @@ _START_FIELDS: Final = frozenset({"model_ref", "pool_id", "gpu_id"})
 
 DecisionValue = str | int | dict[str, str]
 Decision = dict[str, DecisionValue]
+# The instructions, at the end of a reply.
+_INSTRUCTIONS_BYTES: Final = 9
 
 
 class ReplyInvalid(Exception):
@@ -54,9 +56,9 @@ class Reply:
         decisions: What the policy decided, in its order: fields by name, `start_worker` nested.
         logs: (level, text), in order.
         metrics: (name, value), in order.
-        instructions: What the call used, to the thousand.
         state: What `context.state` holds now, packed; None: what it held before.
-        body: The bytes that the host answered with, which say all of the above.
+        instructions: What the call used, to the thousand. The first to look something up pays for its index.
+        decided: The host's own bytes of all but the instructions: the same question gives the same bytes anywhere.
     """
 
     status: Status
@@ -65,9 +67,9 @@ class Reply:
     decisions: tuple[Decision, ...] = ()
     logs: tuple[tuple[str, str], ...] = ()
     metrics: tuple[tuple[str, float], ...] = field(default=())
-    instructions: int = 0
     state: bytes | None = None
-    body: bytes = field(default=b"", repr=False, compare=False)
+    instructions: int = 0
+    decided: bytes = field(default=b"", repr=False, compare=False)
 
 
 def read_reply(body: bytes) -> Reply:
@@ -84,8 +86,8 @@ def read_reply(body: bytes) -> Reply:
             decisions,
             list(logs),
             list(metrics),
-            int(instructions),
             state,
+            int(instructions),
         ]:
             if not isinstance(text, str | None) or not isinstance(line, int | None):
                 raise ReplyInvalid("text or line is of another type")
@@ -96,9 +98,9 @@ def read_reply(body: bytes) -> Reply:
                 _decisions(decisions),
                 tuple(_log(entry) for entry in logs),
                 tuple(_metric(entry) for entry in metrics),
-                instructions,
                 _state(state),
-                body,
+                instructions,
+                body[:-_INSTRUCTIONS_BYTES],
             )
         case [("memory" | "broken") as status, str(text)]:
             if status == "broken":

@@ -8,10 +8,13 @@ policy's patience.
 """
 
 import asyncio
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
 from typing import Final
 
 from beeyard_core import limits
@@ -33,6 +36,8 @@ from beeyard_queen.policy.decision_feed import DecisionFeed, DecisionRecord
 from beeyard_queen.policy.deltas import Delta, deltas_of
 from beeyard_queen.policy.hosts import Outcome, PolicyHost, Ruling
 from beeyard_queen.policy.in_process import PLATFORM_LABEL, PlatformPolicy
+from beeyard_queen.policy.journal import DecisionJournal
+from beeyard_queen.policy.journal_file import intent_bytes, platform_digest
 from beeyard_queen.policy.reply import Reply, Status
 from beeyard_queen.policy.zygote import Terms, Zygote
 
@@ -45,13 +50,19 @@ class _Hosted:
     """The operator's policy at work, and the question that it was asked last.
 
     Attributes:
+        digest: Of its text.
+        asked_version: The version of the state that the question is about; `asked_ms` its instant, `asked_position`
+            its place in the decision journal.
         has_news: Something changed since it was asked.
     """
 
     host: PolicyHost
     label: str
+    digest: str = ""
     question: asyncio.Task[Ruling] | None = None
     asked_version: int = 0
+    asked_ms: int = 0
+    asked_position: int = 0
     ruling: Ruling | None = None
     has_news: bool = False
 
@@ -62,6 +73,7 @@ class _Both:
 
     platform: PlatformPolicy
     tell: Callable[[Sequence[Change]], None]
+    journal: Callable[[int, int, Intent], None]
     spent_ns: list[int] = field(default_factory=list)
     label: str = PLATFORM_LABEL
 
@@ -74,6 +86,7 @@ class _Both:
         began = time.thread_time_ns()
         intent = self.platform.decide(now_ms, seed)
         self.spent_ns.append(time.thread_time_ns() - began)
+        self.journal(now_ms, seed, intent)
         return intent
 
 
@@ -99,13 +112,23 @@ class DecisionCounts:
 class PolicyRuntime:
     """Decides for one writer loop, on its event loop."""
 
-    def __init__(self, state: QueenState, clock: Clock, poke: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        state: QueenState,
+        clock: Clock,
+        poke: Callable[[], None],
+        journal_folder: Path | None = None,
+    ) -> None:
         """Begin with the platform policy.
 
         Args:
             state: The queen's memory, which only `decide` changes from here, within a turn of the loop.
             clock: For the circuit breaker.
             poke: Asks the writer loop for a turn although nothing happened: an answer came in.
+            journal_folder: Where the decision journal is written; None: nowhere.
+
+        Raises:
+            OSError: A decision journal is there and cannot be read.
         """
         self.decisions = DecisionFeed()
         self.counts = DecisionCounts()
@@ -117,7 +140,11 @@ class PolicyRuntime:
         self._poke = poke
         self._projection = Projection()
         self._platform = PlatformPolicy()
-        self._both = _Both(self._platform, self._tell)
+        self._both = _Both(self._platform, self._tell, self._journal_platform)
+        self._turn_ms = 0
+        self._journal: DecisionJournal | None = None
+        if journal_folder is not None:
+            self._journal = DecisionJournal(journal_folder, self._snapshot_of_turn)
         self._zygote: Zygote | None = None
         self._hosted: _Hosted | None = None
         self._endings: set[asyncio.Task[None]] = set()
@@ -152,6 +179,7 @@ class PolicyRuntime:
             StartFailed: The sandbox itself does not work.
             HostGone: The same.
         """
+        digest = hashlib.sha256(source).hexdigest()
         host = PolicyHost(
             await self._started_zygote(),
             name=label,
@@ -159,6 +187,7 @@ class PolicyRuntime:
             snapshot=self._snapshot,
             terms=lambda: Terms.for_queue(len(self._state.queue)),
             patience_ms=self.patience_ms,
+            state=self._journal.state_of(digest) if self._journal else b"",
         )
         try:
             reply = await host.start(source)
@@ -169,7 +198,9 @@ class PolicyRuntime:
             await host.stop()
             return reply
         self._retire()
-        self._hosted = _Hosted(host, label)
+        if self._journal is not None:
+            self._journal.learn(digest, label, source)
+        self._hosted = _Hosted(host, label, digest)
         _log.info("policy_activated", policy=label)
         self._wake()
         return reply
@@ -190,6 +221,8 @@ class PolicyRuntime:
         if self._zygote is not None:
             await self._zygote.stop()
             self._zygote = None
+        if self._journal is not None:
+            await asyncio.to_thread(self._journal.close)
 
     async def _started_zygote(self) -> Zygote:
         if self._zygote is None:
@@ -219,11 +252,18 @@ class PolicyRuntime:
         for row in rows_of(self._state, now_ms, self._projection):
             yield from deltas_of((row,))
 
+    def _snapshot_of_turn(self) -> Iterator[Delta]:
+        """Everything that mirrors were told in this turn of the loop and before."""
+        return chain.from_iterable(
+            deltas_of((row,)) for row in rows_of(self._state, self._turn_ms, self._projection)
+        )
+
     # --- A turn of the writer loop ---
 
     def decide(self, now: Instant) -> list[Effect]:
         """Decide what can be decided now; return what the shell must do about it."""
         effects: list[Effect] = []
+        self._turn_ms = now.mono_ms
         hosted = self._hosted
         if hosted is None:
             self._by_platform(now, effects, because="")
@@ -246,6 +286,8 @@ class PolicyRuntime:
             return
         deltas = deltas_of(changes)
         self._platform.apply(deltas)
+        if self._journal is not None:
+            self._journal.note(deltas)
         if self._hosted is not None:
             self._hosted.host.note(deltas)
             self._hosted.has_news = True
@@ -268,7 +310,8 @@ class PolicyRuntime:
     def _ask(self, hosted: _Hosted, now: Instant) -> None:
         """Ask the operator's policy; its answer comes with a later turn."""
         self._state.ask_at_ms, hosted.has_news = None, False
-        hosted.asked_version = self._projection.version
+        hosted.asked_version, hosted.asked_ms = self._projection.version, now.mono_ms
+        hosted.asked_position = self._journal.position if self._journal else 0
         seed = seed_of(hosted.asked_version)
         hosted.question = asyncio.create_task(hosted.host.decide(seed=seed, now_ms=now.mono_ms))
         hosted.question.add_done_callback(lambda task: self._answered(hosted, task))
@@ -286,6 +329,7 @@ class PolicyRuntime:
         self, hosted: _Hosted, ruling: Ruling, now: Instant, effects: list[Effect]
     ) -> None:
         self._pass_on(hosted.label, ruling.reply)
+        self._journal_ruling(hosted, ruling)
         match ruling.outcome:
             case Outcome.DECIDED:
                 self._apply(hosted, ruling, now, effects)
@@ -315,6 +359,24 @@ class PolicyRuntime:
                 self._state.ask_at_ms = now.mono_ms + limits.POLICY_RETRY_MS
             self._record(
                 now, hosted.label, version, seed, intent, refused, is_fallback=False, cpu_us=cpu_us
+            )  # fmt: skip
+
+    def _journal_platform(self, now_ms: int, seed: int, intent: Intent) -> None:
+        if self._journal is not None:
+            self._journal.record(
+                now_ms=now_ms, seed=seed, label=PLATFORM_LABEL, digest=platform_digest(),
+                decided=intent_bytes(intent), state_version=self._projection.version,
+            )  # fmt: skip
+
+    def _journal_ruling(self, hosted: _Hosted, ruling: Ruling) -> None:
+        """Record what the operator's policy answered in time, be it an error; not that it was killed."""
+        if self._journal is None or ruling.outcome not in {Outcome.DECIDED, Outcome.FAILED}:
+            return
+        if ruling.reply.decided:
+            self._journal.record(
+                now_ms=hosted.asked_ms, seed=seed_of(hosted.asked_version), label=hosted.label,
+                digest=hosted.digest, decided=ruling.reply.decided, state=ruling.reply.state,
+                state_version=hosted.asked_version, position=hosted.asked_position,
             )  # fmt: skip
 
     def _suspend(self, hosted: _Hosted, reason: str) -> None:

@@ -187,7 +187,8 @@ function border.fault(value)
   return presentable(text, ERROR_BYTES_MAX), line and tointeger(line)
 end
 
---- Pack a reply: [status, text, line, decisions, logs, metrics, instructions, state].
+--- Pack a reply: [status, text, line, decisions, logs, metrics, state, instructions]. The instructions come last and
+-- always in nine bytes: how many they are depends on what was looked up before, all the rest on the question alone.
 -- @param logs     {level, message} each
 -- @param metrics  {name, value} each
 -- @param state    what `context.state` holds, packed, if it changed
@@ -203,8 +204,8 @@ function border.pack(status, text, line, decided, logs, metrics, instructions, s
   put(out, decided)
   put(out, lines)
   put(out, figures)
-  put(out, instructions)
   out[#out + 1] = state and pack(">Bs4", 0xc6, state) or "\xc0"
+  out[#out + 1] = pack(">Bi8", 0xd3, instructions)
   return concat(out)
 end
 
