@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
 
+import httpx
 from beeyard_client import BeeyardClient
 from beeyard_client.events import Finished, Started, Tokens
 from beeyard_runtime import semconv
 from beeyard_runtime.telemetry import setup_telemetry
 from opentelemetry.sdk.trace import TracerProvider
 
+from tests.support.gateway_process import gateway_process
 from tests.support.killing import kill_worker
 from tests.support.otlp import OtlpReceiver, ReceivedSpan, SpanTree, receiving_otlp
 from tests.support.stack import Stack
@@ -69,6 +71,35 @@ async def test_one_job_is_one_trace() -> None:
         _check_attributes(spans, started, worker_id)
         _check_order(spans)
         _check_silence(receiver.spans, text)
+
+
+async def test_over_http_the_trace_of_the_client_goes_on_through_the_gateway() -> None:
+    trace_id, parent_id = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    async with receiving_otlp() as receiver:
+        flags = ["--otlp-endpoint", receiver.endpoint]
+        async with (
+            Stack(queen_flags=flags, pool_manager_flags=flags) as stack,
+            gateway_process(stack, *flags) as gateway,
+            httpx.AsyncClient(base_url=f"http://{gateway.address}", trust_env=False) as client,
+        ):
+            asked = {"model": "tiny", "prompt": PROMPT, "max_tokens": 12, "seed": 7}
+            answer = await client.post(
+                "/v1/completions",
+                json=asked,
+                headers={"traceparent": f"00-{trace_id}-{parent_id}-01", "X-Correlation-Id": "c-7"},
+            )
+        told = answer.json()
+        (tree,) = receiver.tree(trace_id)
+        assert shape(tree) == ("POST /v1/completions", WHOLE)
+        spans = {s.name: s for s in receiver.spans if s.trace_id == trace_id}
+        assert spans["infer"].service == spans["POST /v1/completions"].service == "beeyard.gateway"
+        request = spans["POST /v1/completions"].attributes
+        assert request[semconv.HTTP_ROUTE] == "/v1/completions"
+        assert (request[semconv.HTTP_STATUS], request[semconv.CORRELATION_ID]) == (200, "c-7")
+        assert spans["infer"].attributes[semconv.GEN_AI_OUTPUT_TOKENS] == 12
+        job_id = answer.headers["x-beeyard-job-id"]
+        assert spans["infer"].attributes[semconv.JOB_ID] == job_id
+        _check_silence(receiver.spans, told["choices"][0]["text"])
 
 
 async def test_a_second_attempt_stands_beside_the_first() -> None:

@@ -8,8 +8,14 @@ from tests.support.stack import Stack
 
 
 @asynccontextmanager
-async def gateway_process(stack: Stack, *flags: str) -> AsyncIterator[Service]:
-    """Run a gateway of the stack's queen until the block ends, then ask it to stop."""
+async def gateway_process(stack: Stack, *flags: str, dies: bool = False) -> AsyncIterator[Service]:
+    """Run a gateway of the stack's queen until the block ends, then ask it to stop.
+
+    Args:
+        stack: Whose queen it speaks for.
+        flags: More of its command line.
+        dies: The test kills it, so it does not end well.
+    """
     service = Service(
         "gateway",
         ["--listen", "127.0.0.1:0", "--queen", stack.queen_address, "--log-format", "json", *flags],
@@ -18,4 +24,4 @@ async def gateway_process(stack: Stack, *flags: str) -> AsyncIterator[Service]:
     )
     async with service:
         yield service
-    assert service.exit_code == 0, service.log_tail()
+    assert dies or service.exit_code == 0, service.log_tail()
