@@ -7,7 +7,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import decision, demo, jobs, relay_tokens, simulator
+from benchmarks import decision, demo, first_token, jobs, relay_tokens, simulator
 from benchmarks.measure import ROUNDS, Figure, write
 
 MEASURES: dict[str, Callable[[int], Awaitable[Figure]]] = {
@@ -15,6 +15,7 @@ MEASURES: dict[str, Callable[[int], Awaitable[Figure]]] = {
     "relay_tokens_stepwise": relay_tokens.measure_stepwise,
     "accepted_jobs": jobs.measure_accepted,
     "jobs_end_to_end": jobs.measure_end_to_end,
+    "ttft_added": first_token.measure,
     "decision_1000x10000": decision.measure_decision,
     "simulator": simulator.measure,
     "demo": demo.measure,
