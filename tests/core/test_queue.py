@@ -62,6 +62,7 @@ def test_classes_and_models_are_apart() -> None:
     assert set(queue.models(NORMAL)) == {"m", "n"}
     assert queue.waiting_models() == ["m", "n"]
     assert (queue.waiting_for(M), queue.waiting_for(ModelName("n"))) == (2, 1)
+    assert sum(queue.depths()) == len(queue)
     assert queue.jobs_for(M) == [job_of("j1", 1), urgent]
 
 

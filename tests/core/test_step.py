@@ -26,6 +26,7 @@ from beeyard_core.event import (
     OfferAccepted,
     OfferRefused,
     PoolReported,
+    Ticked,
     WorkerAttached,
     WorkerDetached,
     WorkerReported,
@@ -101,6 +102,17 @@ def test_one_round_decides_a_bounded_number_and_the_next_goes_on() -> None:
         # Nothing has to happen for the next round to come.
         assert is_due(state, START) == (len(offers) == 1)
     assert offers == [limits.DECISIONS_PER_ROUND_MAX, 3]
+
+
+@pytest.mark.parametrize("on_demand", [True, False])
+def test_a_worker_is_started_on_demand_unless_that_is_left_to_the_policy(on_demand: bool) -> None:
+    keep = ((ModelName("elsewhere"), 1),)
+    state = QueenState(settings=Settings(start_on_demand=on_demand, keep=keep))
+    step(state, PoolReported(pool_of("p1")), START)
+    step(state, submitted("j1"), START)
+    # No policy is asked here; the tick alone starts it, or nobody does.
+    told = [each for each in step(state, Ticked(), START) if isinstance(each, SendDesired)]
+    assert bool(told) == on_demand
 
 
 def test_the_oldest_ended_jobs_are_forgotten_with_their_request_ids() -> None:

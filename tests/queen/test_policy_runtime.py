@@ -219,6 +219,30 @@ async def test_what_a_queen_decided_can_be_decided_again(tmp_path: Path) -> None
     assert any(isinstance(entry, StateEntry) and entry.state for entry in entries)
 
 
+@pytest.mark.parametrize(
+    ("given", "found"), [("site=north", "north"), ("site=7", "7.0"), ("site=true", "true")]
+)
+async def test_a_policy_finds_what_the_operator_configured(given: str, found: str) -> None:
+    source = b"""
+    function schedule(context)
+      local job = context.queue[1]
+      if not job then return { action = "wait" } end
+      return { action = "reject", job_id = job.id, reason = "at " .. tostring(context.config.site) }
+    end
+    """
+    async with (
+        running_queen(policy_config=[given]) as queen,
+        attached_worker(queen.channel, "w1"),
+    ):
+        await activate(queen, source)
+        job_id = await submit(queen)
+        await eventually(lambda: bool(queen.queen.policies.decisions.last), "the policy decides")
+        job = await queen.inference.GetJob(pb.GetJobRequest(job_id=job_id))
+        assert job.state is job_pb2.JOB_STATE_FAILED
+        assert job.failure.reason == "POLICY_DENIED"
+        assert job.failure.message == f"the scheduling policy refused the job: at {found}"
+
+
 async def test_a_mirror_in_a_host_holds_what_the_queen_holds() -> None:
     async with two_workers() as (queen, _, _):
         await activate(queen, LAST_WORKER)

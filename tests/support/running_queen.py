@@ -8,7 +8,7 @@ test turns the clock. The store outlives the queen: give it to a second one, and
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +94,7 @@ async def running_queen(
     default_model: str = "",
     work_lease_ttl_ms: int = limits.WORK_LEASE_TTL_MS,
     decision_journal: Path | None = None,
+    policy_config: Sequence[str] = (),
 ) -> AsyncIterator[RunningQueen]:
     """Run a queen until the block ends, then drain it; the store stays as it was left."""
     store, clock = store or MemoryStore(), clock or PacedClock()
@@ -103,6 +104,7 @@ async def running_queen(
         default_model=default_model,
         work_lease_ttl_ms=work_lease_ttl_ms,
         decision_journal=decision_journal,
+        policy_config=list(policy_config),
     )
     ports = _Store(store, store, store.work)
     restored = await store.open()

@@ -93,6 +93,7 @@ OPERATOR_REQUESTS_KEPT_MAX: Final = 1_000
 DECISIONS_PER_ROUND_MAX: Final = 256
 # How often one job may be taken back for more urgent ones; after that it keeps its slot.
 PREEMPTIONS_PER_JOB_MAX: Final = 16
+POLICY_CONFIG_ENTRIES_MAX: Final = 256
 TENANTS_KEPT_MAX: Final = 10_000
 # A policy is told which hosts can load a model if they are no more than this; of more, a wrong choice is dropped.
 MODEL_POOLS_TOLD_MAX: Final = 256

@@ -72,6 +72,8 @@ def _wish_missing(state: QueenState, now: Instant) -> None:
     for model, count in needed.items():
         for _ in range(count - len(present.get(model, ()))):
             wish_worker(state, model, None, now)
+    if not state.settings.start_on_demand:
+        return
     for job in unserved_jobs(state, present_workers(state, now)):
         place = place_for_job(state, job.spec, now)
         if place is not None and not _is_backing_off(state, job.spec.model, now):
@@ -81,6 +83,8 @@ def _wish_missing(state: QueenState, now: Instant) -> None:
 def _needed(state: QueenState) -> dict[ModelName, int]:
     """How many workers each model should have at least."""
     needed = dict(state.settings.keep)
+    if not state.settings.start_on_demand:
+        return needed
     for model in state.queue.waiting_models():
         needed[model] = max(needed.get(model, 0), 1)
     return needed

@@ -54,12 +54,16 @@ class Settings:
         incarnation: Drawn at each start; part of the names of workers that this queen asks for.
         default_model: What a job without a model gets; empty: the only model there is.
         keep: Workers that should always run, by model.
+        start_on_demand: Whether a worker is started for a model that nobody serves although no policy asked for it.
+        policy_config: What policies find in `context.config`.
         capacity: Units for heavy work, and what inference has to do with them.
     """
 
     incarnation: str = "q"
     default_model: ModelName = ModelName("")
     keep: tuple[tuple[ModelName, int], ...] = ()
+    start_on_demand: bool = True
+    policy_config: tuple[tuple[str, str | float | bool], ...] = ()
     capacity: CapacitySettings = field(default_factory=CapacitySettings)
 
 

@@ -106,6 +106,8 @@ async def _assemble(
             keep=tuple(
                 (ModelName(model), count) for model, count in settings.kept_models().items()
             ),
+            start_on_demand=settings.start_on_demand,
+            policy_config=tuple(settings.policy_values().items()),
             capacity=settings.capacity(),
         ),
         jobs,

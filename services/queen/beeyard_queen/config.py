@@ -1,5 +1,6 @@
 """What an operator can tell the queen, by file, environment or command line."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,9 @@ class QueenSettings(ServiceSettings):
         decision_journal: A folder for the decision journal, which `beeyard policy replay` repeats; none by default.
         default_model: What a job without a model gets; empty: the only model there is.
         keep: A model that should always have a worker, as MODEL or MODEL=N for N of them; may be repeated.
+        start_on_demand: Whether a worker is started for a model that nobody serves, whatever the policy decides.
+        policy_config: What policies find in `context.config`, as NAME=VALUE; may be repeated. A value is a number,
+            true, false or a text. The platform policy reads promote_after_ms.
         retention_hours: How long ended jobs with their output, and ended work, are kept.
         capacity_units: Units of each host for heavy work, when the host is idle.
         capacity_reserve_units: Units of each host that are never leased.
@@ -35,6 +39,10 @@ class QueenSettings(ServiceSettings):
     decision_journal: Path | None = None
     default_model: str = Field(default="", max_length=limits.ID_BYTES_MAX)
     keep: list[str] = Field(default_factory=list)
+    start_on_demand: bool = True
+    policy_config: list[str] = Field(
+        default_factory=list, max_length=limits.POLICY_CONFIG_ENTRIES_MAX
+    )
     retention_hours: float = Field(default=limits.OUTPUT_RETENTION_MS / 3_600_000, gt=0)
     capacity_units: int = Field(
         default=limits.CAPACITY_UNITS_DEFAULT, ge=1, le=limits.CAPACITY_UNITS_MAX
@@ -65,6 +73,20 @@ class QueenSettings(ServiceSettings):
             lease_ttl_ms=self.work_lease_ttl_ms,
         )
 
+    @field_validator("policy_config")
+    @classmethod
+    def _config_has_names(cls, texts: list[str]) -> list[str]:
+        for text in texts:
+            name, equals, _ = text.partition("=")
+            if not (name and equals) or len(text.encode()) > limits.POLICY_TEXT_BYTES_MAX:
+                raise ValueError(f"write NAME=VALUE, {limits.POLICY_TEXT_BYTES_MAX} bytes at most")
+        return texts
+
+    def policy_values(self) -> dict[str, str | float | bool]:
+        """Return what policies find in `context.config`."""
+        pairs = (text.partition("=") for text in self.policy_config)
+        return {name: _value_of(value) for name, _, value in pairs}
+
     def kept_models(self) -> dict[str, int]:
         """Return how many workers each model should always have."""
         return dict(_kept(text) for text in self.keep)
@@ -83,6 +105,17 @@ def read_settings(arguments: Sequence[str]) -> QueenSettings:
         description="The queen admits, queues, schedules and leases.",
     )
     return QueenSettings.load("queen", overrides=given)
+
+
+def _value_of(text: str) -> str | float | bool:
+    """Return a number or a boolean where a text is one."""
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text
 
 
 def _kept(text: str) -> tuple[str, int]:

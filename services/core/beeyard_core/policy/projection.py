@@ -479,7 +479,7 @@ def world_of(state: QueenState, now_ms: int, known: Projection) -> World:
 
 def _fleet_of(state: QueenState, now_ms: int, known: Projection) -> World:
     """Everything but the waiting jobs."""
-    world = World(models={**known.models})
+    world = World(models={**known.models}, config=dict(state.settings.policy_config))
     promised = promised_bytes(state)
     for pool_id, pool in state.fleet.pools.items():
         world.pools[pool_id] = pool_row(pool, now_ms)

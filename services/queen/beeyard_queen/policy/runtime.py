@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -140,6 +139,7 @@ class PolicyRuntime:
         self._poke = poke
         self._projection = Projection()
         self._platform = PlatformPolicy()
+        self._platform.apply(self._config())
         self._both = _Both(self._platform, self._tell, self._journal_platform)
         self._turn_ms = 0
         self._journal: DecisionJournal | None = None
@@ -247,16 +247,21 @@ class PolicyRuntime:
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
 
+    def _config(self) -> list[Delta]:
+        return [("config", name, value) for name, value in self._state.settings.policy_config]
+
     def _snapshot(self) -> Iterator[Delta]:
-        now_ms = self._clock.now().mono_ms
-        for row in rows_of(self._state, now_ms, self._projection):
-            yield from deltas_of((row,))
+        """Everything that a mirror must be told that begins now."""
+        return self._snapshot_at(self._clock.now().mono_ms)
 
     def _snapshot_of_turn(self) -> Iterator[Delta]:
         """Everything that mirrors were told in this turn of the loop and before."""
-        return chain.from_iterable(
-            deltas_of((row,)) for row in rows_of(self._state, self._turn_ms, self._projection)
-        )
+        return self._snapshot_at(self._turn_ms)
+
+    def _snapshot_at(self, now_ms: int) -> Iterator[Delta]:
+        yield from self._config()
+        for row in rows_of(self._state, now_ms, self._projection):
+            yield from deltas_of((row,))
 
     # --- A turn of the writer loop ---
 
