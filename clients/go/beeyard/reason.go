@@ -46,6 +46,7 @@ const (
 	ReasonWorkerBusy          Reason = "WORKER_BUSY"
 	ReasonLeaseHolderMismatch Reason = "LEASE_HOLDER_MISMATCH"
 	ReasonStaleEpoch          Reason = "STALE_EPOCH"
+	ReasonStalePolicyVersion  Reason = "STALE_POLICY_VERSION"
 	// It broke.
 	ReasonWorkerCommunicationFailed Reason = "WORKER_COMMUNICATION_FAILED"
 	ReasonWorkerError               Reason = "WORKER_ERROR"

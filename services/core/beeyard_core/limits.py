@@ -319,6 +319,14 @@ POLICY_VERSIONS_KEPT_MAX: Final = 1_000
 # The active one and the one before it are never forgotten.
 assert POLICY_VERSIONS_KEPT_MAX > 2
 
+POLICY_NAME_BYTES_MAX: Final = 128
+POLICY_NOTE_BYTES_MAX: Final = 1 << 10
+POLICY_AUTHOR_BYTES_MAX: Final = 128
+# Validations at one time, and those that wait for their turn; each holds a source, and a host while it runs.
+POLICY_VALIDATIONS_MAX: Final = 2
+POLICY_VALIDATIONS_WAITING_MAX: Final = 32
+# What one more caller is told: when some of those that wait will be through.
+POLICY_VALIDATION_RETRY_MS: Final = 2_000
 # Warnings that one validation gives.
 POLICY_WARNINGS_MAX: Final = 8
 

@@ -63,6 +63,7 @@ CODES: Final[Mapping[Refusal, grpc.StatusCode]] = MappingProxyType(
         Refusal.WORKER_BUSY: grpc.StatusCode.ABORTED,
         Refusal.LEASE_HOLDER_MISMATCH: grpc.StatusCode.ABORTED,
         Refusal.STALE_EPOCH: grpc.StatusCode.ABORTED,
+        Refusal.STALE_POLICY_VERSION: grpc.StatusCode.ABORTED,
         # What broke, but may well work elsewhere or later, is UNAVAILABLE; what will break again is INTERNAL.
         Refusal.WORKER_COMMUNICATION_FAILED: grpc.StatusCode.UNAVAILABLE,
         Refusal.WORKER_ERROR: grpc.StatusCode.UNAVAILABLE,
