@@ -7,18 +7,15 @@ from dataclasses import replace
 import pytest
 from beeyard_core import limits
 from beeyard_core.refusal import Refusal
-from beeyard_queen.policy.desk import Deployment, Desk, Mode
+from beeyard_queen.policy.desk import Deployment
 from beeyard_queen.policy.in_process import platform_source
 from beeyard_queen.policy.turns import Turns
-from beeyard_queen.policy.zygote import Zygote
-from beeyard_queen.store.memory import MemoryStore
 from beeyard_queen.store.versions import Draft, Language, VersionFilter
 from beeyard_runtime.rpc_errors import RpcRefusal
-from beeyard_runtime.testing import ManualClock
 
+from tests.support.desk_story import Story, desk_story
 from tests.support.eventually import eventually
-from tests.support.hosted_runtime import PLATFORM_LABEL, HostedRuntime, hosted_runtime
-from tests.support.policy_sandbox import running_zygote
+from tests.support.hosted_runtime import PLATFORM_LABEL
 
 WAITS = "function schedule(context) return {action = 'wait', reason = '%s'} end"
 # Good in every world on which it is tried, and broken once the world has a tenant of this name.
@@ -44,55 +41,10 @@ def waits(reason: str, **options: object) -> Deployment:
     return Deployment(language="lua", text=WAITS % reason, **options)  # type: ignore[arg-type]
 
 
-class Story:
-    """A desk over a store that outlives it."""
-
-    def __init__(self, zygote: Zygote, runtime: HostedRuntime) -> None:
-        self.store = MemoryStore()
-        self.clock = ManualClock()
-        self.runtime = runtime
-        self._zygote = zygote
-        self.desk = self.at()
-
-    def at(self, mode: Mode = "lab") -> Desk:
-        """A desk in some mode on the same store: what a restarted queen has."""
-        self.desk = Desk(
-            mode=mode,
-            runtime=self.runtime,
-            versions=self.store.policies,
-            zygote=self._zygote,
-            clock=self.clock,
-        )
-        return self.desk
-
-    async def active(self) -> int:
-        return (await self.desk.version(None)).version
-
-    async def states(self) -> list[tuple[int, bool, str]]:
-        rows = await self.desk.versions(VersionFilter())
-        return [(row.version, row.is_active, row.suspension) for row in rows]
-
-    async def fail_until_suspended(self) -> None:
-        world = self.runtime.world.world
-        trouble = next(iter(world.tenants.values()))._replace(tenant_id="trouble")
-        tenants = {**world.tenants, "trouble": trouble}
-        self.runtime.world = replace(self.runtime.world, world=replace(world, tenants=tenants))
-        # What is loaded now sees it at its next picture of the world.
-        row = await self.desk.version(None)
-        await self.runtime.activate(row.text.encode(), self.runtime.label)
-        for _ in range(limits.POLICY_FAILURES_MAX):
-            await self.runtime.decide()
-        await self.desk.changes.settled()
-
-
 @pytest.fixture
 async def story() -> AsyncIterator[Story]:
-    async with running_zygote() as zygote, hosted_runtime(zygote) as runtime:
-        story = Story(zygote, runtime)
-        await story.store.open()
-        await story.desk.open()
+    async with desk_story() as story:
         yield story
-        await story.desk.close()
 
 
 async def refused(answer: object) -> Refusal:
@@ -330,7 +282,7 @@ async def test_a_suspension_that_comes_too_late_changes_nothing(story: Story) ->
 async def test_the_active_version_decides_again_after_a_restart(story: Story) -> None:
     await story.desk.deploy(waits("a", name="kept"))
     story.runtime.use_platform()
-    await story.at().open()
+    await story.at("lab").open()
     assert story.runtime.label == "kept@1"
     ruling = await story.runtime.decide()
     assert ruling is not None
@@ -343,7 +295,7 @@ async def test_what_does_not_load_after_a_restart_is_suspended(
 ) -> None:
     draft = Draft(name="old", language=language, text="nonsense =", author="", note="")
     await story.store.policies.deploy(draft, at_ms=1)
-    await story.at().open()
+    await story.at("lab").open()
     assert (await story.active(), story.runtime.label) == (0, PLATFORM_LABEL)
     ((_, _, suspension),) = await story.states()
     assert suspension.startswith("it did not load when the queen started: line 1")

@@ -5,8 +5,6 @@ generators.
 """
 
 import asyncio
-import base64
-import binascii
 from typing import TypeAlias
 
 import grpc
@@ -25,6 +23,7 @@ from google.protobuf.message import Message
 from beeyard_queen.actor import Answers
 from beeyard_queen.egress.feed import Feeds
 from beeyard_queen.ingress.following import Following
+from beeyard_queen.ingress.paging import number_of, page_size_of, token_of
 from beeyard_queen.ingress.request import refuse_unknown_fields
 from beeyard_queen.ingress.submission import Submissions
 from beeyard_queen.ingress.wire import JOB_STATES, wire_job_of
@@ -98,19 +97,16 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     ) -> pb.ListJobsResponse:
         """List jobs, newest first."""
         refuse_unknown_fields(request)
-        if not 0 <= request.page_size <= limits.LIST_PAGE_MAX:
-            message = f"page_size must be 0 to {limits.LIST_PAGE_MAX}"
-            raise refuse(Refusal.INVALID_REQUEST, message, field="page_size")
-        size = request.page_size or limits.LIST_PAGE_DEFAULT
+        size = page_size_of(request.page_size)
         job_filter = JobFilter(
             states=tuple(_state_of(number) for number in request.states if number),
             tenant_id=request.tenant_id,
             model=request.model,
-            before_sequence=_sequence_of(request.page_token),
+            before_sequence=number_of(request.page_token),
             limit=size + 1,
         )
         rows = await self._reader.jobs(job_filter)
-        more = _token_of(rows[size - 1].sequence) if len(rows) > size else ""
+        more = token_of(rows[size - 1].sequence) if len(rows) > size else ""
         return pb.ListJobsResponse(
             jobs=[self._listed(row) for row in rows[:size]], next_page_token=more
         )
@@ -229,21 +225,3 @@ def _state_of(number: "job_pb2.JobState.ValueType") -> str:
     if state is None:
         raise refuse(Refusal.INVALID_REQUEST, "there is no such job state", field="states")
     return state.value
-
-
-def _token_of(sequence: int) -> str:
-    return base64.urlsafe_b64encode(sequence.to_bytes(8, "big")).decode()
-
-
-def _sequence_of(token: str) -> int:
-    """Return the sequence that a page token stands for; 0 for the first page."""
-    if not token:
-        return 0
-    try:
-        raw = base64.b64decode(token.encode(), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raw = b""
-    if len(raw) != 8 or not any(raw) or raw[0] & 0x80:
-        message = "page_token must be the next_page_token of an earlier answer"
-        raise refuse(Refusal.INVALID_REQUEST, message, field="page_token")
-    return int.from_bytes(raw, "big")

@@ -100,7 +100,7 @@ class Desk:
         self._versions = versions
         self._zygote = zygote
         self._clock = clock
-        self._turns = Turns()
+        self.turns: Final = Turns()
         self.changes: Final = Changes()
         runtime.on_suspended = self._suspended
 
@@ -140,7 +140,7 @@ class Desk:
             RpcRefusal: Too many are being tried.
             HostGone: The sandbox does not work.
         """
-        async with self._turns.turn():
+        async with self.turns.turn():
             return await validate(self._zygote, language, text.encode(), self._worlds())
 
     async def version(self, version: int | None) -> VersionRow:

@@ -123,7 +123,7 @@ class MemoryStore:
         self._check_open()
         matching = [row for row in self._jobs.values() if _matches(row, job_filter)]
         matching.sort(key=lambda row: -row.sequence)
-        return matching[: min(max(job_filter.limit, 0), limits.LIST_PAGE_MAX)]
+        return matching[: min(max(job_filter.limit, 0), limits.LIST_PAGE_MAX + 1)]
 
     async def tokens(self, job_id: str) -> Sequence[TokensRow]:
         """Return the output of one job in order."""

@@ -56,7 +56,8 @@ class SqliteReader:
             by_tenant=bool(job_filter.tenant_id),
             by_model=bool(job_filter.model),
         )
-        limit = min(max(job_filter.limit, 0), limits.LIST_PAGE_MAX)
+        # One more than a page tells whether there are more.
+        limit = min(max(job_filter.limit, 0), limits.LIST_PAGE_MAX + 1)
         shared = [value for value in (job_filter.tenant_id, job_filter.model) if value]
         bounds: list[str | int] = [*shared, job_filter.before_sequence or _ANY_SEQUENCE, limit]
         values: list[str | int] = []

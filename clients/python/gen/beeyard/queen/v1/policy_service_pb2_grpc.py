@@ -26,10 +26,13 @@ if _version_not_supported:
 
 
 class PolicyServiceStub:
-    """To be hosted by the queen. A policy is a Lua program, or YAML rules that are compiled to one. It sees a mirror of the
+    """Hosted by the queen. A policy is a Lua program, or YAML rules that are compiled to one. It sees a mirror of the
     state and returns intents; the queen checks every intent again before it counts, so that a policy can be slow or
     wrong and still neither corrupts nor stalls the queue. When a policy fails or takes too long, that one decision is made by
     the platform policy; after several failures the version is suspended and the last good one is restored.
+
+    A queen in platform mode keeps to the platform policy: it validates and compiles, and refuses every change with
+    POLICY_IMMUTABLE (FAILED_PRECONDITION). In lab mode, the default, it takes any policy.
     """
 
     def __init__(self, channel):
@@ -91,15 +94,19 @@ class PolicyServiceStub:
 
 
 class PolicyServiceServicer:
-    """To be hosted by the queen. A policy is a Lua program, or YAML rules that are compiled to one. It sees a mirror of the
+    """Hosted by the queen. A policy is a Lua program, or YAML rules that are compiled to one. It sees a mirror of the
     state and returns intents; the queen checks every intent again before it counts, so that a policy can be slow or
     wrong and still neither corrupts nor stalls the queue. When a policy fails or takes too long, that one decision is made by
     the platform policy; after several failures the version is suspended and the last good one is restored.
+
+    A queen in platform mode keeps to the platform policy: it validates and compiles, and refuses every change with
+    POLICY_IMMUTABLE (FAILED_PRECONDITION). In lab mode, the default, it takes any policy.
     """
 
     def ValidatePolicy(self, request, context):
-        """Checks a policy without keeping it: syntax, schema, and runs over generated states. A policy with errors is a
-        successful call whose answer lists them. Takes at most a few seconds. Changes nothing.
+        """Checks a policy without keeping it: syntax, schema, and runs over the queen's present state and generated ones. A
+        policy with errors is a successful call whose answer lists them. Takes at most a few seconds; refused with
+        QUEUE_FULL_REJECT while many others are being checked. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,16 +114,19 @@ class PolicyServiceServicer:
 
     def DeployPolicy(self, request, context):
         """Validates a policy, keeps it as a new version and swaps it in between two decisions; queued jobs notice nothing.
-        Returns when it is active. A policy with errors is refused with POLICY_INVALID, and BadRequest names each line and
-        column; in platform mode every policy is refused with POLICY_IMMUTABLE. Idempotent by content: deploying the source
-        that is active returns its version.
+        Returns when it is active; then it is durable, and decides again after a restart. A policy with errors is refused
+        with POLICY_INVALID (INVALID_ARGUMENT): the violation of BadRequest names line and column, and so does the metadata of
+        ErrorInfo (`line`, `column`, and `rule` for a path in YAML). Nothing has changed then. Idempotent by content:
+        deploying the source that is active returns its version, and a source that was deployed before becomes active again
+        under its old number and name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPolicyVersions(self, request, context):
-        """Lists the versions that were deployed, newest first, without their sources.
+        """Lists the versions that were deployed, newest first, without their sources. The queen keeps a thousand and forgets
+        those that have been inactive for longest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,7 +140,9 @@ class PolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackPolicy(self, request, context):
-        """Makes an earlier version active again and returns it. It keeps its number. Idempotent.
+        """Makes an earlier version active again and returns it. It keeps its number, and a suspension ends. Idempotent if it
+        names a version; without one, a second call undoes the first. NOT_FOUND with reason POLICY_NOT_FOUND if there is no
+        such version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -153,14 +165,15 @@ class PolicyServiceServicer:
     def SimulatePolicy(self, request, context):
         """Runs a policy over synthetic load or a recorded trace in virtual time, on the queen's own decision code. Sends
         `progress` at least once a second, then exactly one `report`, and nothing after it. Touches no real job. Cancelling
-        the call stops the simulation.
+        the call stops the simulation. Not hosted yet: answered with UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchDecisions(self, request, context):
-        """Sends each decision as it is made. A reader that is too slow loses the oldest ones and sees the gap in `sequence`.
+        """Sends each decision as it is made, from now on, without end. A reader that is too slow loses the oldest ones and sees
+        the gap in `sequence`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -235,10 +248,13 @@ def add_PolicyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PolicyService:
-    """To be hosted by the queen. A policy is a Lua program, or YAML rules that are compiled to one. It sees a mirror of the
+    """Hosted by the queen. A policy is a Lua program, or YAML rules that are compiled to one. It sees a mirror of the
     state and returns intents; the queen checks every intent again before it counts, so that a policy can be slow or
     wrong and still neither corrupts nor stalls the queue. When a policy fails or takes too long, that one decision is made by
     the platform policy; after several failures the version is suspended and the last good one is restored.
+
+    A queen in platform mode keeps to the platform policy: it validates and compiles, and refuses every change with
+    POLICY_IMMUTABLE (FAILED_PRECONDITION). In lab mode, the default, it takes any policy.
     """
 
     @staticmethod
