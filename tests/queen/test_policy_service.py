@@ -1,35 +1,20 @@
 """`PolicyService` over the wire: what each method answers, and how each refusal is told."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import grpc
 import pytest
 from beeyard.queen.v1 import policy_service_pb2 as pb
-from beeyard.queen.v1 import policy_service_pb2_grpc as rpc
 from beeyard_core import limits
-from beeyard_queen.ingress.policy_service import PolicyServicer
-from beeyard_queen.policy.desk import Mode
 from beeyard_queen.policy.in_process import platform_source
 from beeyard_queen.policy.starters import templates
 from beeyard_queen.store.versions import digest_of
-from beeyard_runtime.testing import serving
 
-from tests.support.desk_story import Story, desk_story
 from tests.support.hosted_runtime import PLATFORM_LABEL
+from tests.support.policy_service import LUA, RULES, WAITS, YAML, Service, policy_service, source
 from tests.support.raw_calls import Outcome
 from tests.support.told import refusal
 
-LUA, YAML = pb.POLICY_LANGUAGE_LUA, pb.POLICY_LANGUAGE_YAML
-WAITS = "function schedule(context) return {action = 'wait', reason = '%s'} end"
-RULES = """\
-scheduler:
-  name: careful
-  rules:
-    - name: rest
-      condition: always
-      action: {wait: {duration_ms: 5}}
-"""
 BILLION_LAUGHS = "a: &a [x, x]\nb: &b [*a, *a]\nscheduler: *b\n"
 INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
 
@@ -67,49 +52,10 @@ HOSTILE = {
 }
 
 
-class Service:
-    """The service and what lies behind it."""
-
-    def __init__(self, story: Story, channel: grpc.aio.Channel) -> None:
-        self.story = story
-        self.call: rpc.PolicyServiceAsyncStub = rpc.PolicyServiceStub(channel)
-
-    async def deploy(self, text: str, language: int = LUA, **options: object) -> pb.PolicyVersion:
-        source = pb.PolicySource(language=language, text=text)  # type: ignore[arg-type]
-        request = pb.DeployPolicyRequest(source=source, **options)  # type: ignore[arg-type]
-        return await self.call.DeployPolicy(request)
-
-    async def active(self) -> pb.PolicyVersion:
-        return await self.call.GetPolicyVersion(pb.GetPolicyVersionRequest())
-
-    async def listed(self, **wanted: object) -> list[list[int]]:
-        """Return the numbers of all versions, page by page."""
-        request = pb.ListPolicyVersionsRequest(**wanted)  # type: ignore[arg-type]
-        found = []
-        while True:
-            page = await self.call.ListPolicyVersions(request)
-            found.append([one.version for one in page.versions])
-            if not page.next_page_token:
-                return found
-            request.page_token = page.next_page_token
-
-
-@asynccontextmanager
-async def policy_service(mode: Mode = "lab") -> AsyncIterator[Service]:
-    async with desk_story(mode) as story:
-        add = rpc.add_PolicyServiceServicer_to_server
-        async with serving((add, PolicyServicer(story.desk))) as served:
-            yield Service(story, served.channel)
-
-
 @pytest.fixture
 async def service() -> AsyncIterator[Service]:
     async with policy_service() as service:
         yield service
-
-
-def source(text: str, language: int = LUA) -> pb.PolicySource:
-    return pb.PolicySource(language=language, text=text)  # type: ignore[arg-type]
 
 
 # --- Deploying ---

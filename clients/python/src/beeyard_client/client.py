@@ -1,4 +1,7 @@
-"""The typed async client of a queen: submit, follow, look, cancel; what is about heavy work is in `work_calls.py`."""
+"""The typed async client of a queen: submit, follow, look, cancel.
+
+What is about policies is in `policy_calls.py`, what is about heavy work in `work_calls.py`.
+"""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -14,6 +17,7 @@ from beeyard_client.connection import DEFAULT_QUEEN
 from beeyard_client.errors import BeeyardError
 from beeyard_client.fleet import Fleet, Model, Pool, Worker
 from beeyard_client.job import Explanation, Job, JobOptions, JobRequest, JobState, Message
+from beeyard_client.policy_calls import PolicyCalls
 from beeyard_client.resume import Cursor, Patience
 from beeyard_client.stream import EventCall, JobStream
 from beeyard_client.tracing import Metadata, Untraced, start_trace
@@ -22,7 +26,7 @@ from beeyard_client.work_calls import WorkCalls
 __all__ = ["DEFAULT_QUEEN", "BeeyardClient"]
 
 
-class BeeyardClient(WorkCalls):
+class BeeyardClient(PolicyCalls, WorkCalls):
     """A connection to one queen; use it as an async context manager, from one event loop.
 
     ```python

@@ -39,6 +39,13 @@ RETRY_AFTER_MS_MAX: Final = 30_000
 LEASE_POLL_MS_MIN: Final = 100
 WORK_TEXT_BYTES_MAX: Final = 1_024
 
+# --- Policies ---
+# Trying a policy on a busy queen, and waiting for others that are being tried.
+POLICY_DEADLINE_MS: Final = 60_000
+# How often a file is looked at that is deployed whenever it changes.
+POLICY_WATCH_INTERVAL_MS: Final = 250
+POLICY_SOURCE_BYTES_MAX: Final = 256 << 10
+
 # --- The command line ---
 # A person at a terminal learns at once that nothing listens.
 CLI_CONNECT_PATIENCE_MS: Final = 300

@@ -34,6 +34,8 @@ _ADVICE: Final = {
     "CAPACITY_GATED": '"beeyard lease capacity" shows how busy the hosts are',
     "NO_CAPACITY": '"beeyard lease list --state running" shows what runs',
     "LEASE_NOT_FOUND": '"beeyard lease list" shows work with its leases',
+    "POLICY_NOT_FOUND": '"beeyard policy list" shows the versions that the queen keeps',
+    "STALE_POLICY_VERSION": '"beeyard policy show" shows the active one',
 }
 
 
@@ -105,8 +107,10 @@ def _forget_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-async def report(error: BeeyardError, client: BeeyardClient, *, as_json: bool) -> None:
-    """Print one error: as one line on stderr, or as `{"error": ...}` on stdout."""
+async def report(
+    error: BeeyardError, client: BeeyardClient, *, as_json: bool, one_line: bool = False
+) -> None:
+    """Print one error: as one line on stderr, or as `{"error": ...}` on stdout, in one line among others."""
     advice = _ADVICE.get(error.reason, "")
     known: tuple[str, ...] = ()
     if error.reason == "MODEL_NOT_FOUND":
@@ -117,7 +121,7 @@ async def report(error: BeeyardError, client: BeeyardClient, *, as_json: bool) -
         elif unnamed:
             advice = f"it knows {', '.join(known)}"
     if as_json:
-        print_json({"error": _as_fields(error, advice, known)})
+        print_json({"error": _as_fields(error, advice, known)}, one_line=one_line)
     else:
         complain(f"{error.message}; {advice}" if advice else error.message)
 

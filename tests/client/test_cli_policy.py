@@ -1,0 +1,171 @@
+"""`beeyard policy` as a person types it, against a real desk."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from beeyard_queen.policy.in_process import platform_source
+
+from tests.support.command import beeyard, start
+from tests.support.policy_service import RULES, WAITS, Service, policy_service
+
+BROKEN = "function schedule(c)\n return {action= end"
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    async with policy_service() as service:
+        yield service
+
+
+def written(folder: Path, text: str, name: str = "policy.lua") -> str:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+async def test_deploy_show_list_and_rollback(service: Service, tmp_path: Path) -> None:
+    first = written(tmp_path, WAITS % "a")
+    ended = await beeyard(
+        "policy", "deploy", first, "--name", "first", "--note", "to try", queen=service.address
+    )
+    assert (ended.code, ended.stdout) == (0, "first@1 is active\n")
+    rules = written(tmp_path, RULES, "rules.yaml")
+    ended = await beeyard(
+        "policy", "deploy", rules, "--expect", "1", "--json", queen=service.address
+    )
+    told = ended.json()
+    assert (told["version"], told["name"], told["state"]) == (2, "careful", "ACTIVE")
+    ended = await beeyard("policy", "list", queen=service.address)
+    assert ended.code == 0
+    assert "to try" in ended.stdout
+    listed = (await beeyard("policy", "list", "--json", queen=service.address)).json()["versions"]
+    assert isinstance(listed, list)
+    assert [(one["version"], one["state"]) for one in listed] == [(2, "ACTIVE"), (1, "INACTIVE")]
+    ended = await beeyard("policy", "show", queen=service.address)
+    assert ended.stdout.startswith("policy       careful@2\n")
+    assert ended.stdout.endswith("\n\n" + RULES)
+    ended = await beeyard("policy", "show", "1", "--source", queen=service.address)
+    assert ended.stdout == WAITS % "a" + "\n"
+    ended = await beeyard("policy", "show", "0", "--json", queen=service.address)
+    assert ended.json()["source"] == {"language": "lua", "text": platform_source()}
+    ended = await beeyard("policy", "rollback", queen=service.address)
+    assert (ended.code, ended.stdout) == (0, "first@1 is active\n")
+    ended = await beeyard("policy", "rollback", "0", "--json", queen=service.address)
+    assert ended.json()["version"] == 0
+
+
+async def test_nothing_deployed_is_said(service: Service) -> None:
+    ended = await beeyard("policy", "list", queen=service.address)
+    assert ended.stdout == "nothing was deployed; the platform policy decides\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "place", "word"),
+    [
+        ("policy.lua", BROKEN, ":2:18: ", "unexpected symbol near 'end'"),
+        ("policy.lua", "while true do end", ":1: ", "killed while it was loaded"),
+        ("policy.lua", "x = 1", ": ", "there is no function schedule(context)"),
+        ("policy.yaml", RULES.replace("rules:", "rulez:"), ":3:3: ", 'did you mean "rules"?'),
+    ],
+)
+async def test_a_fault_is_told_where_an_editor_finds_it(
+    service: Service, tmp_path: Path, name: str, text: str, place: str, word: str
+) -> None:
+    file = written(tmp_path, text, name)
+    ended = await beeyard("policy", "deploy", file, queen=service.address)
+    assert (ended.code, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"beeyard: {file}{place}")
+    assert word in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    error = (await beeyard("policy", "deploy", file, "--json", queen=service.address)).json()[
+        "error"
+    ]
+    assert isinstance(error, dict)
+    assert error["reason"] == "POLICY_INVALID"
+
+
+async def test_refusals_say_what_to_do(service: Service, tmp_path: Path) -> None:
+    file = written(tmp_path, WAITS % "a")
+    ended = await beeyard("policy", "show", "7", queen=service.address)
+    assert ended.code == 1
+    assert ended.stderr.endswith('"beeyard policy list" shows the versions that the queen keeps\n')
+    ended = await beeyard("policy", "deploy", file, "--expect", "3", queen=service.address)
+    assert (ended.code, ended.stdout) == (1, "")
+    assert '"beeyard policy show" shows the active one' in ended.stderr
+    async with policy_service("platform") as platform:
+        ended = await beeyard("policy", "deploy", file, queen=platform.address)
+    assert ended.code == 1
+    assert "start it with --policy-mode lab" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "word"),
+    [
+        (None, 2, "No such file"),
+        (b"\xff\xfe", 1, "byte 1 is not UTF-8"),
+        (b"-" * (1 << 20), 1, "is longer than 262144 bytes"),
+    ],
+)
+async def test_a_file_that_is_no_policy_is_one_line(
+    service: Service, tmp_path: Path, raw: bytes | None, code: int, word: str
+) -> None:
+    file = tmp_path / "policy.lua"
+    if raw is not None:
+        file.write_bytes(raw)
+    ended = await beeyard("policy", "deploy", str(file), queen=service.address)
+    assert (ended.code, ended.stdout) == (code, "")
+    assert word in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["deploy"],
+        ["dance"],
+        ["show", "one"],
+        ["list", "--limit", "0"],
+        ["deploy", "x.lua", "--watch", "--expect", "1"],
+    ],
+)
+async def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
+    assert (await beeyard("policy", *arguments)).code == 2
+
+
+async def test_watch_deploys_each_change_and_keeps_what_is_good(
+    service: Service, tmp_path: Path
+) -> None:
+    file = written(tmp_path, WAITS % "a")
+    process = await start("policy", "deploy", file, "--watch", queen=service.address)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        assert await process.stdout.readline() == b"policy@1 is active\n"
+        written(tmp_path, BROKEN)
+        refused = (await process.stderr.readline()).decode()
+        assert refused.startswith(f"beeyard: {file}:2:18: ")
+        assert await process.stderr.readline() == b"beeyard: policy@1 stays active\n"
+        assert service.story.runtime.label == "policy@1"
+        # Many editors write another file and rename it.
+        Path(written(tmp_path, WAITS % "b", "new")).rename(file)  # noqa: ASYNC240
+        assert await process.stdout.readline() == b"policy@2 is active\n"
+        assert service.story.runtime.label == "policy@2"
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def test_watch_tells_a_program_as_json(service: Service, tmp_path: Path) -> None:
+    file = written(tmp_path, BROKEN)
+    process = await start("policy", "deploy", file, "--watch", "--json", queen=service.address)
+    assert process.stdout is not None
+    try:
+        refused = json.loads(await process.stdout.readline())
+        assert refused["error"]["reason"] == "POLICY_INVALID"
+        written(tmp_path, WAITS % "a")
+        assert json.loads(await process.stdout.readline())["version"] == 1
+    finally:
+        process.terminate()
+        await process.wait()
