@@ -72,6 +72,7 @@ type Client struct {
 	connection *grpc.ClientConn
 	inference  queenv1.InferenceServiceClient
 	fleet      queenv1.FleetServiceClient
+	policies   queenv1.PolicyServiceClient
 }
 
 // Option changes how Dial connects.
@@ -122,6 +123,7 @@ func Dial(address string, options ...Option) (*Client, error) {
 		connection: connection,
 		inference:  queenv1.NewInferenceServiceClient(connection),
 		fleet:      queenv1.NewFleetServiceClient(connection),
+		policies:   queenv1.NewPolicyServiceClient(connection),
 	}, nil
 }
 
@@ -227,7 +229,16 @@ func (c *Client) WatchFleet(ctx context.Context, minInterval time.Duration) iter
 
 // unary makes one call, with a deadline in any case.
 func unary[Q, A any](ctx context.Context, method func(context.Context, Q, ...grpc.CallOption) (A, error), request Q) (A, error) {
-	bounded, cancel := context.WithTimeout(ctx, callTimeout)
+	return within(ctx, callTimeout, method, request)
+}
+
+// patient makes one call that tries a policy, which takes longer than other calls.
+func patient[Q, A any](ctx context.Context, method func(context.Context, Q, ...grpc.CallOption) (A, error), request Q) (A, error) {
+	return within(ctx, policyTimeout, method, request)
+}
+
+func within[Q, A any](ctx context.Context, most time.Duration, method func(context.Context, Q, ...grpc.CallOption) (A, error), request Q) (A, error) {
+	bounded, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	answer, err := method(bounded, request)
 	// The caller's context, not the bounded one: running into our own bound is the queen's silence, not the caller's wish.

@@ -74,3 +74,33 @@ func ExampleError() {
 		fmt.Println("change", refused.Field)
 	}
 }
+
+// deploy makes a policy the one that decides, says what is wrong with it if it cannot, and returns its version.
+func deploy(ctx context.Context, client *beeyard.Client, text string, out io.Writer) (*beeyard.PolicyVersion, error) {
+	version, err := client.DeployPolicy(ctx, beeyard.LuaPolicy(text), beeyard.Deployment{Name: "patient", Author: "ada"})
+	var refused *beeyard.Error
+	if errors.As(err, &refused) && refused.Reason == beeyard.ReasonPolicyInvalid {
+		fmt.Fprintf(out, "line %s: %s\n", refused.Metadata["line"], refused.Message)
+	}
+	if err == nil {
+		fmt.Fprintf(out, "%s@%d decides\n", version.GetName(), version.GetVersion())
+	}
+	return version, err
+}
+
+// Deploys a policy of one's own, and goes back to the platform policy.
+func ExampleClient_DeployPolicy() {
+	client, err := beeyard.Dial(os.Getenv("BEEYARD_QUEEN"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	ctx := context.Background()
+	policy := "function schedule(context) return platform.schedule(context) end"
+	if _, err := deploy(ctx, client, policy, os.Stdout); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := client.RollbackPolicy(ctx, 0); err != nil {
+		log.Fatal(err)
+	}
+}

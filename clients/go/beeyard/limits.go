@@ -10,6 +10,8 @@ const (
 	keepaliveTimeout = 3 * time.Second
 	// callTimeout bounds a unary call whose context has no deadline.
 	callTimeout = 10 * time.Second
+	// policyTimeout bounds a call that tries a policy on a busy queen, and waits for others that are being tried.
+	policyTimeout = 60 * time.Second
 	// messageBytesMax is the queen's own limit for one message.
 	messageBytesMax = 4 << 20
 

@@ -5,6 +5,7 @@ package beeyard_test
 // was skipped.
 
 import (
+	"context"
 	"errors"
 	"os"
 	"strings"
@@ -167,5 +168,67 @@ func TestLiveTheFleetIsListed(t *testing.T) {
 			t.Errorf("fleet %v, %v", fleet, err)
 		}
 		break
+	}
+}
+
+func TestLiveAPolicyIsDeployedListedAndRolledBack(t *testing.T) {
+	client, _ := live(t)
+	ctx := t.Context()
+	// Whatever happens here, the platform policy decides afterwards.
+	t.Cleanup(func() { client.RollbackPolicy(context.Background(), 0) }) //nolint:errcheck // the test has its verdict
+	var out strings.Builder
+	version, err := deploy(ctx, client, "function schedule(context) return platform.schedule(context) end", &out)
+	if err != nil || version.GetState() != beeyard.PolicyActive || !strings.HasSuffix(out.String(), "decides\n") {
+		t.Fatalf("got %v, %v, %s", version, err, out.String())
+	}
+	if active, err := client.ActivePolicy(ctx); err != nil || active.GetDigest() != version.GetDigest() {
+		t.Errorf("active: %v, %v", active, err)
+	}
+	found := false
+	for listed, err := range client.PolicyVersions(ctx, "patient") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		found = found || listed.GetVersion() == version.GetVersion()
+	}
+	if !found {
+		t.Error("the version is not listed")
+	}
+	out.Reset()
+	if _, err := deploy(ctx, client, "function schedule(c)\n return {action= end", &out); err == nil || !strings.HasPrefix(out.String(), "line 2: ") {
+		t.Errorf("a syntax error: %v, %s", err, out.String())
+	}
+	stale := beeyard.Deployment{ExpectedActiveVersion: new(version.GetVersion() + 1)}
+	var refused *beeyard.Error
+	if _, err := client.DeployPolicy(ctx, beeyard.LuaPolicy("function schedule() return {action='wait'} end"), stale); !errors.As(err, &refused) || refused.Reason != beeyard.ReasonStalePolicyVersion {
+		t.Errorf("stale: %v", err)
+	}
+	if _, err := client.PolicyVersion(ctx, 1<<40); !errors.As(err, &refused) || refused.Reason != beeyard.ReasonPolicyNotFound {
+		t.Errorf("not there: %v", err)
+	}
+	if back, err := client.RollbackPolicy(ctx, 0); err != nil || back.GetVersion() != 0 {
+		t.Errorf("back: %v, %v", back, err)
+	}
+	if again, err := client.UndoPolicy(ctx); err != nil || again.GetVersion() != version.GetVersion() {
+		t.Errorf("undone: %v, %v", again, err)
+	}
+}
+
+func TestLivePoliciesAreCheckedAndCompiled(t *testing.T) {
+	client, _ := live(t)
+	ctx := t.Context()
+	source, err := client.PlatformSource(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if checked, err := client.ValidatePolicy(ctx, source); err != nil || len(checked.GetProblems()) != 0 || checked.GetStatesTried() == 0 {
+		t.Errorf("the platform policy: %v, %v", checked.GetProblems(), err)
+	}
+	if compiled, err := client.CompilePolicy(ctx, beeyard.YAMLPolicy("{")); err != nil || len(compiled.GetProblems()) == 0 {
+		t.Errorf("broken rules: %v, %v", compiled, err)
+	}
+	templates, err := client.Templates(ctx)
+	if err != nil || len(templates) < 9 {
+		t.Errorf("templates: %d, %v", len(templates), err)
 	}
 }
