@@ -5,9 +5,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from beeyard_core import limits
+from beeyard_core.policy.intent import Dispatch, Evict, Intent, Wait
+from beeyard_core.refusal import Refusal, Refused
+from beeyard_queen.policy.decision_feed import DecisionRecord
 from beeyard_queen.policy.in_process import platform_source
 
 from tests.support.command import beeyard, start
+from tests.support.eventually import eventually
 from tests.support.policy_service import RULES, WAITS, Service, policy_service
 
 BROKEN = "function schedule(c)\n return {action= end"
@@ -169,3 +174,51 @@ async def test_watch_tells_a_program_as_json(service: Service, tmp_path: Path) -
     finally:
         process.terminate()
         await process.wait()
+
+
+async def decisions_of(
+    service: Service, *arguments: str, lose: int = 0
+) -> tuple[int, list[str], str]:
+    """Run `policy watch` while a few decisions are made; return its code, lines and complaints."""
+    process = await start("policy", "watch", *arguments, queen=service.address)
+    await eventually(lambda: service.feed.is_watched or process.returncode, "it watches")
+    no = Refused(reason=Refusal.WORKER_NOT_FOUND, message="there is no such worker")
+    told: list[tuple[Intent, Refused | None]] = [
+        (Dispatch(job_id="j1", worker_id="w1"), None),
+        (Evict(evict_worker_id="w2"), no),
+        (Wait(reason="nothing to do"), None),
+    ]
+    for intent, refused in told + told[:1] * lose:
+        now = service.story.clock.now()
+        service.feed.tell(
+            DecisionRecord(
+                at=now, label="mine@1", state_version=1, seed=0, intent=intent, refused=refused
+            )
+        )
+    service.feed.close()
+    stdout, stderr = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, stdout.decode().splitlines(), stderr.decode()
+
+
+async def test_decisions_are_told_as_they_are_made(service: Service) -> None:
+    code, lines, complaint = await decisions_of(service)
+    assert code == 1
+    assert "the queen is shutting down" in complaint
+    assert [line.split(" ", 2)[2] for line in lines] == [
+        "mine@1 dispatch j1 to w1; done",
+        "mine@1 evict w2; not done: WORKER_NOT_FOUND: there is no such worker",
+    ]
+
+
+async def test_decisions_are_told_to_a_program_as_json(service: Service) -> None:
+    _, lines, _ = await decisions_of(service, "--waits", "--json")
+    told = [json.loads(line) for line in lines[:3]]
+    assert [one["intent"]["action"] for one in told] == ["dispatch", "evict", "wait"]
+    assert told[1]["refusal"] == "WORKER_NOT_FOUND: there is no such worker"
+    assert [one["sequence"] for one in told] == [1, 2, 3]
+
+
+async def test_lost_decisions_are_said(service: Service) -> None:
+    _, lines, _ = await decisions_of(service, lose=limits.DECISIONS_UNREAD_MAX)
+    assert lines[0] == "... 2 decisions were lost on the way"

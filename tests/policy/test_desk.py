@@ -8,14 +8,13 @@ import pytest
 from beeyard_core import limits
 from beeyard_core.refusal import Refusal
 from beeyard_queen.policy.desk import Deployment
-from beeyard_queen.policy.in_process import platform_source
+from beeyard_queen.policy.in_process import PLATFORM_LABEL, platform_source
 from beeyard_queen.policy.turns import Turns
 from beeyard_queen.store.versions import Draft, Language, VersionFilter
 from beeyard_runtime.rpc_errors import RpcRefusal
 
 from tests.support.desk_story import Story, desk_story
 from tests.support.eventually import eventually
-from tests.support.hosted_runtime import PLATFORM_LABEL
 
 WAITS = "function schedule(context) return {action = 'wait', reason = '%s'} end"
 # Good in every world on which it is tried, and broken once the world has a tenant of this name.
@@ -242,8 +241,7 @@ async def test_a_good_one_that_does_not_load_any_more_is_passed_over(story: Stor
     await story.desk.deploy(waits("good", name="good"))
     await story.desk.deploy(waits("bad", name="bad"))
     story.runtime.refusing = "no memory"
-    story.runtime.use_platform()
-    story.runtime.on_suspended("bad@2", "killed 3 times in 60 s")
+    story.runtime.suspend("killed 3 times in 60 s")
     await story.desk.changes.settled()
     assert story.runtime.loads[-1] == "good@1"
     assert await story.states() == [
@@ -257,8 +255,7 @@ async def test_a_suspension_is_remembered_once_the_store_is_back(story: Story) -
     await story.desk.deploy(waits("good", name="good"))
     await story.desk.deploy(waits("bad", name="bad"))
     story.store.fail_next_commits(2)
-    story.runtime.use_platform()
-    story.runtime.on_suspended("bad@2", "killed 3 times in 60 s")
+    story.runtime.suspend("killed 3 times in 60 s")
     for _ in range(2):
         await eventually(lambda: story.clock.sleepers, "it waits for the store")
         assert story.runtime.label == PLATFORM_LABEL
@@ -271,7 +268,8 @@ async def test_a_suspension_is_remembered_once_the_store_is_back(story: Story) -
 async def test_a_suspension_that_comes_too_late_changes_nothing(story: Story) -> None:
     await story.desk.deploy(waits("a"))
     await story.desk.deploy(waits("b"))
-    story.runtime.on_suspended("policy@1", "killed 3 times in 60 s")
+    story.runtime.label = "policy@1"
+    story.runtime.suspend("killed 3 times in 60 s")
     await story.desk.changes.settled()
     assert await story.states() == [(2, True, ""), (1, False, "")]
 

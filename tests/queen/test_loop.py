@@ -13,6 +13,7 @@ from beeyard_core.job import JobSpec
 from beeyard_core.state import QueenState
 from beeyard_queen.loop import WriterLoop
 from beeyard_queen.policy.runtime import PolicyRuntime
+from beeyard_queen.policy.sandbox import Sandbox
 from beeyard_queen.store.memory import MemoryStore
 from beeyard_queen.store.port import Batch
 from beeyard_queen.store.rows import row_of
@@ -57,7 +58,7 @@ class Rig:
         self.store, self.clock = store, PacedClock()
         self.loop = WriterLoop(self.state, store, self.clock)
         self.actor = RecordingActor(self.state)
-        self.policies = PolicyRuntime(self.state, self.clock, self.loop.poke)
+        self.policies = PolicyRuntime(self.state, self.clock, self.loop.poke, Sandbox())
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

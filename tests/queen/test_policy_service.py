@@ -6,11 +6,23 @@ import grpc
 import pytest
 from beeyard.queen.v1 import policy_service_pb2 as pb
 from beeyard_core import limits
-from beeyard_queen.policy.in_process import platform_source
+from beeyard_core.instant import Instant
+from beeyard_core.policy.intent import (
+    Dispatch,
+    Evict,
+    Intent,
+    Preempt,
+    Reject,
+    StartWorker,
+    Wait,
+)
+from beeyard_core.refusal import Refusal, Refused
+from beeyard_queen.policy.decision_feed import DecisionRecord
+from beeyard_queen.policy.in_process import PLATFORM_LABEL, platform_source
 from beeyard_queen.policy.starters import templates
 from beeyard_queen.store.versions import digest_of
 
-from tests.support.hosted_runtime import PLATFORM_LABEL
+from tests.support.eventually import eventually
 from tests.support.policy_service import LUA, RULES, WAITS, YAML, Service, policy_service, source
 from tests.support.raw_calls import Outcome
 from tests.support.told import refusal
@@ -241,12 +253,114 @@ async def test_rollback_goes_to_a_number_or_to_the_one_before(service: Service) 
 async def test_a_suspension_is_told(service: Service) -> None:
     await service.deploy(WAITS % "good")
     await service.deploy(WAITS % "bad")
-    service.story.runtime.on_suspended("policy@2", "killed 3 times in 60 s")
+    service.story.runtime.suspend("killed 3 times in 60 s")
     await service.story.desk.changes.settled()
     fallen = await service.call.GetPolicyVersion(pb.GetPolicyVersionRequest(version=2))
     assert fallen.state == pb.POLICY_STATE_SUSPENDED
     assert fallen.suspension == "killed 3 times in 60 s"
     assert (await service.active()).version == 1
+
+
+# --- Following decisions ---
+
+
+def record(intent: Intent | None, at_ms: int = 0, **facts: object) -> DecisionRecord:
+    told = {"label": "mine@1", "state_version": 3, "seed": 0, "cpu_us": 7} | facts
+    return DecisionRecord(at=Instant(at_ms, 1_700_000_000_000 + at_ms), intent=intent, **told)  # type: ignore[arg-type]
+
+
+async def watched(
+    service: Service, records: list[DecisionRecord], **wanted: object
+) -> list[pb.Decision]:
+    """Return what a watcher is sent of these decisions."""
+    call = service.call.WatchDecisions(pb.WatchDecisionsRequest(**wanted))  # type: ignore[arg-type]
+    await call.initial_metadata()
+    for one in records:
+        service.feed.tell(one)
+    service.feed.close()
+    sent: list[pb.Decision] = []
+
+    async def read() -> None:
+        async for decision in call:
+            sent.append(decision)  # noqa: PERF401  what came before the error counts
+
+    told = await refusal(read())
+    assert (told.code, told.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    return sent
+
+
+DISPATCH = Dispatch(job_id="j1", worker_id="w1")
+
+
+async def test_each_decision_is_sent_with_what_became_of_it(service: Service) -> None:
+    no = Refused(reason=Refusal.WORKER_NOT_FOUND, message="there is no such worker")
+    records = [
+        record(DISPATCH, 5),
+        record(StartWorker(model_ref="tiny", pool_id="p", gpu_id="0"), is_fallback=True),
+        record(Evict(evict_worker_id="w2", reason="idle"), refused=no),
+        record(Preempt(job_id="j2", for_job_id="j1")),
+        record(Reject(job_id="j3", reason="too late")),
+        record(Wait(reason="nothing to do")),
+        record(None, refused=Refused(reason=Refusal.POLICY_INVALID, message="no action")),
+    ]
+    sent = await watched(service, records)
+    first = sent[0]
+    assert (first.sequence, first.policy_version, first.state_version) == (1, "mine@1", 3)
+    assert first.create_time.ToMilliseconds() == 1_700_000_000_005
+    assert (first.applied, first.refusal, first.fallback, first.cpu_us) == (True, "", False, 7)
+    assert [one.WhichOneof("intent") for one in sent] == [
+        "dispatch", "start_worker", "evict", "preempt", "reject", None,
+    ]  # fmt: skip
+    assert [one.sequence for one in sent] == [1, 2, 3, 4, 5, 6]
+    assert first.dispatch == pb.DispatchIntent(job_id="j1", worker_id="w1")
+    assert sent[1].start_worker == pb.StartWorkerIntent(model="tiny", pool_id="p", gpu_id="0")
+    assert sent[1].fallback
+    assert sent[2].evict == pb.EvictIntent(worker_id="w2", reason="idle")
+    assert (sent[2].applied, sent[2].refusal) == (
+        False,
+        "WORKER_NOT_FOUND: there is no such worker",
+    )
+    assert sent[3].preempt == pb.PreemptIntent(job_id="j2", for_job_id="j1")
+    assert sent[4].reject == pb.RejectIntent(job_id="j3", reason="too late")
+
+
+async def test_decisions_to_wait_are_sent_once_a_second(service: Service) -> None:
+    waits = [record(Wait(reason=str(ms), retry_after_ms=9), ms) for ms in range(0, 3_000, 400)]
+    sent = await watched(service, waits, include_waits=True)
+    assert [one.wait.reason for one in sent] == ["0", "1200", "2400"]
+    assert sent[0].wait.retry_after_ms == 9
+
+
+async def test_decisions_about_one_job_are_numbered_for_themselves(service: Service) -> None:
+    records = [
+        record(Dispatch(job_id="other", worker_id="w1")),
+        record(DISPATCH),
+        record(Wait()),
+        record(Preempt(job_id="other", for_job_id="j1")),
+        record(Evict(evict_worker_id="w1")),
+        record(Reject(job_id="j1")),
+    ]
+    sent = await watched(service, records, job_id="j1", include_waits=True)
+    assert [(one.sequence, one.WhichOneof("intent")) for one in sent] == [
+        (1, "dispatch"),
+        (2, "preempt"),
+        (3, "reject"),
+    ]
+
+
+async def test_a_slow_watcher_sees_the_gap(service: Service) -> None:
+    many = limits.DECISIONS_UNREAD_MAX + 7
+    # All are told at once, before the watcher gets a turn.
+    sent = await watched(service, [record(DISPATCH)] * many)
+    assert [one.sequence for one in sent] == list(range(8, many + 1))
+
+
+async def test_a_watcher_that_goes_away_is_forgotten(service: Service) -> None:
+    call = service.call.WatchDecisions(pb.WatchDecisionsRequest())
+    await call.initial_metadata()
+    assert service.feed.is_watched
+    call.cancel()
+    await eventually(lambda: not service.feed.is_watched, "it is forgotten")
 
 
 # --- What else goes wrong ---
@@ -278,7 +392,7 @@ async def test_a_store_that_is_away_is_told_and_nothing_changes(service: Service
 
 
 async def test_a_sandbox_that_is_gone_is_told_without_its_workings(service: Service) -> None:
-    await service.story.stop_sandbox()
+    await (await service.story.sandbox.zygote()).stop()
     told: Outcome = await refusal(service.deploy(WAITS % "a"))
     assert (told.code, told.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
     assert told.message.startswith("the policy sandbox does not work now")

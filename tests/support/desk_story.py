@@ -11,23 +11,22 @@ from dataclasses import replace
 
 from beeyard_core import limits
 from beeyard_queen.policy.desk import Desk, Mode
-from beeyard_queen.policy.zygote import Zygote
+from beeyard_queen.policy.sandbox import Sandbox
 from beeyard_queen.store.memory import MemoryStore
 from beeyard_queen.store.versions import VersionFilter
 from beeyard_runtime.testing import ManualClock
 
-from tests.support.hosted_runtime import HostedRuntime, hosted_runtime
-from tests.support.policy_sandbox import running_zygote
+from tests.support.hosted_runtime import HostedRuntime
 
 
 class Story:
     """A desk over a store that outlives it."""
 
-    def __init__(self, zygote: Zygote, runtime: HostedRuntime, mode: Mode) -> None:
+    def __init__(self, sandbox: Sandbox, runtime: HostedRuntime, mode: Mode) -> None:
         self.store = MemoryStore()
         self.clock = ManualClock()
         self.runtime = runtime
-        self._zygote = zygote
+        self.sandbox = sandbox
         self.desk = self.at(mode)
 
     def at(self, mode: Mode) -> Desk:
@@ -36,14 +35,10 @@ class Story:
             mode=mode,
             runtime=self.runtime,
             versions=self.store.policies,
-            zygote=self._zygote,
+            sandbox=self.sandbox,
             clock=self.clock,
         )
         return self.desk
-
-    async def stop_sandbox(self) -> None:
-        """End the process that hosts come from, for good."""
-        await self._zygote.stop()
 
     async def active(self) -> int:
         return (await self.desk.version(None)).version
@@ -68,9 +63,14 @@ class Story:
 @asynccontextmanager
 async def desk_story(mode: Mode = "lab") -> AsyncIterator[Story]:
     """An open desk in some mode, for the time of the block."""
-    async with running_zygote() as zygote, hosted_runtime(zygote) as runtime:
-        story = Story(zygote, runtime, mode)
-        await story.store.open()
-        await story.desk.open()
+    sandbox = Sandbox()
+    runtime = HostedRuntime(sandbox)
+    story = Story(sandbox, runtime, mode)
+    await story.store.open()
+    await story.desk.open()
+    try:
         yield story
+    finally:
         await story.desk.close()
+        await runtime.close()
+        await sandbox.close()

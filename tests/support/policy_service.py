@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from beeyard.queen.v1 import policy_service_pb2 as pb
 from beeyard.queen.v1 import policy_service_pb2_grpc as rpc
 from beeyard_queen.ingress.policy_service import PolicyServicer
+from beeyard_queen.policy.decision_feed import DecisionFeed
 from beeyard_queen.policy.desk import Mode
 from beeyard_runtime.testing import Served, serving
 
@@ -30,8 +31,9 @@ def source(text: str, language: int = LUA) -> pb.PolicySource:
 class Service:
     """The service and what lies behind it."""
 
-    def __init__(self, story: Story, served: Served) -> None:
+    def __init__(self, story: Story, served: Served, feed: DecisionFeed) -> None:
         self.story = story
+        self.feed = feed
         self.address = served.address
         self.call: rpc.PolicyServiceAsyncStub = rpc.PolicyServiceStub(served.channel)
 
@@ -58,6 +60,7 @@ class Service:
 @asynccontextmanager
 async def policy_service(mode: Mode = "lab") -> AsyncIterator[Service]:
     async with desk_story(mode) as story:
+        feed = DecisionFeed()
         add = rpc.add_PolicyServiceServicer_to_server
-        async with serving((add, PolicyServicer(story.desk))) as served:
-            yield Service(story, served)
+        async with serving((add, PolicyServicer(story.desk, feed))) as served:
+            yield Service(story, served, feed)

@@ -12,11 +12,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import grpc
 from beeyard.queen.v1 import fleet_service_pb2_grpc as fleet_rpc
 from beeyard.queen.v1 import inference_service_pb2_grpc as inference_rpc
 from beeyard.queen.v1 import lease_service_pb2_grpc as lease_rpc
+from beeyard.queen.v1 import policy_service_pb2_grpc as policy_rpc
 from beeyard_core import limits
 from beeyard_core.instant import Instant
 from beeyard_queen.app import Queen, _assemble, _Store
@@ -69,11 +71,13 @@ class RunningQueen:
     inference: "inference_rpc.InferenceServiceAsyncStub" = field(init=False)
     fleet: "fleet_rpc.FleetServiceAsyncStub" = field(init=False)
     leases: "lease_rpc.LeaseServiceAsyncStub" = field(init=False)
+    policies: "policy_rpc.PolicyServiceAsyncStub" = field(init=False)
 
     def __post_init__(self) -> None:
         self.inference = inference_rpc.InferenceServiceStub(self.channel)
         self.fleet = fleet_rpc.FleetServiceStub(self.channel)
         self.leases = lease_rpc.LeaseServiceStub(self.channel)
+        self.policies = policy_rpc.PolicyServiceStub(self.channel)
 
     async def tick(self, ms: int = 250, *, times: int = 1) -> None:
         """Let time pass, step by step, and return when the writer has taken in each tick."""
@@ -95,6 +99,7 @@ async def running_queen(
     work_lease_ttl_ms: int = limits.WORK_LEASE_TTL_MS,
     decision_journal: Path | None = None,
     policy_config: Sequence[str] = (),
+    policy_mode: Literal["lab", "platform"] = "lab",
 ) -> AsyncIterator[RunningQueen]:
     """Run a queen until the block ends, then drain it; the store stays as it was left."""
     store, clock = store or MemoryStore(), clock or PacedClock()
@@ -105,8 +110,9 @@ async def running_queen(
         work_lease_ttl_ms=work_lease_ttl_ms,
         decision_journal=decision_journal,
         policy_config=list(policy_config),
+        policy_mode=policy_mode,
     )
-    ports = _Store(store, store, store.work)
+    ports = _Store(store, store, store.work, store.policies)
     restored = await store.open()
     typed: Clock = clock
     queen = await _assemble(settings, ports, restored, typed, telemetry or Telemetry(), incarnation)

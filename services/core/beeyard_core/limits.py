@@ -295,6 +295,8 @@ POLICY_METRICS_MAX: Final = 256
 # Decisions kept for whoever asks later, and those that a slow watcher may be behind.
 DECISIONS_KEPT_MAX: Final = 1_000
 DECISIONS_UNREAD_MAX: Final = 1_000
+# A watcher that asks for decisions to wait sees one of them in this time.
+DECISION_WAITS_INTERVAL_MS: Final = 1_000
 POLICY_FAILURES_MAX: Final = 5
 POLICY_BREAKER_WINDOW_MS: Final = 60_000
 assert POLICY_KILLS_MAX <= POLICY_FAILURES_MAX

@@ -9,6 +9,7 @@ from beeyard.queen.v1 import (
     fleet_service_pb2_grpc,
     inference_service_pb2_grpc,
     lease_service_pb2_grpc,
+    policy_service_pb2_grpc,
 )
 from beeyard.worker.v1 import worker_service_pb2_grpc
 from beeyard_core import limits
@@ -37,18 +38,22 @@ from beeyard_queen.ingress.fleet_service import FleetServicer
 from beeyard_queen.ingress.following import Following
 from beeyard_queen.ingress.inference_service import InferenceServicer
 from beeyard_queen.ingress.lease_service import LeaseServicer
+from beeyard_queen.ingress.policy_service import PolicyServicer
 from beeyard_queen.ingress.pool_service import PoolServicer
 from beeyard_queen.ingress.reading import RefusingReader
 from beeyard_queen.ingress.submission import Submissions
 from beeyard_queen.ingress.work_looking import WorkLooking
 from beeyard_queen.ingress.worker_service import WorkerServicer
 from beeyard_queen.loop import WriterLoop, every
+from beeyard_queen.policy.desk import Desk
 from beeyard_queen.policy.runtime import PolicyRuntime
+from beeyard_queen.policy.sandbox import Sandbox
 from beeyard_queen.prompts import Prompts
 from beeyard_queen.store.port import JobReader, JobWriter, Restored, StoreRefused, StoreUnavailable
 from beeyard_queen.store.rows import job_of
 from beeyard_queen.store.sqlite import SqliteStore
 from beeyard_queen.store.tokens import frame_of
+from beeyard_queen.store.versions import PolicyVersions
 from beeyard_queen.store.work import WorkReader
 from beeyard_queen.store.work_rows import work_of
 from beeyard_queen.tracing import JobTraces
@@ -64,6 +69,7 @@ class _Store:
     writer: JobWriter
     reader: JobReader
     work: WorkReader
+    versions: PolicyVersions
 
 
 async def main(stop: Stop, settings: QueenSettings) -> None:
@@ -76,7 +82,7 @@ async def main(stop: Stop, settings: QueenSettings) -> None:
     incarnation = uuid.uuid4().hex[:8]
     telemetry = setup_telemetry("queen", otlp_endpoint=settings.otlp_endpoint, instance=incarnation)
     sqlite = SqliteStore(settings.store)
-    store = _Store(sqlite, sqlite, sqlite.work)
+    store = _Store(sqlite, sqlite, sqlite.work, sqlite.policies)
     try:
         restored = await store.writer.open()
     except StoreRefused as fault:
@@ -161,7 +167,17 @@ class Queen:
         self._feeds, self._links, self._hosts = feeds, Links(), Hosts()
         self._answers = Answers()
         self.loop = WriterLoop(state, store.writer, clock)
-        self.policies = PolicyRuntime(state, clock, self.loop.poke, settings.decision_journal)
+        self._sandbox = Sandbox()
+        self.policies = PolicyRuntime(
+            state, clock, self.loop.poke, self._sandbox, settings.decision_journal
+        )
+        self.desk = Desk(
+            mode=settings.policy_mode,
+            runtime=self.policies,
+            versions=store.versions,
+            sandbox=self._sandbox,
+            clock=clock,
+        )
         self._relay = Relay(state, feeds, clock, self.loop.post, self.loop.poke)
         self._actor = QueenActor(
             state=state,
@@ -202,6 +218,8 @@ class Queen:
             self._inference_servicer(),
         )
         register(fleet_service_pb2_grpc.add_FleetServiceServicer_to_server, fleet)
+        policies = PolicyServicer(self.desk, self.policies.decisions)
+        register(policy_service_pb2_grpc.add_PolicyServiceServicer_to_server, policies)
         register(worker_service_pb2_grpc.add_WorkerServiceServicer_to_server, workers)
         register(pool_service_pb2_grpc.add_PoolServiceServicer_to_server, pools)
         leases = LeaseServicer(
@@ -241,6 +259,23 @@ class Queen:
 
     async def run(self, stop: Stop) -> None:
         """Serve until `stop`, then drain: nothing new, followers told to come back, what was taken in made durable."""
+        try:
+            await self._open_desk()
+            await self._serve(stop)
+        finally:
+            # Hosts of policies end with the queen, whatever it ends by.
+            await self.desk.close()
+            await self.policies.close()
+            await self._sandbox.close()
+
+    async def _open_desk(self) -> None:
+        """Let the policy decide that decided last; the platform policy, if it cannot."""
+        try:
+            await self.desk.open()
+        except StoreUnavailable as fault:
+            raise StartFailed(f"the store does not tell which policy is active: {fault}") from fault
+
+    async def _serve(self, stop: Stop) -> None:
         await self.server.start()
         announce("queen", self.server.address, admin_address=self.server.admin_address)
         writer = asyncio.create_task(self.loop.run(self._actor, self.policies))
@@ -256,8 +291,6 @@ class Queen:
                 task.cancel()
             self.loop.stop()
             await asyncio.gather(ticker, keeper, meter, stopping, return_exceptions=True)
-            # Hosts of policies end with the queen, whatever it ends by.
-            await self.policies.close()
             # The writer ends by itself; a fault in it ends the queen, and the restart takes up from the store.
             await writer
 
@@ -280,6 +313,7 @@ class Queen:
         )
         self._links.close_all()
         self._hosts.close_all()
+        self.policies.decisions.close()
         await self.server.stop(limits.RECONNECT_MAX_MS)
 
     async def _forget(self) -> None:

@@ -31,6 +31,7 @@ class QueenSettings(ServiceSettings):
         capacity_inference: What inference has to do with units: ignored; counted, so that a running job takes its
             cost_units from heavy work; or gated, so that jobs wait besides where their host is too busy for them.
         work_lease_ttl_ms: How long a lease for heavy work lives without a heartbeat.
+        policy_mode: lab takes any scheduling policy; platform keeps to the platform policy.
     """
 
     listen: str = "127.0.0.1:7700"
@@ -43,6 +44,7 @@ class QueenSettings(ServiceSettings):
     policy_config: list[str] = Field(
         default_factory=list, max_length=limits.POLICY_CONFIG_ENTRIES_MAX
     )
+    policy_mode: Literal["lab", "platform"] = "lab"
     retention_hours: float = Field(default=limits.OUTPUT_RETENTION_MS / 3_600_000, gt=0)
     capacity_units: int = Field(
         default=limits.CAPACITY_UNITS_DEFAULT, ge=1, le=limits.CAPACITY_UNITS_MAX

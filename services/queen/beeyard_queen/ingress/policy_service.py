@@ -9,10 +9,12 @@ from beeyard.queen.v1 import policy_service_pb2 as pb
 from beeyard.queen.v1 import policy_service_pb2_grpc
 from beeyard_core import limits
 from beeyard_core.refusal import Refusal
+from beeyard_runtime.faults import StartFailed
 from beeyard_runtime.log import get_log
 from beeyard_runtime.rpc_errors import refuse
 from google.protobuf.message import Message
 
+from beeyard_queen.ingress.decision_wire import Wanted, wire_decision_of
 from beeyard_queen.ingress.paging import number_of, page_size_of, token_of
 from beeyard_queen.ingress.policy_wire import (
     deployment_of,
@@ -25,6 +27,7 @@ from beeyard_queen.ingress.policy_wire import (
 )
 from beeyard_queen.ingress.reading import answer_or_refuse
 from beeyard_queen.ingress.request import refuse_unknown_fields
+from beeyard_queen.policy.decision_feed import DecisionFeed
 from beeyard_queen.policy.desk import Desk
 from beeyard_queen.policy.faults import PolicyInvalid
 from beeyard_queen.policy.host_process import HostGone
@@ -42,9 +45,10 @@ _log = get_log("policy")
 class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
     """The policy desk, for clients and operators."""
 
-    def __init__(self, desk: Desk) -> None:
-        """Serve the desk."""
+    def __init__(self, desk: Desk, decisions: DecisionFeed) -> None:
+        """Serve the desk, and what is decided."""
         self._desk = desk
+        self._decisions = decisions
 
     async def ValidatePolicy(  # noqa: N802 - the wire's name
         self, request: pb.ValidatePolicyRequest, context: Context
@@ -124,8 +128,18 @@ class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
     async def WatchDecisions(  # type: ignore[override]  # noqa: N802
         self, request: pb.WatchDecisionsRequest, context: Context
     ) -> None:
-        """Say that decisions cannot be followed yet."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "decisions cannot be followed yet")
+        """Send each decision as it is made, until the queen shuts down."""
+        refuse_unknown_fields(request)
+        with self._decisions.watch(Wanted(request.job_id, request.include_waits)) as watch:
+            # Tells the caller that it watches: what is decided from now on is sent.
+            await context.send_initial_metadata(())
+            async for sequence, record in watch.decisions():
+                await context.write(wire_decision_of(sequence, record))
+        raise refuse(
+            Refusal.DRAINING,
+            "the queen is shutting down; watch again in a moment",
+            retry_after_ms=limits.RECONNECT_MAX_MS,
+        )
 
     async def ListTemplates(  # noqa: N802
         self, request: pb.ListTemplatesRequest, context: Context
@@ -139,8 +153,8 @@ async def _tried(work: Awaitable[ResultT]) -> ResultT:
     """Wait for what needs the store and the sandbox, and say which of them does not work."""
     try:
         return await answer_or_refuse(work)
-    except HostGone as gone:
-        _log.error("policy_sandbox_fault", fault=str(gone))
+    except (HostGone, StartFailed) as fault:
+        _log.error("policy_sandbox_fault", fault=str(fault))
         raise refuse(
             Refusal.INTERNAL,
             "the policy sandbox does not work now, and nothing was changed; the queen's log says why",

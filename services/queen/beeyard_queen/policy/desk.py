@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from beeyard_core import limits
 from beeyard_runtime.clock import Clock
+from beeyard_runtime.faults import StartFailed
 from beeyard_runtime.log import get_log
 
 from beeyard_queen.policy.changes import Changes
@@ -32,10 +33,10 @@ from beeyard_queen.policy.in_process import platform_source
 from beeyard_queen.policy.program import Program, make_program
 from beeyard_queen.policy.reply import Status
 from beeyard_queen.policy.running import Runtime, label_of
+from beeyard_queen.policy.sandbox import Sandbox
 from beeyard_queen.policy.try_command import read_scene
 from beeyard_queen.policy.turns import Turns
 from beeyard_queen.policy.validation import Finding, scenes, validate
-from beeyard_queen.policy.zygote import Zygote
 from beeyard_queen.store.port import StoreUnavailable
 from beeyard_queen.store.versions import (
     PLATFORM_VERSION,
@@ -83,7 +84,7 @@ class Desk:
         mode: Mode,
         runtime: Runtime,
         versions: PolicyVersions,
-        zygote: Zygote,
+        sandbox: Sandbox,
         clock: Clock,
     ) -> None:
         """Prepare; nothing is loaded before `open`.
@@ -92,13 +93,13 @@ class Desk:
             mode: `lab` takes any policy; `platform` keeps to the platform policy.
             runtime: What decides.
             versions: Where versions are kept; the store is open.
-            zygote: Where hosts for trials come from; started before the first deployment.
+            sandbox: Where hosts for trials come from.
             clock: For the times of versions and for retries.
         """
         self.mode: Final = mode
         self._runtime = runtime
         self._versions = versions
-        self._zygote = zygote
+        self._sandbox = sandbox
         self._clock = clock
         self.turns: Final = Turns()
         self.changes: Final = Changes()
@@ -138,10 +139,11 @@ class Desk:
 
         Raises:
             RpcRefusal: Too many are being tried.
-            HostGone: The sandbox does not work.
+            HostGone, StartFailed: The sandbox does not work.
         """
         async with self.turns.turn():
-            return await validate(self._zygote, language, text.encode(), self._worlds())
+            zygote = await self._sandbox.zygote()
+            return await validate(zygote, language, text.encode(), self._worlds())
 
     async def version(self, version: int | None) -> VersionRow:
         """Return one version with its source; without a number the active one.
@@ -166,7 +168,7 @@ class Desk:
         Raises:
             RpcRefusal: POLICY_IMMUTABLE, POLICY_INVALID, STALE_POLICY_VERSION, or too many are being tried.
             StoreUnavailable: Nothing changed.
-            HostGone: The sandbox does not work; nothing changed.
+            HostGone, StartFailed: The sandbox does not work; nothing changed.
         """
         self._refuse_if_immutable()
         if known := self._same(await self._active(), wanted):
@@ -241,7 +243,7 @@ class Desk:
         try:
             program = await asyncio.to_thread(make_program, row.language, row.text.encode())
             reply = await self._runtime.activate(program.lua, label_of(row))
-        except (PolicyInvalid, HostGone) as fault:
+        except (PolicyInvalid, HostGone, StartFailed) as fault:
             return str(fault)
         if reply.status is Status.OK:
             return ""

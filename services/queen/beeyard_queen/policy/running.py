@@ -16,7 +16,7 @@ class Runtime(Protocol):
             decides.
     """
 
-    on_suspended: Callable[[str, str], None]
+    on_suspended: Callable[[str, str], None] | None
 
     def scene(self) -> Scene:
         """Return the world as it is now."""

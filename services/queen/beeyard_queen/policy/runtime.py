@@ -38,7 +38,8 @@ from beeyard_queen.policy.in_process import PLATFORM_LABEL, PlatformPolicy
 from beeyard_queen.policy.journal import DecisionJournal
 from beeyard_queen.policy.journal_file import intent_bytes, platform_digest
 from beeyard_queen.policy.reply import Reply, Status
-from beeyard_queen.policy.zygote import Terms, Zygote
+from beeyard_queen.policy.sandbox import Sandbox
+from beeyard_queen.policy.zygote import Terms
 
 _log = get_log("policy")
 _LEVELS: Final = {"debug": _log.debug, "info": _log.info, "warn": _log.warning, "error": _log.error}
@@ -116,6 +117,7 @@ class PolicyRuntime:
         state: QueenState,
         clock: Clock,
         poke: Callable[[], None],
+        sandbox: Sandbox,
         journal_folder: Path | None = None,
     ) -> None:
         """Begin with the platform policy.
@@ -124,6 +126,7 @@ class PolicyRuntime:
             state: The queen's memory, which only `decide` changes from here, within a turn of the loop.
             clock: For the circuit breaker.
             poke: Asks the writer loop for a turn although nothing happened: an answer came in.
+            sandbox: Where hosts come from; whoever made it closes it, after this.
             journal_folder: Where the decision journal is written; None: nowhere.
 
         Raises:
@@ -145,7 +148,7 @@ class PolicyRuntime:
         self._journal: DecisionJournal | None = None
         if journal_folder is not None:
             self._journal = DecisionJournal(journal_folder, self._snapshot_of_turn)
-        self._zygote: Zygote | None = None
+        self._sandbox = sandbox
         self._hosted: _Hosted | None = None
         self._endings: set[asyncio.Task[None]] = set()
 
@@ -181,7 +184,7 @@ class PolicyRuntime:
         """
         digest = hashlib.sha256(source).hexdigest()
         host = PolicyHost(
-            await self._started_zygote(),
+            await self._sandbox.zygote(),
             name=label,
             clock=self._clock,
             snapshot=self._snapshot,
@@ -218,18 +221,8 @@ class PolicyRuntime:
         self.decisions.close()
         while self._endings:
             await asyncio.wait(self._endings)
-        if self._zygote is not None:
-            await self._zygote.stop()
-            self._zygote = None
         if self._journal is not None:
             await asyncio.to_thread(self._journal.close)
-
-    async def _started_zygote(self) -> Zygote:
-        if self._zygote is None:
-            zygote = Zygote()
-            await zygote.start()
-            self._zygote = zygote
-        return self._zygote
 
     def _wake(self) -> None:
         """Have the policy asked although nothing changed: another one decides now."""

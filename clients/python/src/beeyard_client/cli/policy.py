@@ -39,6 +39,8 @@ _MODULE: Final = "beeyard_queen.policy"
 _LOCAL: Final = {
     "validate": "Try a policy in many worlds, here; all arguments are its own (try --help after it).",
     "try": "Run one decision in a real sandbox, here; all arguments are its own.",
+    "simulate": "Try a policy on a simulated fleet, in virtual time; all arguments are its own.",
+    "diff": "Try policies on one load and say where they differ; all arguments are its own.",
     "compile": "Show the Lua of a YAML policy, or its JSON Schema; all arguments are its own.",
     "source": "Print the platform policy.",
     "templates": "Show policies to start from; all arguments are its own.",

@@ -1754,7 +1754,7 @@ type WatchDecisionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only decisions about this job. Empty: any.
 	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
-	// True: decisions to wait are sent as well, at most one a second.
+	// True: decisions to wait are sent as well, at most one a second, unless a job is given.
 	IncludeWaits  bool `protobuf:"varint,2,opt,name=include_waits,json=includeWaits,proto3" json:"include_waits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1815,7 +1815,7 @@ type Decision struct {
 	PolicyVersion string `protobuf:"bytes,3,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
 	// Version of the state that it saw.
 	StateVersion int64 `protobuf:"varint,4,opt,name=state_version,json=stateVersion,proto3" json:"state_version,omitempty"`
-	// What the policy wants. One of them is set.
+	// What the policy wants. One of them is set, unless its answer could not be read.
 	//
 	// Types that are valid to be assigned to Intent:
 	//

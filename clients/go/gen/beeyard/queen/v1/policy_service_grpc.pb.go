@@ -73,8 +73,8 @@ type PolicyServiceClient interface {
 	// `progress` at least once a second, then exactly one `report`, and nothing after it. Touches no real job. Cancelling
 	// the call stops the simulation. Not hosted yet: answered with UNIMPLEMENTED.
 	SimulatePolicy(ctx context.Context, in *SimulatePolicyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SimulatePolicyResponse], error)
-	// Sends each decision as it is made, from now on, without end. A reader that is too slow loses the oldest ones and sees
-	// the gap in `sequence`.
+	// Sends each decision as it is made, from now on, without end: initial metadata comes when it has begun. A reader that is
+	// too slow loses the oldest ones and sees the gap in `sequence`. DRAINING when the queen shuts down.
 	WatchDecisions(ctx context.Context, in *WatchDecisionsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Decision], error)
 	// Lists the policies to start from, by name.
 	ListTemplates(ctx context.Context, in *ListTemplatesRequest, opts ...grpc.CallOption) (*ListTemplatesResponse, error)
@@ -246,8 +246,8 @@ type PolicyServiceServer interface {
 	// `progress` at least once a second, then exactly one `report`, and nothing after it. Touches no real job. Cancelling
 	// the call stops the simulation. Not hosted yet: answered with UNIMPLEMENTED.
 	SimulatePolicy(*SimulatePolicyRequest, grpc.ServerStreamingServer[SimulatePolicyResponse]) error
-	// Sends each decision as it is made, from now on, without end. A reader that is too slow loses the oldest ones and sees
-	// the gap in `sequence`.
+	// Sends each decision as it is made, from now on, without end: initial metadata comes when it has begun. A reader that is
+	// too slow loses the oldest ones and sees the gap in `sequence`. DRAINING when the queen shuts down.
 	WatchDecisions(*WatchDecisionsRequest, grpc.ServerStreamingServer[Decision]) error
 	// Lists the policies to start from, by name.
 	ListTemplates(context.Context, *ListTemplatesRequest) (*ListTemplatesResponse, error)

@@ -855,7 +855,7 @@ class WatchDecisionsRequest(_message.Message):
     job_id: _builtins.str
     """Only decisions about this job. Empty: any."""
     include_waits: _builtins.bool
-    """True: decisions to wait are sent as well, at most one a second."""
+    """True: decisions to wait are sent as well, at most one a second, unless a job is given."""
     def __init__(
         self,
         *,

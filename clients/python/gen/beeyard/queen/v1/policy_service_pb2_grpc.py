@@ -172,8 +172,8 @@ class PolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchDecisions(self, request, context):
-        """Sends each decision as it is made, from now on, without end. A reader that is too slow loses the oldest ones and sees
-        the gap in `sequence`.
+        """Sends each decision as it is made, from now on, without end: initial metadata comes when it has begun. A reader that is
+        too slow loses the oldest ones and sees the gap in `sequence`. DRAINING when the queen shuts down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -74,8 +74,8 @@ class PolicyServiceStub:
     the call stops the simulation. Not hosted yet: answered with UNIMPLEMENTED.
     """
     WatchDecisions: _grpc.UnaryStreamMultiCallable[_policy_service_pb2.WatchDecisionsRequest, _policy_service_pb2.Decision]
-    """Sends each decision as it is made, from now on, without end. A reader that is too slow loses the oldest ones and sees
-    the gap in `sequence`.
+    """Sends each decision as it is made, from now on, without end: initial metadata comes when it has begun. A reader that is
+    too slow loses the oldest ones and sees the gap in `sequence`. DRAINING when the queen shuts down.
     """
     ListTemplates: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.ListTemplatesRequest, _policy_service_pb2.ListTemplatesResponse]
     """Lists the policies to start from, by name."""
@@ -126,8 +126,8 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     the call stops the simulation. Not hosted yet: answered with UNIMPLEMENTED.
     """
     WatchDecisions: _aio.UnaryStreamMultiCallable[_policy_service_pb2.WatchDecisionsRequest, _policy_service_pb2.Decision]  # type: ignore[assignment]
-    """Sends each decision as it is made, from now on, without end. A reader that is too slow loses the oldest ones and sees
-    the gap in `sequence`.
+    """Sends each decision as it is made, from now on, without end: initial metadata comes when it has begun. A reader that is
+    too slow loses the oldest ones and sees the gap in `sequence`. DRAINING when the queen shuts down.
     """
     ListTemplates: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.ListTemplatesRequest, _policy_service_pb2.ListTemplatesResponse]  # type: ignore[assignment]
     """Lists the policies to start from, by name."""
@@ -229,8 +229,8 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_service_pb2.WatchDecisionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_policy_service_pb2.Decision], _abc.AsyncIterator[_policy_service_pb2.Decision]]:
-        """Sends each decision as it is made, from now on, without end. A reader that is too slow loses the oldest ones and sees
-        the gap in `sequence`.
+        """Sends each decision as it is made, from now on, without end: initial metadata comes when it has begun. A reader that is
+        too slow loses the oldest ones and sees the gap in `sequence`. DRAINING when the queen shuts down.
         """
 
     @_abc_1.abstractmethod

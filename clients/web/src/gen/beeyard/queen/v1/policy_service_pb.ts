@@ -906,7 +906,7 @@ export type WatchDecisionsRequest = Message<"beeyard.queen.v1.WatchDecisionsRequ
   jobId: string;
 
   /**
-   * True: decisions to wait are sent as well, at most one a second.
+   * True: decisions to wait are sent as well, at most one a second, unless a job is given.
    *
    * @generated from field: bool include_waits = 2;
    */
@@ -955,7 +955,7 @@ export type Decision = Message<"beeyard.queen.v1.Decision"> & {
   stateVersion: bigint;
 
   /**
-   * What the policy wants. One of them is set.
+   * What the policy wants. One of them is set, unless its answer could not be read.
    *
    * @generated from oneof beeyard.queen.v1.Decision.intent
    */
@@ -1505,8 +1505,8 @@ export const PolicyService: GenService<{
     output: typeof SimulatePolicyResponseSchema;
   },
   /**
-   * Sends each decision as it is made, from now on, without end. A reader that is too slow loses the oldest ones and sees
-   * the gap in `sequence`.
+   * Sends each decision as it is made, from now on, without end: initial metadata comes when it has begun. A reader that is
+   * too slow loses the oldest ones and sees the gap in `sequence`. DRAINING when the queen shuts down.
    *
    * @generated from rpc beeyard.queen.v1.PolicyService.WatchDecisions
    */
