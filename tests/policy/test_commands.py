@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from beeyard_client.cli.policy import LOCAL
 from beeyard_core import limits
+from beeyard_queen.policy.__main__ import COMMANDS
 from beeyard_queen.policy.lua_source import lua_text
 
 MODULE = "beeyard_queen.policy"  # what `beeyard policy` becomes
@@ -125,6 +127,10 @@ async def test_the_command_line_hands_everything_on(tmp_path: Path) -> None:
     policy = written(tmp_path, DISPATCHES)
     code, out, _ = await beeyard("policy", "try", policy, "--json", module="beeyard_client.cli")
     assert (code, json.loads(out)["outcome"]) == (0, "decision")
+
+
+def test_the_command_line_knows_every_command_of_the_queens() -> None:
+    assert set(LOCAL) == set(COMMANDS)
 
 
 async def test_yaml_is_compiled_first_and_its_faults_are_rejections(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ STATUSES: Final[Mapping[str, HTTPStatus]] = MappingProxyType(
         Refusal.WORKER_BUSY.value: HTTPStatus.SERVICE_UNAVAILABLE,
         Refusal.LEASE_HOLDER_MISMATCH.value: HTTPStatus.CONFLICT,
         Refusal.STALE_EPOCH.value: HTTPStatus.CONFLICT,
+        Refusal.STALE_POLICY_VERSION.value: HTTPStatus.CONFLICT,
         Refusal.WORKER_COMMUNICATION_FAILED.value: HTTPStatus.BAD_GATEWAY,
         Refusal.WORKER_ERROR.value: HTTPStatus.BAD_GATEWAY,
         Refusal.WORKER_RESET.value: HTTPStatus.BAD_GATEWAY,

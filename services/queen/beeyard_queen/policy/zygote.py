@@ -8,6 +8,7 @@ import asyncio
 import importlib.util
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class Zygote:
         """
         self._texts = trusted_texts() if texts is None else texts
         self._control: socket.socket | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._turn = asyncio.Lock()
         self._is_wanted = False
         self._exchanges: set[asyncio.Task[Forked]] = set()
@@ -113,16 +114,14 @@ class Zygote:
         ours.setblocking(False)
         self._control = ours
         with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", str(_HOST_FOLDER), str(theirs.fileno()), *_packages(),
-                env={}, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),), start_new_session=True,
-            )  # fmt: skip
+            self._process = _spawn(theirs.fileno())
         try:
             async with asyncio.timeout(limits.POLICY_ZYGOTE_START_TIMEOUT_MS / 1_000):
                 await self._set_up()
         except (TimeoutError, ConnectionError) as fault:
+            process = self._process
             await self._end()
+            _log.error("policy_sandbox_failed", exit_code=process.returncode, fault=repr(fault))
             raise StartFailed("the policy sandbox did not start; see stderr") from fault
         self._tell()
 
@@ -158,10 +157,10 @@ class Zygote:
             self._control.close()
             self._control = None
         if self._process is not None:
-            if self._process.returncode is None:
-                self._process.kill()
-            await self._process.wait()
-            self._process = None
+            process, self._process = self._process, None
+            process.kill()
+            # It was killed, so this takes a moment; but nobody's event loop waits for another process.
+            await asyncio.to_thread(process.wait)
 
     async def _set_up(self) -> None:
         assert self._control is not None
@@ -234,6 +233,19 @@ def _forget(exchange: "asyncio.Task[Forked]") -> None:
     forked.stream.close()
     if forked.handle >= 0:
         os.close(forked.handle)
+
+
+def _spawn(descriptor: int) -> subprocess.Popen[bytes]:
+    """Start the bare interpreter with its end of the stream, and nothing else of this process.
+
+    Not by the event loop: uvloop forks, and where gRPC has threads every tenth child crashed before it became the
+    interpreter. CPython's own Popen uses vfork, after which nothing runs but exec.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_HOST_FOLDER), str(descriptor), *_packages()],
+        env={}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        pass_fds=(descriptor,), start_new_session=True,
+    )  # fmt: skip
 
 
 def _request(terms: Terms) -> bytes:

@@ -36,11 +36,12 @@ policy = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 _MODULE: Final = "beeyard_queen.policy"
 # What can be done with a file on this machine, without asking a queen.
-_LOCAL: Final = {
+LOCAL: Final = {
     "validate": "Try a policy in many worlds, here; all arguments are its own (try --help after it).",
     "try": "Run one decision in a real sandbox, here; all arguments are its own.",
     "simulate": "Try a policy on a simulated fleet, in virtual time; all arguments are its own.",
     "diff": "Try policies on one load and say where they differ; all arguments are its own.",
+    "replay": "Make recorded decisions again and compare them; all arguments are its own.",
     "compile": "Show the Lua of a YAML policy, or its JSON Schema; all arguments are its own.",
     "source": "Print the platform policy.",
     "templates": "Show policies to start from; all arguments are its own.",
@@ -249,5 +250,5 @@ def _add_local(name: str, about: str) -> None:
     add(local)
 
 
-for _name, _about in _LOCAL.items():
+for _name, _about in LOCAL.items():
     _add_local(_name, _about)
