@@ -3,12 +3,14 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
 import pytest_asyncio
 from beeyard_core import limits
 
+from tests.support.eventually import eventually
 from tests.support.running_gateway import TEXT, RunningGateway, running_gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -169,11 +171,23 @@ async def test_head_is_answered_without_a_body(gateway: RunningGateway) -> None:
 
 
 async def test_connections_beyond_the_limit_are_told_so() -> None:
-    async with running_gateway("127.0.0.1:1", connections_max=2) as gateway:
-        url = f"http://{gateway.address}"
-        async with httpx.AsyncClient(base_url=url) as one, httpx.AsyncClient(base_url=url) as two:
-            assert (await one.get("/healthz")).status_code == 200
-            assert (await two.get("/healthz")).status_code == 503
+    async with (
+        running_gateway("127.0.0.1:1", connections_max=2) as gateway,
+        AsyncExitStack() as stack,
+    ):
+        clients = [
+            await stack.enter_async_context(
+                httpx.AsyncClient(base_url=f"http://{gateway.address}", trust_env=False)
+            )
+            for _ in range(3)
+        ]
+        answers = [await client.get("/v1/healthz") for client in clients]
+        assert [answer.status_code for answer in answers] == [404, 404, 503]
+        assert answers[2].json()["error"]["code"] == "too_many_connections"
+        assert answers[2].headers["retry-after"] == "1"
+        await clients[0].aclose()
+        await eventually(lambda: gateway.gateway.server.connections_count == 2, "one is gone")
+        assert (await clients[2].get("/healthz")).status_code == 200
 
 
 async def test_no_internals_are_told(gateway: RunningGateway) -> None:

@@ -61,6 +61,17 @@ async def test_events_are_told_in_their_order_and_go_on_by_index(
     assert stopped.status_code == 204
 
 
+async def test_an_index_beyond_the_end_is_no_place_to_go_on(
+    gateway: RunningGateway, worker: AttachedWorker
+) -> None:
+    job_id = await submitted(gateway)
+    await worker.serve(await worker.offer(), " the")
+    await worker.over(1)
+    for index, status in (("1", 200), ("2", 416), ("x", 400), ("99999999999", 400)):
+        url = f"/v2/jobs/{job_id}/events?from_token={index}"
+        assert (await gateway.client.get(url)).status_code == status
+
+
 async def test_a_listing_can_be_filtered_and_comes_in_pages(
     gateway: RunningGateway, worker: AttachedWorker
 ) -> None:

@@ -29,6 +29,8 @@ async def test_a_running_answer_may_end_within_the_grace(
         await anext(events)
         gateway.stop.set()
         await eventually(lambda: clock.sleepers == 2, "it drains")
+        listeners = gateway.gateway.server._server.servers
+        await eventually(lambda: not any(one.is_serving() for one in listeners), "it is closed")
         async with httpx.AsyncClient(trust_env=False) as late:
             with pytest.raises(httpx.ConnectError):
                 await late.get(f"http://{gateway.address}/healthz")

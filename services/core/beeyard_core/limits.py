@@ -185,6 +185,8 @@ CATALOGUE_MODELS_MAX: Final = 1_024
 HTTP_BODY_BYTES_MAX: Final = 8 << 20
 assert HTTP_BODY_BYTES_MAX >= 6 * PROMPT_BYTES_MAX
 HTTP_HEADER_BYTES_MAX: Final = 32 << 10
+# What waits for a client that does not read, before its writer waits, too.
+HTTP_WRITE_BYTES_MAX: Final = 32 << 10
 # What one read of a socket brings at most.
 HTTP_READ_BYTES_MAX: Final = 256 << 10
 HTTP_HEADERS_TIMEOUT_MS: Final = 10_000

@@ -70,6 +70,7 @@ class Gateway:
         )
         self.server = HttpServer(
             edge,
+            edge.overloaded,
             listen=settings.listen,
             connections_max=settings.connections_max,
             # What is left after the drain gets an answer, and a moment to read it.

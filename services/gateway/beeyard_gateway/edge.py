@@ -57,6 +57,13 @@ class Edge:
         else:
             await self._hold(exchange, scope, receive, send)
 
+    async def overloaded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request on a connection too many."""
+        exchange = Exchange(scope, receive, send, "")
+        exchange.correlation_id = _correlation_id(exchange)
+        message = "too many connections are open; send the request again in a moment"
+        await exchange.refuse(Fault(HttpReason.TOO_MANY_CONNECTIONS, message))
+
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         request = _Request(exchange, self._telemetry)
         try:

@@ -29,6 +29,7 @@ class HttpReason(StrEnum):
     UNSUPPORTED_MEDIA_TYPE = "UNSUPPORTED_MEDIA_TYPE"
     FOREIGN_ORIGIN = "FOREIGN_ORIGIN"
     TOO_MANY_VIEWS = "TOO_MANY_VIEWS"
+    TOO_MANY_CONNECTIONS = "TOO_MANY_CONNECTIONS"
     QUEEN_UNREACHABLE = "QUEEN_UNREACHABLE"
     NOT_IMPLEMENTED = "NOT_IMPLEMENTED"
     # The end of a job that somebody else cancelled while its answer was awaited.
@@ -90,6 +91,7 @@ STATUSES: Final[Mapping[str, HTTPStatus]] = MappingProxyType(
         HttpReason.UNSUPPORTED_MEDIA_TYPE.value: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         HttpReason.FOREIGN_ORIGIN.value: HTTPStatus.FORBIDDEN,
         HttpReason.TOO_MANY_VIEWS.value: HTTPStatus.SERVICE_UNAVAILABLE,
+        HttpReason.TOO_MANY_CONNECTIONS.value: HTTPStatus.SERVICE_UNAVAILABLE,
         HttpReason.QUEEN_UNREACHABLE.value: HTTPStatus.SERVICE_UNAVAILABLE,
         HttpReason.NOT_IMPLEMENTED.value: HTTPStatus.NOT_IMPLEMENTED,
         HttpReason.CANCELLED.value: HTTPStatus.CONFLICT,
@@ -101,6 +103,7 @@ _TRANSIENT: Final = frozenset({one.value for one in Refusal if one.is_transient}
     HttpReason.QUEEN_UNREACHABLE.value,
     HttpReason.REQUEST_TIMEOUT.value,
     HttpReason.TOO_MANY_VIEWS.value,
+    HttpReason.TOO_MANY_CONNECTIONS.value,
 }
 # Codes that OpenAI's own clients, and what is built on them, look for.
 _OPENAI_CODES: Final[Mapping[str, str]] = MappingProxyType(

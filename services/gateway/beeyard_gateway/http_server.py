@@ -4,16 +4,18 @@ httptools takes headers of any number and size, and waits for them for ever; `Bo
 """
 
 import asyncio
+import functools
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvicorn
 from beeyard_core import limits
 from beeyard_runtime.listening import bind_socket, loopback_address
 from starlette.types import ASGIApp
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -26,9 +28,20 @@ class BoundedHttp(HttpToolsProtocol):
     _awaited_bytes = 0
     _headers_due: asyncio.TimerHandle | None = None
 
+    def __init__(
+        self, *args: Any, connections_max: int, overloaded: ASGIApp, **kwargs: Any
+    ) -> None:
+        """Serve; while there are more connections than `connections_max`, `overloaded` answers for the application."""
+        super().__init__(*args, **kwargs)
+        self._connections_max = connections_max
+        self._usual = self.app
+        self._overloaded = cast("ASGI3Application", overloaded)
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        # What a client does not take waits in the queen, once for everybody, and not here.
+        transport.set_write_buffer_limits(high=limits.HTTP_WRITE_BYTES_MAX)
         self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -56,6 +69,8 @@ class BoundedHttp(HttpToolsProtocol):
         """Hand the request to the application, unless it was refused."""
         self._stop_awaiting()
         if self._header_bytes <= limits.HTTP_HEADER_BYTES_MAX:
+            is_crowded = len(self.connections) > self._connections_max
+            self.app = self._overloaded if is_crowded else self._usual
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -116,11 +131,20 @@ class HttpServer:
         address: Where it listens, `host:port`; empty before `start`.
     """
 
-    def __init__(self, app: ASGIApp, *, listen: str, connections_max: int, grace_ms: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        overloaded: ASGIApp,
+        *,
+        listen: str,
+        connections_max: int,
+        grace_ms: int,
+    ) -> None:
         """Prepare to serve `app`; nothing is bound yet.
 
         Args:
             app: The application.
+            overloaded: Answers instead while there are too many connections.
             listen: `host:port`; port 0 takes a free one.
             connections_max: Connections at once.
             grace_ms: How long running requests may go on after `stop`, milliseconds.
@@ -128,7 +152,10 @@ class HttpServer:
         # What uvicorn has to tell at this level is that it works; its faults are warnings and errors.
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         self._listen = listen
-        self._server = _Server(_config(app, connections_max, grace_ms))
+        http = functools.partial(
+            BoundedHttp, connections_max=connections_max, overloaded=overloaded
+        )
+        self._server = _Server(_config(app, http, grace_ms))
         self._running: asyncio.Task[None] | None = None
         self.address = ""
 
@@ -136,6 +163,11 @@ class HttpServer:
     def is_ready(self) -> bool:
         """Whether it serves."""
         return self._server.started
+
+    @property
+    def connections_count(self) -> int:
+        """How many connections are open."""
+        return len(self._server.server_state.connections)
 
     async def start(self) -> None:
         """Bind and serve.
@@ -177,9 +209,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _config(app: ASGIApp, connections_max: int, grace_ms: int) -> uvicorn.Config:
+def _config(app: ASGIApp, http: Callable[..., BoundedHttp], grace_ms: int) -> uvicorn.Config:
     settings: dict[str, Any] = {
-        "http": BoundedHttp,
+        "http": http,
         "ws": "websockets-sansio",
         "ws_max_size": limits.LIVE_MESSAGE_BYTES_MAX,
         # Compressing each message for each view would cost more than loopback does.
@@ -190,7 +222,6 @@ def _config(app: ASGIApp, connections_max: int, grace_ms: int) -> uvicorn.Config
         # Nobody in front of us is believed.
         "proxy_headers": False,
         "server_header": False,
-        "limit_concurrency": connections_max,
         "timeout_keep_alive": limits.HTTP_KEEP_ALIVE_MS // 1_000,
         "timeout_graceful_shutdown": max(1, -(-grace_ms // 1_000)),
     }
