@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from beeyard_core import limits
 from beeyard_queen.simulator.commands import diff, simulate
+from beeyard_queen.simulator.contention import jain
+from beeyard_queen.simulator.policies import choose
+from beeyard_queen.simulator.scenario import make_scenario
+from beeyard_queen.simulator.scenario import simulate as run
 
 from tests.style import repository
 
@@ -26,6 +30,8 @@ def test_the_pages_commands_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    # Some name files of the documentation, others those of the page.
+    (tmp_path / "docs").symlink_to(repository.ROOT / "docs")
     monkeypatch.chdir(tmp_path)
     for name, text in FILES:
         Path(name).write_text(text, encoding="utf-8")
@@ -49,3 +55,24 @@ def test_the_page_has_its_examples_and_its_bounds() -> None:
     )
     assert limits.SIMULATED_MS_MAX == 7 * 24 * 3_600_000
     assert f"{limits.TRACE_FILE_BYTES_MAX >> 20} MiB" in bounds
+
+
+def test_on_recorded_traffic_the_platform_policy_is_what_the_page_says() -> None:
+    """Interactive work waits at most half as long as first come first served; tenants share; no deadline is lost."""
+    folder = repository.ROOT / "docs" / "simulator"
+    scenario = make_scenario(
+        fleet=str(folder / "azure-fleet.yaml"), load=str(folder / "azure-load.yaml")
+    )
+    platform, fifo, least_loaded = (
+        run(scenario, choose(name)).report for name in ("platform", "fifo", "least-loaded")
+    )
+    for baseline in (fifo, least_loaded):
+        interactive = platform.classes["interactive"].wait, baseline.classes["interactive"].wait
+        assert interactive[0].p99_ms <= interactive[1].p99_ms / 2
+        met = platform.everything.deadlines_met, baseline.everything.deadlines_met
+        assert met[0] is not None
+        assert met[1] is not None
+        assert met[0] >= met[1]
+    assert platform.fairness >= 0.95
+    equal = [platform.tenant_tokens_per_s[name] for name in ("ada", "bob", "eve")]
+    assert jain(equal) >= 0.95

@@ -8,7 +8,7 @@
 Every host can start every model unless it lists those it can.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from beeyard_core import limits
@@ -68,10 +68,14 @@ class _Gpu(Shape):
 
 
 class _Workers(Shape):
-    """Workers that run at the start."""
+    """Workers that run at the start; what they say of themselves goes before what their model says."""
 
     model: Name
     count: Count = 1
+    slots: _Slots | None = None
+    tokens_per_s: Speed | None = None
+    prefill_tokens_per_s: Speed | None = None
+    kv_tokens: Tokens | None = None
 
 
 class _Host(Shape):
@@ -117,7 +121,7 @@ class StartingWorker:
     """A worker that runs when the simulation begins."""
 
     worker_id: WorkerId
-    model: ModelName
+    model: SimulatedModel
     device: str
 
 
@@ -214,6 +218,7 @@ def _pool(
         model = models.get(ModelName(wanted.model))
         if model is None:
             raise fault_at(root, here, "there is no such model above", file)
+        own = _own(model, wanted)
         for _ in range(wanted.count):
             device = max(free, key=lambda uuid: free[uuid])
             if free[device] < model.vram_bytes:
@@ -221,7 +226,7 @@ def _pool(
                 raise fault_at(root, here, message, file)
             free[device] -= model.vram_bytes
             worker_id = WorkerId(f"{name}-worker-{len(workers) + 1:02}")
-            workers.append(StartingWorker(worker_id=worker_id, model=model.name, device=device))
+            workers.append(StartingWorker(worker_id=worker_id, model=own, device=device))
             if len(workers) > limits.WORKERS_PER_POOL_MAX:
                 message = f"more than {limits.WORKERS_PER_POOL_MAX} workers on a host"
                 raise fault_at(root, here, message, file)
@@ -235,6 +240,21 @@ def _pool(
         models=loadable,
         workers=tuple(workers),
         geo=(host.geo.lat, host.geo.lon) if host.geo else None,
+    )
+
+
+def _own(model: SimulatedModel, wanted: _Workers) -> SimulatedModel:
+    """Return a model as some workers of it serve it."""
+    slots = wanted.slots or model.slots
+    # KV memory that nobody named grows with the slots.
+    is_usual = model.kv_tokens == model.slots * model.context_tokens
+    kv_tokens = slots * model.context_tokens if is_usual else model.kv_tokens
+    return replace(
+        model,
+        slots=slots,
+        tokens_per_s=wanted.tokens_per_s or model.tokens_per_s,
+        prefill_tokens_per_s=wanted.prefill_tokens_per_s or model.prefill_tokens_per_s,
+        kv_tokens=wanted.kv_tokens or kv_tokens,
     )
 
 

@@ -16,7 +16,7 @@ from beeyard_core.fleet import (
     WorkerReport,
     WorkerState,
 )
-from beeyard_core.ids import ModelName, WorkerId
+from beeyard_core.ids import WorkerId
 
 from beeyard_queen.simulator.fleet import SimulatedFleet, SimulatedModel, SimulatedPool
 
@@ -88,9 +88,8 @@ class Host:
             for name, model in ((name, self.fleet.models[name]) for name in self.pool.models)
         )
 
-    def start(self, worker_id: WorkerId, model_name: ModelName, device: str) -> Process | None:
+    def start(self, worker_id: WorkerId, model: SimulatedModel, device: str) -> Process | None:
         """Start a process if memory is free for it; an empty device: the roomiest."""
-        model = self.fleet.models[model_name]
         # Ties go to the first device, as in `max`.
         chosen = device or max(self._free, key=lambda uuid: self._free[uuid])
         if self._free.get(chosen, -1) < model.vram_bytes:

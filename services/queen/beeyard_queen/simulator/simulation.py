@@ -363,7 +363,8 @@ class Simulation:
         """A host starts what is missing where there is room, and ends what is not wanted any more."""
         host = self._hosts[effect.pool_id]
         for wanted in host.missing(effect.workers):
-            process = host.start(wanted.worker_id, wanted.model, wanted.device)
+            model = self.fleet.models[wanted.model]
+            process = host.start(wanted.worker_id, model, wanted.device)
             if process is not None:
                 self.counts.worker_starts += 1
                 self._processes[process.worker_id] = process
