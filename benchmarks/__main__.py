@@ -7,7 +7,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import decision, demo, first_token, jobs, relay_tokens, simulator
+from benchmarks import decision, demo, first_token, jobs, policy_hosts, relay_tokens, simulator
 from benchmarks.measure import ROUNDS, Figure, write
 
 MEASURES: dict[str, Callable[[int], Awaitable[Figure]]] = {
@@ -17,6 +17,10 @@ MEASURES: dict[str, Callable[[int], Awaitable[Figure]]] = {
     "jobs_end_to_end": jobs.measure_end_to_end,
     "ttft_added": first_token.measure,
     "decision_1000x10000": decision.measure_decision,
+    "decision_growth": decision.measure_growth,
+    "sandbox_rtt": policy_hosts.measure_rtt,
+    "host_respawn": policy_hosts.measure_respawn,
+    "host_memory": policy_hosts.measure_memory,
     "simulator": simulator.measure,
     "demo": demo.measure,
 }
