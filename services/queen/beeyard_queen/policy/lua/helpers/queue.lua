@@ -72,7 +72,7 @@ local function competitors(contest)
     local groups, before = M.classes[rank_of(each.class, 1, "jobs_in_turn")].models, each.queued_before or huge
     for _, model in ipairs(each.models) do
       local group = groups[model]
-      if group then found[#found + 1] = { lanes = group.tenants, before = before } end
+      if group then found[#found + 1] = { lanes = group.by_slot, before = before } end
     end
   end
   return found
@@ -110,31 +110,37 @@ local function heads_of(entered, but)
   return heads
 end
 
+-- How many turns to pass by until the next with a lane. Most often one model has an open worker, and few of the first
+-- tenants wait for it.
+local function passed(slots, at, lanes)
+  local slot
+  repeat
+    at = at + 1
+    slot = slots[at]
+  until not slot or lanes[slot]
+  return at - 1
+end
+
 -- Walk the jobs that could start next, in the order of fair share: for job in jobs_in_turn({ { class = "normal", models
 -- = { "llama-7b" }, queued_before = nil } }) do. The tenants in turn, those with equal shares together; of them the
 -- oldest job of each need, oldest first.
 function H.jobs_in_turn(contest)
   local competing = competitors(contest)
   local only = #competing == 1 and competing[1].lanes
-  local at, turns = 0, M.turn_list
+  local at, turns, slots = 0, M.turn_list, M.turn_slots
   local entered, heads, head_at
 
   -- The lanes of the next tenants that compete and have equal shares, each with its limit; nil if there are none.
   local function enter()
     local lanes, share, running = {}, nil, nil
     while true do
-      local turn = turns[at + 1]
-      -- Most often one model has an open worker, and few of the first tenants wait for it.
-      while only and turn and not only[turn.id] do
-        at = at + 1
-        turn = turns[at + 1]
-      end
+      if only then at = passed(slots, at, only) end
+      local slot, turn = slots[at + 1], turns[at + 1]
       if not turn or lanes[1] and (turn.share ~= share or turn.running ~= running) then break end
       at = at + 1
-      local id = turn.id
       for number = 1, #competing do
         local each = competing[number]
-        local lane = each.lanes[id]
+        local lane = each.lanes[slot]
         if lane then
           lanes[#lanes + 1] = lane
           lanes[#lanes + 1] = each.before

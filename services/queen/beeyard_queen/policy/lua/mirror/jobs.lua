@@ -31,10 +31,11 @@ local function front_older(a, b) return a.front < b.front end
 local function group_of(class, model)
   local group = class.models[model]
   if not group then
-    -- `fronts`: the open lanes by their oldest jobs. `due`: those of their lines in which a job has a deadline, by the
-    -- earliest of each.
+    -- `by_slot`: the lanes by the slots of their tenants' turns. `fronts`: the open ones by their oldest jobs. `due`:
+    -- those of their lines in which a job has a deadline, by the earliest of each.
     group = {
-      model = model, line = lines.new(), tenants = {}, fronts = heaps.new(front_older), due = heaps.new(due_earlier),
+      model = model, line = lines.new(), tenants = {}, by_slot = {}, fronts = heaps.new(front_older),
+      due = heaps.new(due_earlier),
     }
     class.models[model] = group
     M.room_version = M.room_version + 1

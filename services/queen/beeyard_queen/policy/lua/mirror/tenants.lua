@@ -11,9 +11,21 @@ M.tenant_version = 0
 local tenants, tenant_list = {}, {}
 M.tenants, M.tenant_list = tenants, tenant_list
 
--- Every tenant with waiting jobs has a turn; the list holds the open ones.
-local turns, turn_list = {}, {}
-M.turn_list = turn_list
+-- Every tenant with waiting jobs has a turn; the list holds the open ones. Each has a *slot*, a small number of its own,
+-- and the list of these goes beside: whoever looks for the next tenant with a lane somewhere passes many without, and
+-- numbers lie side by side in memory where turns are far apart.
+local turns, turn_list, turn_slots = {}, {}, {}
+M.turn_list, M.turn_slots = turn_list, turn_slots
+local free_slots, slot_count = {}, 0
+
+local function slot_new()
+  local slot = remove(free_slots)
+  if not slot then
+    slot_count = slot_count + 1
+    slot = slot_count
+  end
+  return slot
+end
 
 local function sooner(a, b)
   if a.share ~= b.share then return a.share < b.share end
@@ -28,6 +40,18 @@ local function place_of(turn)
     if sooner(turn_list[mid], turn) then low = mid + 1 else high = mid end
   end
   return low
+end
+
+local function enter(turn)
+  local at = place_of(turn)
+  insert(turn_list, at, turn)
+  insert(turn_slots, at, turn.slot)
+end
+
+local function exit(turn)
+  local at = place_of(turn)
+  remove(turn_list, at)
+  remove(turn_slots, at)
 end
 
 -- What is served and runs for a tenant's weight, and whether one more job may start.
@@ -65,11 +89,12 @@ function M.join_turn(lane)
   local turn = turns[id]
   if not turn then
     local share, running, is_open = standing_of(id)
-    turn = { id = id, share = share, running = running, open = is_open, lanes = {}, count = 0 }
+    turn = { id = id, share = share, running = running, open = is_open, lanes = {}, count = 0, slot = slot_new() }
     turns[id] = turn
-    if is_open then insert(turn_list, place_of(turn), turn) end
+    if is_open then enter(turn) end
   end
   lane.turn, turn.lanes[lane], turn.count = turn, true, turn.count + 1
+  lane.group.by_slot[turn.slot] = lane
   if turn.open then open_lane(lane) end
 end
 
@@ -78,9 +103,11 @@ function M.leave_turn(lane)
   local turn = lane.turn
   if turn.open then close_lane(lane) end
   turn.lanes[lane], turn.count = nil, turn.count - 1
+  lane.group.by_slot[turn.slot] = nil
   if turn.count == 0 then
-    if turn.open then remove(turn_list, place_of(turn)) end
+    if turn.open then exit(turn) end
     turns[turn.id] = nil
+    insert(free_slots, turn.slot)
   end
 end
 
@@ -91,7 +118,8 @@ local function move(turn, share, running)
   local before, after = turn_list[at - 1], turn_list[at + 1]
   if (before and sooner(turn, before)) or (after and sooner(after, turn)) then
     remove(turn_list, at)
-    insert(turn_list, place_of(turn), turn)
+    remove(turn_slots, at)
+    enter(turn)
   end
 end
 
@@ -103,11 +131,11 @@ local function retake_turn(id)
     if share ~= turn.share or running ~= turn.running then move(turn, share, running) end
     return
   end
-  if turn.open then remove(turn_list, place_of(turn)) end
+  if turn.open then exit(turn) end
   turn.share, turn.running = share, running
   if turn.open ~= is_open then
     turn.open = is_open
-    if is_open then insert(turn_list, place_of(turn), turn) end
+    if is_open then enter(turn) end
     local change = is_open and open_lane or close_lane
     for lane in next, turn.lanes do change(lane) end
   end
