@@ -28,15 +28,22 @@ local function front_older(a, b) return a.front < b.front end
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Filing
 
+-- `by_slot`: the lanes by the slots of their tenants' turns. `fronts`: the open ones by their oldest jobs. `due`: those
+-- of their lines in which a job has a deadline, by the earliest of each.
+local take_group, give_group = M.lists.spares(function()
+  return {
+    model = "", line = lines.new(), tenants = {}, by_slot = {}, fronts = heaps.new(front_older),
+    due = heaps.new(due_earlier),
+  }
+end)
+local take_lane, give_lane = M.lists.spares(function() return { line = lines.new(), needs = {} } end)
+local take_line, give_line = M.lists.spares(lines.new)
+
 local function group_of(class, model)
   local group = class.models[model]
   if not group then
-    -- `by_slot`: the lanes by the slots of their tenants' turns. `fronts`: the open ones by their oldest jobs. `due`:
-    -- those of their lines in which a job has a deadline, by the earliest of each.
-    group = {
-      model = model, line = lines.new(), tenants = {}, by_slot = {}, fronts = heaps.new(front_older),
-      due = heaps.new(due_earlier),
-    }
+    group = take_group()
+    group.model = model
     class.models[model] = group
     M.room_version = M.room_version + 1
   end
@@ -46,7 +53,8 @@ end
 local function lane_of(class, group, tenant, seq)
   local lane = group.tenants[tenant]
   if not lane then
-    lane = { line = lines.new(), needs = {}, tenant = tenant, class = class, group = group, front = seq }
+    lane = take_lane()
+    lane.tenant, lane.class, lane.group, lane.front = tenant, class, group, seq
     group.tenants[tenant] = lane
     M.join_turn(lane)
     -- Where the lane opened, that is known already.
@@ -94,7 +102,7 @@ local function file_job(node)
   local lane = lane_of(class, group, tenant, node.seq)
   local need = lane.needs[node.need]
   if not need then
-    need = lines.new()
+    need = take_line()
     lane.needs[node.need] = need
   end
   node.lane = lane
@@ -109,6 +117,20 @@ local function file_job(node)
   job_count = job_count + 1
 end
 
+-- A lane lost its last job; perhaps the group did.
+local function close_lane(class, group, lane)
+  local is_last = group.line.count == 0
+  if is_last then
+    class.models[group.model] = nil
+    M.room_version = M.room_version + 1
+  end
+  group.tenants[lane.tenant] = nil
+  local was_open = M.leave_turn(lane)
+  if is_last and not was_open then M.match(class, group.model) end
+  give_lane(lane)
+  if is_last then give_group(group) end
+end
+
 local function unfile_job(node)
   node.gone = true
   local lane, tenant = node.lane, node.tenant
@@ -118,18 +140,11 @@ local function unfile_job(node)
   line_drop(lane.line)
   line_drop(need)
   if node.deadline then unfile_deadline(node, lane, need) end
-  if need.count == 0 then lane.needs[node.need] = nil end
-  if lane.line.count > 0 then
-    file_front(lane)
-  else
-    if group.line.count == 0 then
-      class.models[node.model] = nil
-      M.room_version = M.room_version + 1
-    end
-    group.tenants[tenant] = nil
-    M.leave_turn(lane)
-    if group.line.count == 0 and not lane.turn.open then M.match(class, node.model) end
+  if need.count == 0 then
+    lane.needs[node.need] = nil
+    give_line(need)
   end
+  if lane.line.count > 0 then file_front(lane) else close_lane(class, group, lane) end
   local of_class, of_tenant = class.by_tenant[tenant] - 1, waiting_by_tenant[tenant] - 1
   class.by_tenant[tenant] = of_class > 0 and of_class or nil
   waiting_by_tenant[tenant] = of_tenant > 0 and of_tenant or nil

@@ -1,4 +1,5 @@
--- Sorted lists, for what there are few of: pools, GPUs of a pool, tenants; and the members of a scope of workers.
+-- Sorted lists, for what there are few of: pools, GPUs of a pool, tenants; and the members of a scope of workers. And
+-- stacks of spares.
 
 local M = ...
 local lists = {}
@@ -18,5 +19,27 @@ end
 function lists.insert(list, key, node) insert(list, place_of(list, key, node[key]), node) end
 
 function lists.remove(list, key, node) remove(list, place_of(list, key, node[key])) end
+
+-- Emptied things kept for their next use. In a queue that is almost empty, every job is the first and the last of its
+-- model and tenant: without this it would cost thirty tables.
+local SPARES_MAX = 64
+
+-- Returns how to take one, made by `make` if none is there, and how to give one back.
+function lists.spares(make)
+  local spares, n = {}, 0
+  local function take()
+    if n == 0 then return make() end
+    local spare = spares[n]
+    spares[n], n = nil, n - 1
+    return spare
+  end
+  local function give(spare)
+    if n < SPARES_MAX then
+      n = n + 1
+      spares[n] = spare
+    end
+  end
+  return take, give
+end
 
 M.lists = lists

@@ -33,7 +33,10 @@ local function by_cost(a, b)
 end
 local function by_speed(a, b)
   if a.speed ~= b.speed then return a.speed > b.speed end
-  return by_load(a, b)
+  -- As by_load, in place: the order that every placement is asked in.
+  if a.load ~= b.load then return a.load < b.load end
+  if a.vram ~= b.vram then return a.vram > b.vram end
+  return a.id < b.id
 end
 -- `open` workers can take a job; `idle` ones hold none, and only they may be evicted.
 local ORDERS = {

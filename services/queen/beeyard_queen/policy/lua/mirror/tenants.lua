@@ -42,6 +42,8 @@ local function place_of(turn)
   return low
 end
 
+local take_turn, give_turn = lists.spares(function() return { lanes = {}, count = 0 } end)
+
 local function enter(turn)
   local at = place_of(turn)
   insert(turn_list, at, turn)
@@ -89,7 +91,8 @@ function M.join_turn(lane)
   local turn = turns[id]
   if not turn then
     local share, running, is_open = standing_of(id)
-    turn = { id = id, share = share, running = running, open = is_open, lanes = {}, count = 0, slot = slot_new() }
+    turn = take_turn()
+    turn.id, turn.share, turn.running, turn.open, turn.slot = id, share, running, is_open, slot_new()
     turns[id] = turn
     if is_open then enter(turn) end
   end
@@ -98,7 +101,7 @@ function M.join_turn(lane)
   if turn.open then open_lane(lane) end
 end
 
--- A lane lost its last job.
+-- A lane lost its last job. Returns whether it was open.
 function M.leave_turn(lane)
   local turn = lane.turn
   if turn.open then close_lane(lane) end
@@ -108,7 +111,9 @@ function M.leave_turn(lane)
     if turn.open then exit(turn) end
     turns[turn.id] = nil
     insert(free_slots, turn.slot)
+    give_turn(turn)
   end
+  return turn.open
 end
 
 -- Move a turn that stays open. Most steps are small and pass nobody.
