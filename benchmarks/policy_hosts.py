@@ -91,7 +91,9 @@ async def measure_rtt(rounds: int) -> Figure:
         [statistics.median(each) for each in called],
     )
     figure.met = figure.value <= RTT_P50_US_MAX and p99 <= RTT_P99_US_MAX
-    figure.note = f"wall time, p99 {p99:.0f} us (at most {RTT_P99_US_MAX:g}); the target is of the value"
+    figure.note = (
+        f"wall time, p99 {p99:.0f} us (at most {RTT_P99_US_MAX:g}); the target is of the value"
+    )
     return figure
 
 

@@ -8,7 +8,7 @@ policy loaded already, gets a fresh picture of the world and takes its place. Wh
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, unique
 from itertools import islice
 from typing import assert_never
@@ -189,8 +189,7 @@ class PolicyHost:
             # Nobody takes the answer, and the next question must not get it.
             self._replace("its question was withdrawn")
             raise
-        ruling = self._settle(host, answer)
-        return replace(ruling, elapsed_ms=(loop.time() - began) * 1_000)
+        return self._settle(host, answer, (loop.time() - began) * 1_000)
 
     async def digest(self) -> str:
         """Return the digest of the host's mirror, with everything noted so far in it.
@@ -228,9 +227,11 @@ class PolicyHost:
         self._settle(host, answer)
         self.state = before
 
-    def _settle(self, host: HostProcess, answer: asyncio.Future[bytes]) -> Ruling:
+    def _settle(
+        self, host: HostProcess, answer: asyncio.Future[bytes], elapsed_ms: float = 0.0
+    ) -> Ruling:
         try:
-            ruling = _ruling(read_reply(answer.result()))
+            ruling = _ruling(read_reply(answer.result()), elapsed_ms)
         except HostGone as gone:
             ruling = _without(Outcome.KILLED, str(gone))
         except ReplyInvalid as fault:
@@ -344,14 +345,14 @@ class PolicyHost:
             await host.ask("apply", part, cpu_ms_max=limits.POLICY_LOAD_KILL_CPU_MS)
 
 
-def _ruling(reply: Reply) -> Ruling:
+def _ruling(reply: Reply, elapsed_ms: float) -> Ruling:
     match reply.status:
         case Status.OK:
-            return Ruling(Outcome.DECIDED, reply)
+            return Ruling(Outcome.DECIDED, reply, elapsed_ms)
         case Status.FAILED | Status.MALFORMED | Status.MEMORY | Status.REJECTED:
-            return Ruling(Outcome.FAILED, reply)
+            return Ruling(Outcome.FAILED, reply, elapsed_ms)
         case Status.KILLED:
-            return Ruling(Outcome.KILLED, reply)
+            return Ruling(Outcome.KILLED, reply, elapsed_ms)
         case _:
             assert_never(reply.status)
 

@@ -20,7 +20,8 @@ _START_FIELDS: Final = frozenset({"model_ref", "pool_id", "gpu_id"})
 
 DecisionValue = str | int | dict[str, str]
 Decision = dict[str, DecisionValue]
-# The instructions, at the end of a reply.
+# What a reply to a call of a policy has, and the size of the last of it, the instructions.
+_CALL_FIELDS: Final = 8
 _INSTRUCTIONS_BYTES: Final = 9
 
 
@@ -43,6 +44,9 @@ class Status(Enum):
     """It spent its budget; the host is spent with it."""
     MEMORY = "memory"
     """It spent its memory; the same."""
+
+
+_STATUSES: Final = {status.value: status for status in Status}
 
 
 @dataclass(frozen=True)
@@ -78,36 +82,40 @@ def read_reply(body: bytes) -> Reply:
     Raises:
         ReplyInvalid: It is none.
     """
-    match unpack(body):
-        case [
-            str(status),
-            text,
-            line,
-            decisions,
-            list(logs),
-            list(metrics),
-            state,
-            int(instructions),
-        ]:
-            if not isinstance(text, str | None) or not isinstance(line, int | None):
-                raise ReplyInvalid("text or line is of another type")
-            return Reply(
-                _status(status),
-                text or "",
-                line,
-                _decisions(decisions),
-                tuple(_log(entry) for entry in logs),
-                tuple(_metric(entry) for entry in metrics),
-                _state(state),
-                instructions,
-                body[:-_INSTRUCTIONS_BYTES],
-            )
-        case [("memory" | "broken") as status, str(text)]:
-            if status == "broken":
-                raise ReplyInvalid(text)
+    value = unpack(body)
+    if not isinstance(value, list):
+        raise ReplyInvalid("no list")
+    # By hand and not by a pattern, which would take longer than the rest: this is read for every decision.
+    if len(value) == _CALL_FIELDS:
+        return _call_reply(value, body)
+    match value:
+        case ["memory", str(text)]:
             return Reply(Status.MEMORY, text)
+        case ["broken", str(text)]:
+            raise ReplyInvalid(text)
         case _:
             raise ReplyInvalid("not eight fields")
+
+
+def _call_reply(value: list[object], body: bytes) -> Reply:
+    status, text, line, decisions, logs, metrics, state, instructions = value
+    if not (text is None or isinstance(text, str)) or not (line is None or isinstance(line, int)):
+        raise ReplyInvalid("text or line is of another type")
+    if not isinstance(logs, list) or not isinstance(metrics, list):
+        raise ReplyInvalid("logs or metrics are no list")
+    if not isinstance(instructions, int):
+        raise ReplyInvalid("the instructions are no number")
+    return Reply(
+        _status(status),
+        text or "",
+        line,
+        _decisions(decisions),
+        tuple(map(_log, logs)) if logs else (),
+        tuple(map(_metric, metrics)) if metrics else (),
+        _state(state),
+        instructions,
+        body[:-_INSTRUCTIONS_BYTES],
+    )
 
 
 def read_value(body: bytes) -> object:
@@ -146,11 +154,11 @@ def unpack(body: bytes) -> object:
         raise ReplyInvalid(f"not MessagePack: {fault}") from fault
 
 
-def _status(word: str) -> Status:
-    try:
-        return Status(word)
-    except ValueError as fault:
-        raise ReplyInvalid("unknown status") from fault
+def _status(word: object) -> Status:
+    status = _STATUSES.get(word) if isinstance(word, str) else None
+    if status is None:
+        raise ReplyInvalid("unknown status")
+    return status
 
 
 def _decisions(value: object) -> tuple[Decision, ...]:
@@ -158,7 +166,7 @@ def _decisions(value: object) -> tuple[Decision, ...]:
         return ()
     if not isinstance(value, list):
         raise ReplyInvalid("decisions are no list")
-    return tuple(_decision(entry) for entry in value)
+    return tuple(map(_decision, value))
 
 
 def _decision(entry: object) -> Decision:

@@ -37,12 +37,12 @@ def run(control: socket.socket) -> None:
     """Prepare, then fork hosts until the queen hangs up."""
     import msgpack  # noqa: PLC0415  found only now, after the path was set
 
-    from beeyard_queen.policy.host.frames import read_frame, write_frame  # noqa: PLC0415
+    from beeyard_queen.policy.host.frames import FrameReader, write_frame  # noqa: PLC0415
     from beeyard_queen.policy.host.lockdown import leave_machine  # noqa: PLC0415
     from beeyard_queen.policy.host.lua_state import LuaState  # noqa: PLC0415
     from beeyard_queen.policy.host.serving import serve  # noqa: PLC0415
 
-    first = read_frame(control.fileno(), 1 << 24)
+    first = FrameReader(control.fileno(), 1 << 24).read()
     if first is None:
         return
     texts, limits = msgpack.unpackb(first, raw=True)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgpack
 
-from beeyard_queen.policy.host.frames import read_frame, write_frame
+from beeyard_queen.policy.host.frames import FrameReader, write_frame
 from beeyard_queen.policy.host.lockdown import Allowance, lock_down
 from beeyard_queen.policy.host.lua_state import LuaMemoryError, LuaState
 
@@ -31,8 +31,9 @@ def serve(state: LuaState, stream: int, zygote_pid: int, terms: dict[bytes, int]
     came_to = lock_down(stream, zygote_pid, allowance)
     state.limit_memory(terms[b"memory_bytes_max"])
     answers = _answers(state)
+    requests = FrameReader(0, terms[b"request_bytes_max"])
     write_frame(0, _packed("ready", came_to))
-    while (frame := read_frame(0, terms[b"request_bytes_max"])) is not None:
+    while (frame := requests.read()) is not None:
         try:
             operation, *arguments = msgpack.unpackb(frame, raw=True, strict_map_key=False)
             reply = answers[operation](*arguments)
