@@ -4,7 +4,7 @@ from beeyard_core import limits
 from beeyard_core.dispatch import enqueue
 from beeyard_core.event import LeaseFinished, PoolReported, WorkerAttached
 from beeyard_core.fairness import tenant_of
-from beeyard_core.fleet import ProcessReport, WorkerReport, WorkerState
+from beeyard_core.fleet import ProcessReport, Traits, WorkerReport, WorkerState
 from beeyard_core.ids import ModelName, PoolId, TenantId, WorkerId, lease_id_of
 from beeyard_core.job import Finish, JobSpec, PlacementWish, Requirements
 from beeyard_core.placement import exclusion
@@ -314,3 +314,15 @@ def test_a_prompt_in_the_cache_of_a_full_worker_helps_nobody() -> None:
     decided = twin.decide(START.mono_ms)
     assert isinstance(decided, Dispatch)
     assert decided.worker_id == "fast"
+
+
+def test_a_worker_has_the_traits_of_its_host() -> None:
+    here, projection = Yard(QueenState()), Projection()
+    step(here.state, PoolReported(pool_of("p1")), START)
+    step(here.state, WorkerAttached(session=1, report=report_of("w1")), START)
+    projection.drain(here.state, START.mono_ms)
+    told = Traits(cost_per_token=0.5, latitude=52.5, longitude=13.4, capability="image-gen")
+    step(here.state, PoolReported(pool_of("p1", traits=told)), START)
+    (row,) = [c for c in projection.drain(here.state, START.mono_ms) if isinstance(c, WorkerRow)]
+    assert (row.cost_per_token, row.geo_lat, row.geo_lon) == (0.5, 52.5, 13.4)
+    assert row.capability == "image-gen"

@@ -1,14 +1,19 @@
 """A snapshot says what is, in a fixed order, and leaves unset what is not known."""
 
+from dataclasses import replace
+
+import pytest
 from beeyard.pool.v1 import snapshot_pb2 as pb
 from beeyard.worker.v1 import engine_service_pb2 as engine_pb
 from beeyard_core.fleet import WorkerState
 from beeyard_core.instant import Instant
 from beeyard_pool_manager.catalogue import CatalogueEntry
+from beeyard_pool_manager.config import PoolManagerSettings
 from beeyard_pool_manager.gpus.inventory import Device, DeviceKind, InventoryFault
 from beeyard_pool_manager.host_load import HostLoad
 from beeyard_pool_manager.snapshot import HostIdentity, make_snapshot
 from beeyard_pool_manager.workers.worker_process import WorkerProcess, WorkerSpec
+from pydantic import ValidationError
 
 IDENTITY = HostIdentity(pool_id="p", address="h:1", inventory="nvml", incarnation="i")
 LOAD = HostLoad(
@@ -94,3 +99,25 @@ def test_an_exited_worker_has_failed_and_holds_no_memory() -> None:
     (running,) = snapshot_of([], worker("w")).workers
     assert not running.HasField("exit_code")
     assert running.reserved_bytes == 7
+
+
+def test_what_the_operator_says_of_the_host_is_in_every_snapshot() -> None:
+    settings = PoolManagerSettings(cost_per_token=0.25, geo="52.5,13.4", capability="image-gen")
+    identity = replace(
+        IDENTITY,
+        cost_per_token=settings.cost_per_token,
+        place=settings.place(),
+        capability=settings.capability,
+    )
+    snapshot = make_snapshot(
+        identity, sequence=1, now=Instant(1, 1), devices=[], load=LOAD, workers=[], models=[]
+    )
+    told = pb.HostTraits(cost_per_token=0.25, latitude=52.5, longitude=13.4, capability="image-gen")
+    assert snapshot.traits == told
+    assert not snapshot_of([]).traits.HasField("latitude")
+
+
+@pytest.mark.parametrize("geo", ["Berlin", "52.5", "91,0", "0,181", "1,2,3"])
+def test_a_place_that_is_none_is_refused(geo: str) -> None:
+    with pytest.raises(ValidationError, match="degrees"):
+        PoolManagerSettings(geo=geo)

@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from beeyard.pool.v1 import snapshot_pb2 as pool_pb
 from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard.queen.v1 import job_pb2
 from beeyard_core import limits
+from beeyard_core.event import PoolReported
 from beeyard_core.policy.intent import Dispatch, Wait
 from beeyard_core.refusal import Refusal
+from beeyard_queen.ingress.pool_wire import pool_report_of
 from beeyard_queen.policy.decision_feed import DecisionFeed, DecisionRecord
 from beeyard_queen.policy.in_process import PLATFORM_LABEL
 from beeyard_queen.policy.journal_file import (
@@ -241,6 +244,29 @@ async def test_a_policy_finds_what_the_operator_configured(given: str, found: st
         assert job.state is job_pb2.JOB_STATE_FAILED
         assert job.failure.reason == "POLICY_DENIED"
         assert job.failure.message == f"the scheduling policy refused the job: at {found}"
+
+
+async def test_policies_see_what_operators_say_of_hosts_and_clients_of_themselves() -> None:
+    nearest = b"""
+    function schedule_job(job, pools, workers)
+      if job.type ~= "chat" then return nil end
+      return workers:min_by(function(w) return distance(job.user.geo, w.geo) * w.cost_per_token end)
+    end
+    """
+    hosts = {"p1": (48.9, 2.4), "p2": (52.4, 13.1)}
+    async with running_queen() as queen, AsyncExitStack() as stack:
+        for pool_id, (latitude, longitude) in hosts.items():
+            traits = pool_pb.HostTraits(cost_per_token=1, latitude=latitude, longitude=longitude)
+            snapshot = pool_pb.HostSnapshot(pool_id=pool_id, traits=traits)
+            queen.queen.loop.post(PoolReported(pool_report_of(snapshot)))
+            worker = attached_worker(queen.channel, f"worker-{pool_id}", pool_id=pool_id)
+            await stack.enter_async_context(worker)
+        await activate(queen, nearest)
+        berlin = {"type": "chat", "geo.lat": "52.5", "geo.lon": "13.4"}
+        paris = {"type": "chat", "geo.lat": "48.8", "geo.lon": "2.3"}
+        for labels, worker_id in ((berlin, "worker-p2"), (paris, "worker-p1")):
+            job = await leased(queen, await submit(queen, labels=labels))
+            assert (job.worker_id, job.policy_version) == (worker_id, "mine@1")
 
 
 async def test_a_mirror_in_a_host_holds_what_the_queen_holds() -> None:

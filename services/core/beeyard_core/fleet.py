@@ -114,6 +114,23 @@ class HostLoad:
     memory_percent: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What an operator says of a host, for policies.
+
+    Attributes:
+        cost_per_token: In any unit that all hosts share; 0: nothing said.
+        latitude: Degrees north; None: nobody knows.
+        longitude: Degrees east.
+        capability: What it is good for; empty: nothing special.
+    """
+
+    cost_per_token: float = 0.0
+    latitude: float | None = None
+    longitude: float | None = None
+    capability: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolReport:
     """One host's snapshot, as far as decisions need it."""
@@ -124,6 +141,7 @@ class PoolReport:
     models: tuple[CachedModel, ...] = ()
     processes: tuple[ProcessReport, ...] = ()
     inventory_fault: str = ""
+    traits: Traits = Traits()
     load: HostLoad | None = None
 
 

@@ -130,6 +130,9 @@ async def _serve(
         address="",
         inventory=parts.inventory.name,
         incarnation=incarnation,
+        cost_per_token=settings.cost_per_token,
+        place=settings.place(),
+        capability=settings.capability,
     )
     host = Host(
         identity,

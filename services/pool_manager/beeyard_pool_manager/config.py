@@ -34,6 +34,9 @@ class PoolManagerSettings(ServiceSettings):
         model: One more model as NAME=SOURCE, where SOURCE is a GGUF file, package:NAME, synthetic:TOKENS_PER_SECOND, or
             http://HOST:PORT/v1#UPSTREAM-MODEL; may be repeated.
         inventory: `auto`, `nvml`, `cpu`, or a scripted inventory file.
+        cost_per_token: What a generated token costs here, in any unit that all hosts share; for scheduling policies.
+        geo: Where the host stands, as LATITUDE,LONGITUDE in degrees; empty: nobody knows. For scheduling policies.
+        capability: What the host is good for, such as image-gen; for scheduling policies.
         report_interval_ms: Time between two snapshots until the queen says otherwise, milliseconds.
         slots: Answers that each worker generates at once.
         context_tokens: Longest prompt plus answer of one job, in tokens, where the model allows it.
@@ -56,6 +59,9 @@ class PoolManagerSettings(ServiceSettings):
     cache_dir: Path | None = None
     model: list[str] = Field(default_factory=list)
     inventory: Annotated[str, Field(min_length=1)] = "auto"
+    cost_per_token: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    geo: str = ""
+    capability: Annotated[str, Field(max_length=limits.LABEL_BYTES_MAX)] = ""
     report_interval_ms: Annotated[
         int, Field(ge=limits.REPORT_INTERVAL_MS_MIN, le=limits.REPORT_INTERVAL_MS_MAX)
     ] = limits.REPORT_INTERVAL_MS
@@ -83,11 +89,21 @@ class PoolManagerSettings(ServiceSettings):
             raise ModelSourceInvalid(f"the model {twice} is given twice")
         return texts
 
+    @field_validator("geo")
+    @classmethod
+    def _is_a_place(cls, text: str) -> str:
+        _place_of(text)
+        return text
+
     @field_validator("worker_command")
     @classmethod
     def _check_command(cls, text: str) -> str:
         shlex.split(text)
         return text
+
+    def place(self) -> tuple[float, float] | None:
+        """Return where the host stands, in degrees north and east; None if nobody said so."""
+        return _place_of(self.geo)
 
     def models(self) -> dict[str, ModelSource]:
         """Return the named models by name."""
@@ -96,6 +112,19 @@ class PoolManagerSettings(ServiceSettings):
     def worker_program(self) -> list[str]:
         """Return the program and first arguments of a worker."""
         return shlex.split(self.worker_command) or [sys.executable, "-m", "beeyard_worker"]
+
+
+def _place_of(text: str) -> tuple[float, float] | None:
+    """Return LATITUDE,LONGITUDE as numbers."""
+    if not text:
+        return None
+    try:
+        latitude, longitude = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError("write LATITUDE,LONGITUDE in degrees, such as 52.5,13.4") from None
+    if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
+        raise ValueError("a latitude is -90 to 90 degrees, a longitude -180 to 180")
+    return latitude, longitude
 
 
 def read_settings(arguments: Sequence[str]) -> PoolManagerSettings:

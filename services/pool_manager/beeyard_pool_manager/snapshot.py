@@ -36,12 +36,18 @@ class HostIdentity:
         address: HOST:PORT of the PoolManagerService.
         inventory: Where device readings come from.
         incarnation: Drawn anew at each start of the process.
+        cost_per_token: What a generated token costs here; 0: nothing said.
+        place: Degrees north and east; None: nobody knows.
+        capability: What it is good for; empty: nothing special.
     """
 
     pool_id: str
     address: str
     inventory: str
     incarnation: str
+    cost_per_token: float = 0.0
+    place: tuple[float, float] | None = None
+    capability: str = ""
 
 
 def make_snapshot(
@@ -73,6 +79,7 @@ def make_snapshot(
         inventory=identity.inventory,
         inventory_fault=fault,
         incarnation=identity.incarnation,
+        traits=_traits(identity),
     )
     snapshot.snapshot_time.FromMilliseconds(now.wall_ms)
     return snapshot
@@ -100,6 +107,13 @@ def worker_message(worker: WorkerProcess) -> pb.WorkerProcess:
     if worker.start_wall_ms:
         message.start_time.FromMilliseconds(worker.start_wall_ms)
     return message
+
+
+def _traits(identity: HostIdentity) -> pb.HostTraits:
+    traits = pb.HostTraits(cost_per_token=identity.cost_per_token, capability=identity.capability)
+    if identity.place is not None:
+        traits.latitude, traits.longitude = identity.place
+    return traits
 
 
 def _device(device: Device) -> pb.Device:

@@ -5,7 +5,7 @@ from typing import Final
 
 from beeyard_core import limits
 from beeyard_core.demand import Promised, free_bytes_of
-from beeyard_core.fleet import DesiredState, Device, Pool, Worker, WorkerState
+from beeyard_core.fleet import DesiredState, Device, Pool, Traits, Worker, WorkerState
 from beeyard_core.ids import JobId, PoolId, TenantId, WorkerId, lease_id_of
 from beeyard_core.job import Job
 from beeyard_core.lease import Lease
@@ -22,6 +22,7 @@ from beeyard_core.policy.world import (
 )
 from beeyard_core.state import QueenState
 
+_NO_TRAITS: Final = Traits()
 _SERVING: Final = (WorkerState.READY, WorkerState.BUSY)
 
 
@@ -124,6 +125,8 @@ def worker_row(
     """
     report = worker.report
     index, device = device_of(state, worker)
+    pool = state.fleet.pools.get(report.pool_id)
+    traits = pool.report.traits if pool is not None else _NO_TRAITS
     started_at = before.started_at if before else now_ms - int(report.uptime_s * 1000)
     return WorkerRow(
         pool_id=report.pool_id,
@@ -131,6 +134,10 @@ def worker_row(
         engine=report.engine,
         slots_total=report.slots_total,
         tokens_per_s=report.tokens_per_s,
+        cost_per_token=traits.cost_per_token,
+        geo_lat=traits.latitude,
+        geo_lon=traits.longitude,
+        capability=traits.capability,
         started_at=started_at,
         gpu_ids=index,
         context_tokens=report.context_tokens,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from beeyard_core import limits
 from beeyard_core.demand import Promised, promised_bytes
-from beeyard_core.fleet import Device, Pool, PoolReport, WorkerReport
+from beeyard_core.fleet import Device, Pool, PoolReport, Traits, WorkerReport
 from beeyard_core.ids import JobId, PoolId, WorkerId
 from beeyard_core.policy.changes import Change, Gone, WorkerLoad
 from beeyard_core.policy.cutting import (
@@ -78,6 +78,7 @@ class Projection:
     _gpus_count: dict[PoolId, int] = field(default_factory=dict)
     models: dict[str, ModelRow] = field(default_factory=dict)
     _catalogues: dict[PoolId, dict[str, ModelRow]] = field(default_factory=dict)
+    _traits: dict[PoolId, Traits] = field(default_factory=dict)
     _holders: dict[str, dict[PoolId, ModelRow]] = field(default_factory=dict)
     _runs: set[JobId] = field(default_factory=set)
     _jobs: set[JobId] = field(default_factory=set)
@@ -129,13 +130,15 @@ class Projection:
             before = self._pools.get(pool_id)
             row = pool_row(pool, now_ms)
             has_changed = before is None or row.status != before.status
+            has_changed |= self._traits.get(pool_id) != pool.report.traits
+            self._traits[pool_id] = pool.report.traits
             if row != before:
                 self._pools[pool_id] = row
                 changes.append(row)
             has_changed |= self._tell_gpus(pool, promised, changes)
             self._tell_models(pool, changes)
             if has_changed:
-                # What a device has free, and whether its host is well, its workers have and are as well.
+                # What a device has free, and how its host is, its workers have and are as well.
                 state.fleet.touched.update(dict.fromkeys(state.fleet.by_pool.get(pool_id, ())))
         state.touched.pools.clear()
 

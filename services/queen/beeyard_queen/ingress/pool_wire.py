@@ -2,7 +2,16 @@
 
 from beeyard.pool.v1 import snapshot_pb2 as pb
 from beeyard.worker.v1 import engine_service_pb2 as engine_pb
-from beeyard_core.fleet import CachedModel, Device, HostLoad, PoolReport, ProcessReport, WorkerState
+from beeyard_core import limits
+from beeyard_core.fleet import (
+    CachedModel,
+    Device,
+    HostLoad,
+    PoolReport,
+    ProcessReport,
+    Traits,
+    WorkerState,
+)
 from beeyard_core.ids import ModelName, PoolId, WorkerId
 
 from beeyard_queen.ingress.worker_wire import WORKER_STATES
@@ -27,6 +36,7 @@ def pool_report_of(snapshot: pb.HostSnapshot) -> PoolReport:
         models=tuple(_model_of(model) for model in snapshot.models),
         processes=tuple(_process_of(process) for process in snapshot.workers),
         inventory_fault=snapshot.inventory_fault,
+        traits=_traits_of(snapshot.traits),
         load=_load_of(snapshot.load) if snapshot.HasField("load") else None,
     )
 
@@ -38,6 +48,16 @@ def _load_of(load: pb.HostLoad) -> HostLoad:
     return HostLoad(
         cpu_percent=100.0 * load.cpu_utilization if load.cpu_count > 0 else None,
         memory_percent=100.0 * used / total if total > 0 else None,
+    )
+
+
+def _traits_of(traits: pb.HostTraits) -> Traits:
+    has_place = traits.HasField("latitude") and traits.HasField("longitude")
+    return Traits(
+        cost_per_token=max(0.0, traits.cost_per_token),
+        latitude=traits.latitude if has_place else None,
+        longitude=traits.longitude if has_place else None,
+        capability=traits.capability[: limits.LABEL_BYTES_MAX],
     )
 
 

@@ -104,7 +104,9 @@ type HostSnapshot struct {
 	// places nothing new here.
 	InventoryFault string `protobuf:"bytes,10,opt,name=inventory_fault,json=inventoryFault,proto3" json:"inventory_fault,omitempty"`
 	// Drawn anew at each start of the pool manager process.
-	Incarnation   string `protobuf:"bytes,11,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation string `protobuf:"bytes,11,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// What its operator says of the host; scheduling policies see it of every worker here.
+	Traits        *HostTraits `protobuf:"bytes,12,opt,name=traits,proto3" json:"traits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -216,6 +218,86 @@ func (x *HostSnapshot) GetIncarnation() string {
 	return ""
 }
 
+func (x *HostSnapshot) GetTraits() *HostTraits {
+	if x != nil {
+		return x.Traits
+	}
+	return nil
+}
+
+// What an operator says of a host, for scheduling policies.
+type HostTraits struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What a generated token costs here, in any unit that all hosts share. 0: nothing said.
+	CostPerToken float64 `protobuf:"fixed64,1,opt,name=cost_per_token,json=costPerToken,proto3" json:"cost_per_token,omitempty"`
+	// Where it stands, in degrees north; unset if nobody said so.
+	Latitude *float64 `protobuf:"fixed64,2,opt,name=latitude,proto3,oneof" json:"latitude,omitempty"`
+	// Where it stands, in degrees east; unset if nobody said so.
+	Longitude *float64 `protobuf:"fixed64,3,opt,name=longitude,proto3,oneof" json:"longitude,omitempty"`
+	// What it is good for, such as `image-gen`; empty: nothing special.
+	Capability    string `protobuf:"bytes,4,opt,name=capability,proto3" json:"capability,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostTraits) Reset() {
+	*x = HostTraits{}
+	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostTraits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostTraits) ProtoMessage() {}
+
+func (x *HostTraits) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostTraits.ProtoReflect.Descriptor instead.
+func (*HostTraits) Descriptor() ([]byte, []int) {
+	return file_beeyard_pool_v1_snapshot_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *HostTraits) GetCostPerToken() float64 {
+	if x != nil {
+		return x.CostPerToken
+	}
+	return 0
+}
+
+func (x *HostTraits) GetLatitude() float64 {
+	if x != nil && x.Latitude != nil {
+		return *x.Latitude
+	}
+	return 0
+}
+
+func (x *HostTraits) GetLongitude() float64 {
+	if x != nil && x.Longitude != nil {
+		return *x.Longitude
+	}
+	return 0
+}
+
+func (x *HostTraits) GetCapability() string {
+	if x != nil {
+		return x.Capability
+	}
+	return ""
+}
+
 // One device that can hold a model.
 type Device struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -249,7 +331,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[1]
+	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -261,7 +343,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[1]
+	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -274,7 +356,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_beeyard_pool_v1_snapshot_proto_rawDescGZIP(), []int{1}
+	return file_beeyard_pool_v1_snapshot_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Device) GetUuid() string {
@@ -380,7 +462,7 @@ type HostLoad struct {
 
 func (x *HostLoad) Reset() {
 	*x = HostLoad{}
-	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[2]
+	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +474,7 @@ func (x *HostLoad) String() string {
 func (*HostLoad) ProtoMessage() {}
 
 func (x *HostLoad) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[2]
+	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +487,7 @@ func (x *HostLoad) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostLoad.ProtoReflect.Descriptor instead.
 func (*HostLoad) Descriptor() ([]byte, []int) {
-	return file_beeyard_pool_v1_snapshot_proto_rawDescGZIP(), []int{2}
+	return file_beeyard_pool_v1_snapshot_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *HostLoad) GetCpuCount() int32 {
@@ -470,7 +552,7 @@ type CachedModel struct {
 
 func (x *CachedModel) Reset() {
 	*x = CachedModel{}
-	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[3]
+	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -482,7 +564,7 @@ func (x *CachedModel) String() string {
 func (*CachedModel) ProtoMessage() {}
 
 func (x *CachedModel) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[3]
+	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -495,7 +577,7 @@ func (x *CachedModel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CachedModel.ProtoReflect.Descriptor instead.
 func (*CachedModel) Descriptor() ([]byte, []int) {
-	return file_beeyard_pool_v1_snapshot_proto_rawDescGZIP(), []int{3}
+	return file_beeyard_pool_v1_snapshot_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CachedModel) GetModel() string {
@@ -601,7 +683,7 @@ type WorkerProcess struct {
 
 func (x *WorkerProcess) Reset() {
 	*x = WorkerProcess{}
-	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[4]
+	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +695,7 @@ func (x *WorkerProcess) String() string {
 func (*WorkerProcess) ProtoMessage() {}
 
 func (x *WorkerProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[4]
+	mi := &file_beeyard_pool_v1_snapshot_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +708,7 @@ func (x *WorkerProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerProcess.ProtoReflect.Descriptor instead.
 func (*WorkerProcess) Descriptor() ([]byte, []int) {
-	return file_beeyard_pool_v1_snapshot_proto_rawDescGZIP(), []int{4}
+	return file_beeyard_pool_v1_snapshot_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *WorkerProcess) GetWorkerId() string {
@@ -738,7 +820,7 @@ var File_beeyard_pool_v1_snapshot_proto protoreflect.FileDescriptor
 
 const file_beeyard_pool_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
-	"\x1ebeeyard/pool/v1/snapshot.proto\x12\x0fbeeyard.pool.v1\x1a&beeyard/worker/v1/engine_service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd9\x03\n" +
+	"\x1ebeeyard/pool/v1/snapshot.proto\x12\x0fbeeyard.pool.v1\x1a&beeyard/worker/v1/engine_service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8e\x04\n" +
 	"\fHostSnapshot\x12\x17\n" +
 	"\apool_id\x18\x01 \x01(\tR\x06poolId\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x03R\bsequence\x12?\n" +
@@ -751,7 +833,19 @@ const file_beeyard_pool_v1_snapshot_proto_rawDesc = "" +
 	"\tinventory\x18\t \x01(\tR\tinventory\x12'\n" +
 	"\x0finventory_fault\x18\n" +
 	" \x01(\tR\x0einventoryFault\x12 \n" +
-	"\vincarnation\x18\v \x01(\tR\vincarnation\"\xfe\x03\n" +
+	"\vincarnation\x18\v \x01(\tR\vincarnation\x123\n" +
+	"\x06traits\x18\f \x01(\v2\x1b.beeyard.pool.v1.HostTraitsR\x06traits\"\xb1\x01\n" +
+	"\n" +
+	"HostTraits\x12$\n" +
+	"\x0ecost_per_token\x18\x01 \x01(\x01R\fcostPerToken\x12\x1f\n" +
+	"\blatitude\x18\x02 \x01(\x01H\x00R\blatitude\x88\x01\x01\x12!\n" +
+	"\tlongitude\x18\x03 \x01(\x01H\x01R\tlongitude\x88\x01\x01\x12\x1e\n" +
+	"\n" +
+	"capability\x18\x04 \x01(\tR\n" +
+	"capabilityB\v\n" +
+	"\t_latitudeB\f\n" +
+	"\n" +
+	"_longitude\"\xfe\x03\n" +
 	"\x06Device\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12/\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1b.beeyard.pool.v1.DeviceKindR\x04kind\x12\x12\n" +
@@ -826,31 +920,33 @@ func file_beeyard_pool_v1_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_beeyard_pool_v1_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_beeyard_pool_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_beeyard_pool_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_beeyard_pool_v1_snapshot_proto_goTypes = []any{
 	(DeviceKind)(0),               // 0: beeyard.pool.v1.DeviceKind
 	(*HostSnapshot)(nil),          // 1: beeyard.pool.v1.HostSnapshot
-	(*Device)(nil),                // 2: beeyard.pool.v1.Device
-	(*HostLoad)(nil),              // 3: beeyard.pool.v1.HostLoad
-	(*CachedModel)(nil),           // 4: beeyard.pool.v1.CachedModel
-	(*WorkerProcess)(nil),         // 5: beeyard.pool.v1.WorkerProcess
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
-	(v1.WorkerState)(0),           // 7: beeyard.worker.v1.WorkerState
+	(*HostTraits)(nil),            // 2: beeyard.pool.v1.HostTraits
+	(*Device)(nil),                // 3: beeyard.pool.v1.Device
+	(*HostLoad)(nil),              // 4: beeyard.pool.v1.HostLoad
+	(*CachedModel)(nil),           // 5: beeyard.pool.v1.CachedModel
+	(*WorkerProcess)(nil),         // 6: beeyard.pool.v1.WorkerProcess
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(v1.WorkerState)(0),           // 8: beeyard.worker.v1.WorkerState
 }
 var file_beeyard_pool_v1_snapshot_proto_depIdxs = []int32{
-	6, // 0: beeyard.pool.v1.HostSnapshot.snapshot_time:type_name -> google.protobuf.Timestamp
-	2, // 1: beeyard.pool.v1.HostSnapshot.devices:type_name -> beeyard.pool.v1.Device
-	3, // 2: beeyard.pool.v1.HostSnapshot.load:type_name -> beeyard.pool.v1.HostLoad
-	5, // 3: beeyard.pool.v1.HostSnapshot.workers:type_name -> beeyard.pool.v1.WorkerProcess
-	4, // 4: beeyard.pool.v1.HostSnapshot.models:type_name -> beeyard.pool.v1.CachedModel
-	0, // 5: beeyard.pool.v1.Device.kind:type_name -> beeyard.pool.v1.DeviceKind
-	7, // 6: beeyard.pool.v1.WorkerProcess.state:type_name -> beeyard.worker.v1.WorkerState
-	6, // 7: beeyard.pool.v1.WorkerProcess.start_time:type_name -> google.protobuf.Timestamp
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	7, // 0: beeyard.pool.v1.HostSnapshot.snapshot_time:type_name -> google.protobuf.Timestamp
+	3, // 1: beeyard.pool.v1.HostSnapshot.devices:type_name -> beeyard.pool.v1.Device
+	4, // 2: beeyard.pool.v1.HostSnapshot.load:type_name -> beeyard.pool.v1.HostLoad
+	6, // 3: beeyard.pool.v1.HostSnapshot.workers:type_name -> beeyard.pool.v1.WorkerProcess
+	5, // 4: beeyard.pool.v1.HostSnapshot.models:type_name -> beeyard.pool.v1.CachedModel
+	2, // 5: beeyard.pool.v1.HostSnapshot.traits:type_name -> beeyard.pool.v1.HostTraits
+	0, // 6: beeyard.pool.v1.Device.kind:type_name -> beeyard.pool.v1.DeviceKind
+	8, // 7: beeyard.pool.v1.WorkerProcess.state:type_name -> beeyard.worker.v1.WorkerState
+	7, // 8: beeyard.pool.v1.WorkerProcess.start_time:type_name -> google.protobuf.Timestamp
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_beeyard_pool_v1_snapshot_proto_init() }
@@ -859,14 +955,15 @@ func file_beeyard_pool_v1_snapshot_proto_init() {
 		return
 	}
 	file_beeyard_pool_v1_snapshot_proto_msgTypes[1].OneofWrappers = []any{}
-	file_beeyard_pool_v1_snapshot_proto_msgTypes[4].OneofWrappers = []any{}
+	file_beeyard_pool_v1_snapshot_proto_msgTypes[2].OneofWrappers = []any{}
+	file_beeyard_pool_v1_snapshot_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeyard_pool_v1_snapshot_proto_rawDesc), len(file_beeyard_pool_v1_snapshot_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

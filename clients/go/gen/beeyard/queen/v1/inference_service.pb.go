@@ -62,7 +62,8 @@ type InferRequest struct {
 	Requirements *Requirements `protobuf:"bytes,16,opt,name=requirements,proto3" json:"requirements,omitempty"`
 	// Where the job should or should not run.
 	Placement *Placement `protobuf:"bytes,17,opt,name=placement,proto3" json:"placement,omitempty"`
-	// Free labels for listings and policies; at most 32 of at most 128 bytes each. Never metrics labels.
+	// Free labels for listings and policies; at most 32 of at most 128 bytes each. Never metrics labels. Policies know three
+	// of them by other names: `type` is the job's type, `geo.lat` and `geo.lon` are where its user is, in degrees.
 	Labels map[string]string `protobuf:"bytes,18,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// What the job counts against budgets. 0: 1.
 	CostUnits int32 `protobuf:"varint,19,opt,name=cost_units,json=costUnits,proto3" json:"cost_units,omitempty"`
@@ -280,7 +281,8 @@ type SubmitJobRequest struct {
 	Requirements *Requirements `protobuf:"bytes,16,opt,name=requirements,proto3" json:"requirements,omitempty"`
 	// Where the job should or should not run.
 	Placement *Placement `protobuf:"bytes,17,opt,name=placement,proto3" json:"placement,omitempty"`
-	// Free labels for listings and policies; at most 32 of at most 128 bytes each. Never metrics labels.
+	// Free labels for listings and policies; at most 32 of at most 128 bytes each. Never metrics labels. Policies know three
+	// of them by other names: `type` is the job's type, `geo.lat` and `geo.lon` are where its user is, in degrees.
 	Labels map[string]string `protobuf:"bytes,18,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// What the job counts against budgets. 0: 1.
 	CostUnits int32 `protobuf:"varint,19,opt,name=cost_units,json=costUnits,proto3" json:"cost_units,omitempty"`

@@ -64,6 +64,7 @@ class HostSnapshot(_message.Message):
     INVENTORY_FIELD_NUMBER: _builtins.int
     INVENTORY_FAULT_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    TRAITS_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """The host's id."""
     sequence: _builtins.int
@@ -98,6 +99,10 @@ class HostSnapshot(_message.Message):
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___CachedModel]:
         """Models that can be loaded here without fetching anything."""
 
+    @_builtins.property
+    def traits(self) -> Global___HostTraits:
+        """What its operator says of the host; scheduling policies see it of every worker here."""
+
     def __init__(
         self,
         *,
@@ -112,14 +117,56 @@ class HostSnapshot(_message.Message):
         inventory: _builtins.str = ...,
         inventory_fault: _builtins.str = ...,
         incarnation: _builtins.str = ...,
+        traits: Global___HostTraits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "snapshot_time", b"snapshot_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "snapshot_time", b"snapshot_time", "traits", b"traits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "devices", b"devices", "incarnation", b"incarnation", "inventory", b"inventory", "inventory_fault", b"inventory_fault", "load", b"load", "models", b"models", "pool_id", b"pool_id", "sequence", b"sequence", "snapshot_time", b"snapshot_time", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "devices", b"devices", "incarnation", b"incarnation", "inventory", b"inventory", "inventory_fault", b"inventory_fault", "load", b"load", "models", b"models", "pool_id", b"pool_id", "sequence", b"sequence", "snapshot_time", b"snapshot_time", "traits", b"traits", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HostSnapshot: _TypeAlias = HostSnapshot  # noqa: Y015
+
+@_typing.final
+class HostTraits(_message.Message):
+    """What an operator says of a host, for scheduling policies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COST_PER_TOKEN_FIELD_NUMBER: _builtins.int
+    LATITUDE_FIELD_NUMBER: _builtins.int
+    LONGITUDE_FIELD_NUMBER: _builtins.int
+    CAPABILITY_FIELD_NUMBER: _builtins.int
+    cost_per_token: _builtins.float
+    """What a generated token costs here, in any unit that all hosts share. 0: nothing said."""
+    latitude: _builtins.float
+    """Where it stands, in degrees north; unset if nobody said so."""
+    longitude: _builtins.float
+    """Where it stands, in degrees east; unset if nobody said so."""
+    capability: _builtins.str
+    """What it is good for, such as `image-gen`; empty: nothing special."""
+    def __init__(
+        self,
+        *,
+        cost_per_token: _builtins.float = ...,
+        latitude: _builtins.float | None = ...,
+        longitude: _builtins.float | None = ...,
+        capability: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_latitude", b"_latitude", "_longitude", b"_longitude", "latitude", b"latitude", "longitude", b"longitude"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latitude", b"_latitude", "_longitude", b"_longitude", "capability", b"capability", "cost_per_token", b"cost_per_token", "latitude", b"latitude", "longitude", b"longitude"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__latitude: _TypeAlias = _typing.Literal["latitude"]  # noqa: Y015
+    _WhichOneofArgType__latitude: _TypeAlias = _typing.Literal["_latitude", b"_latitude"]  # noqa: Y015
+    _WhichOneofReturnType__longitude: _TypeAlias = _typing.Literal["longitude"]  # noqa: Y015
+    _WhichOneofArgType__longitude: _TypeAlias = _typing.Literal["_longitude", b"_longitude"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latitude) -> _WhichOneofReturnType__latitude | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__longitude) -> _WhichOneofReturnType__longitude | None: ...
+
+Global___HostTraits: _TypeAlias = HostTraits  # noqa: Y015
 
 @_typing.final
 class Device(_message.Message):

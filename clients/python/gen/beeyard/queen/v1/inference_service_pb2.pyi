@@ -116,7 +116,9 @@ class InferRequest(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free labels for listings and policies; at most 32 of at most 128 bytes each. Never metrics labels."""
+        """Free labels for listings and policies; at most 32 of at most 128 bytes each. Never metrics labels. Policies know three
+        of them by other names: `type` is the job's type, `geo.lat` and `geo.lon` are where its user is, in degrees.
+        """
 
     def __init__(
         self,
@@ -261,7 +263,9 @@ class SubmitJobRequest(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free labels for listings and policies; at most 32 of at most 128 bytes each. Never metrics labels."""
+        """Free labels for listings and policies; at most 32 of at most 128 bytes each. Never metrics labels. Policies know three
+        of them by other names: `type` is the job's type, `geo.lat` and `geo.lon` are where its user is, in degrees.
+        """
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file beeyard/pool/v1/snapshot.proto.
  */
 export const file_beeyard_pool_v1_snapshot: GenFile = /*@__PURE__*/
-  fileDesc("Ch5iZWV5YXJkL3Bvb2wvdjEvc25hcHNob3QucHJvdG8SD2JlZXlhcmQucG9vbC52MSLoAgoMSG9zdFNuYXBzaG90Eg8KB3Bvb2xfaWQYASABKAkSEAoIc2VxdWVuY2UYAiABKAMSMQoNc25hcHNob3RfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKAoHZGV2aWNlcxgEIAMoCzIXLmJlZXlhcmQucG9vbC52MS5EZXZpY2USJwoEbG9hZBgFIAEoCzIZLmJlZXlhcmQucG9vbC52MS5Ib3N0TG9hZBIvCgd3b3JrZXJzGAYgAygLMh4uYmVleWFyZC5wb29sLnYxLldvcmtlclByb2Nlc3MSLAoGbW9kZWxzGAcgAygLMhwuYmVleWFyZC5wb29sLnYxLkNhY2hlZE1vZGVsEg8KB2FkZHJlc3MYCCABKAkSEQoJaW52ZW50b3J5GAkgASgJEhcKD2ludmVudG9yeV9mYXVsdBgKIAEoCRITCgtpbmNhcm5hdGlvbhgLIAEoCSLrAgoGRGV2aWNlEgwKBHV1aWQYASABKAkSKQoEa2luZBgCIAEoDjIbLmJlZXlhcmQucG9vbC52MS5EZXZpY2VLaW5kEgwKBG5hbWUYAyABKAkSDQoFaW5kZXgYBCABKAUSGAoQdnJhbV90b3RhbF9ieXRlcxgFIAEoAxIXCg92cmFtX3VzZWRfYnl0ZXMYBiABKAMSFwoPdnJhbV9mcmVlX2J5dGVzGAcgASgDEhMKC3V0aWxpemF0aW9uGAggASgBEhoKDXRlbXBlcmF0dXJlX2MYCSABKAFIAIgBARIUCgdwb3dlcl93GAogASgBSAGIAQESIwoWZWNjX2Vycm9yc191bmNvcnJlY3RlZBgLIAEoA0gCiAEBEhoKEmNvbXB1dGVfY2FwYWJpbGl0eRgMIAEoCUIQCg5fdGVtcGVyYXR1cmVfY0IKCghfcG93ZXJfd0IZChdfZWNjX2Vycm9yc191bmNvcnJlY3RlZCKLAQoISG9zdExvYWQSEQoJY3B1X2NvdW50GAEgASgFEhcKD2NwdV91dGlsaXphdGlvbhgCIAEoARIXCg9sb2FkX2F2ZXJhZ2VfMW0YAyABKAESGgoSbWVtb3J5X3RvdGFsX2J5dGVzGAQgASgDEh4KFm1lbW9yeV9hdmFpbGFibGVfYnl0ZXMYBSABKAMiygEKC0NhY2hlZE1vZGVsEg0KBW1vZGVsGAEgASgJEhIKCnNpemVfYnl0ZXMYAiABKAMSFAoMcXVhbnRpemF0aW9uGAMgASgJEhYKDmNvbnRleHRfdG9rZW5zGAQgASgFEhQKDGFyY2hpdGVjdHVyZRgFIAEoCRIOCgZlbmdpbmUYBiABKAkSFgoOcmVxdWlyZWRfYnl0ZXMYByABKAMSDQoFZmF1bHQYCCABKAkSHQoVd29ya2VyX2NvbnRleHRfdG9rZW5zGAkgASgFIu0CCg1Xb3JrZXJQcm9jZXNzEhEKCXdvcmtlcl9pZBgBIAEoCRINCgVtb2RlbBgCIAEoCRIOCgZlbmdpbmUYAyABKAkSDgoGZGV2aWNlGAQgASgJEi0KBXN0YXRlGAUgASgOMh4uYmVleWFyZC53b3JrZXIudjEuV29ya2VyU3RhdGUSCwoDcGlkGAYgASgFEg8KB2FkZHJlc3MYByABKAkSFQoNbG9hZF9wcm9ncmVzcxgIIAEoARIUCgxtZW1vcnlfYnl0ZXMYCSABKAMSFgoOcmVzZXJ2ZWRfYnl0ZXMYCiABKAMSFgoJZXhpdF9jb2RlGAsgASgFSACIAQESDwoHZmFpbHVyZRgMIAEoCRIQCghsb2dfdGFpbBgNIAEoCRIuCgpzdGFydF90aW1lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdhZG9wdGVkGA8gASgIQgwKCl9leGl0X2NvZGUqUwoKRGV2aWNlS2luZBIbChdERVZJQ0VfS0lORF9VTlNQRUNJRklFRBAAEhMKD0RFVklDRV9LSU5EX0dQVRABEhMKD0RFVklDRV9LSU5EX0NQVRACQkJaQGdpdGh1Yi5jb20vYmVleWFyZC9iZWV5YXJkL2NsaWVudHMvZ28vZ2VuL2JlZXlhcmQvcG9vbC92MTtwb29sdjFiBnByb3RvMw", [file_beeyard_worker_v1_engine_service, file_google_protobuf_timestamp]);
+  fileDesc("Ch5iZWV5YXJkL3Bvb2wvdjEvc25hcHNob3QucHJvdG8SD2JlZXlhcmQucG9vbC52MSKVAwoMSG9zdFNuYXBzaG90Eg8KB3Bvb2xfaWQYASABKAkSEAoIc2VxdWVuY2UYAiABKAMSMQoNc25hcHNob3RfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKAoHZGV2aWNlcxgEIAMoCzIXLmJlZXlhcmQucG9vbC52MS5EZXZpY2USJwoEbG9hZBgFIAEoCzIZLmJlZXlhcmQucG9vbC52MS5Ib3N0TG9hZBIvCgd3b3JrZXJzGAYgAygLMh4uYmVleWFyZC5wb29sLnYxLldvcmtlclByb2Nlc3MSLAoGbW9kZWxzGAcgAygLMhwuYmVleWFyZC5wb29sLnYxLkNhY2hlZE1vZGVsEg8KB2FkZHJlc3MYCCABKAkSEQoJaW52ZW50b3J5GAkgASgJEhcKD2ludmVudG9yeV9mYXVsdBgKIAEoCRITCgtpbmNhcm5hdGlvbhgLIAEoCRIrCgZ0cmFpdHMYDCABKAsyGy5iZWV5YXJkLnBvb2wudjEuSG9zdFRyYWl0cyKCAQoKSG9zdFRyYWl0cxIWCg5jb3N0X3Blcl90b2tlbhgBIAEoARIVCghsYXRpdHVkZRgCIAEoAUgAiAEBEhYKCWxvbmdpdHVkZRgDIAEoAUgBiAEBEhIKCmNhcGFiaWxpdHkYBCABKAlCCwoJX2xhdGl0dWRlQgwKCl9sb25naXR1ZGUi6wIKBkRldmljZRIMCgR1dWlkGAEgASgJEikKBGtpbmQYAiABKA4yGy5iZWV5YXJkLnBvb2wudjEuRGV2aWNlS2luZBIMCgRuYW1lGAMgASgJEg0KBWluZGV4GAQgASgFEhgKEHZyYW1fdG90YWxfYnl0ZXMYBSABKAMSFwoPdnJhbV91c2VkX2J5dGVzGAYgASgDEhcKD3ZyYW1fZnJlZV9ieXRlcxgHIAEoAxITCgt1dGlsaXphdGlvbhgIIAEoARIaCg10ZW1wZXJhdHVyZV9jGAkgASgBSACIAQESFAoHcG93ZXJfdxgKIAEoAUgBiAEBEiMKFmVjY19lcnJvcnNfdW5jb3JyZWN0ZWQYCyABKANIAogBARIaChJjb21wdXRlX2NhcGFiaWxpdHkYDCABKAlCEAoOX3RlbXBlcmF0dXJlX2NCCgoIX3Bvd2VyX3dCGQoXX2VjY19lcnJvcnNfdW5jb3JyZWN0ZWQiiwEKCEhvc3RMb2FkEhEKCWNwdV9jb3VudBgBIAEoBRIXCg9jcHVfdXRpbGl6YXRpb24YAiABKAESFwoPbG9hZF9hdmVyYWdlXzFtGAMgASgBEhoKEm1lbW9yeV90b3RhbF9ieXRlcxgEIAEoAxIeChZtZW1vcnlfYXZhaWxhYmxlX2J5dGVzGAUgASgDIsoBCgtDYWNoZWRNb2RlbBINCgVtb2RlbBgBIAEoCRISCgpzaXplX2J5dGVzGAIgASgDEhQKDHF1YW50aXphdGlvbhgDIAEoCRIWCg5jb250ZXh0X3Rva2VucxgEIAEoBRIUCgxhcmNoaXRlY3R1cmUYBSABKAkSDgoGZW5naW5lGAYgASgJEhYKDnJlcXVpcmVkX2J5dGVzGAcgASgDEg0KBWZhdWx0GAggASgJEh0KFXdvcmtlcl9jb250ZXh0X3Rva2VucxgJIAEoBSLtAgoNV29ya2VyUHJvY2VzcxIRCgl3b3JrZXJfaWQYASABKAkSDQoFbW9kZWwYAiABKAkSDgoGZW5naW5lGAMgASgJEg4KBmRldmljZRgEIAEoCRItCgVzdGF0ZRgFIAEoDjIeLmJlZXlhcmQud29ya2VyLnYxLldvcmtlclN0YXRlEgsKA3BpZBgGIAEoBRIPCgdhZGRyZXNzGAcgASgJEhUKDWxvYWRfcHJvZ3Jlc3MYCCABKAESFAoMbWVtb3J5X2J5dGVzGAkgASgDEhYKDnJlc2VydmVkX2J5dGVzGAogASgDEhYKCWV4aXRfY29kZRgLIAEoBUgAiAEBEg8KB2ZhaWx1cmUYDCABKAkSEAoIbG9nX3RhaWwYDSABKAkSLgoKc3RhcnRfdGltZRgOIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHYWRvcHRlZBgPIAEoCEIMCgpfZXhpdF9jb2RlKlMKCkRldmljZUtpbmQSGwoXREVWSUNFX0tJTkRfVU5TUEVDSUZJRUQQABITCg9ERVZJQ0VfS0lORF9HUFUQARITCg9ERVZJQ0VfS0lORF9DUFUQAkJCWkBnaXRodWIuY29tL2JlZXlhcmQvYmVleWFyZC9jbGllbnRzL2dvL2dlbi9iZWV5YXJkL3Bvb2wvdjE7cG9vbHYxYgZwcm90bzM", [file_beeyard_worker_v1_engine_service, file_google_protobuf_timestamp]);
 
 /**
  * Everything that a pool manager knows of its host, at one moment. Reports say what is, never what changed, so a lost
@@ -102,6 +102,13 @@ export type HostSnapshot = Message<"beeyard.pool.v1.HostSnapshot"> & {
    * @generated from field: string incarnation = 11;
    */
   incarnation: string;
+
+  /**
+   * What its operator says of the host; scheduling policies see it of every worker here.
+   *
+   * @generated from field: beeyard.pool.v1.HostTraits traits = 12;
+   */
+  traits?: HostTraits | undefined;
 };
 
 /**
@@ -110,6 +117,48 @@ export type HostSnapshot = Message<"beeyard.pool.v1.HostSnapshot"> & {
  */
 export const HostSnapshotSchema: GenMessage<HostSnapshot> = /*@__PURE__*/
   messageDesc(file_beeyard_pool_v1_snapshot, 0);
+
+/**
+ * What an operator says of a host, for scheduling policies.
+ *
+ * @generated from message beeyard.pool.v1.HostTraits
+ */
+export type HostTraits = Message<"beeyard.pool.v1.HostTraits"> & {
+  /**
+   * What a generated token costs here, in any unit that all hosts share. 0: nothing said.
+   *
+   * @generated from field: double cost_per_token = 1;
+   */
+  costPerToken: number;
+
+  /**
+   * Where it stands, in degrees north; unset if nobody said so.
+   *
+   * @generated from field: optional double latitude = 2;
+   */
+  latitude?: number | undefined;
+
+  /**
+   * Where it stands, in degrees east; unset if nobody said so.
+   *
+   * @generated from field: optional double longitude = 3;
+   */
+  longitude?: number | undefined;
+
+  /**
+   * What it is good for, such as `image-gen`; empty: nothing special.
+   *
+   * @generated from field: string capability = 4;
+   */
+  capability: string;
+};
+
+/**
+ * Describes the message beeyard.pool.v1.HostTraits.
+ * Use `create(HostTraitsSchema)` to create a new message.
+ */
+export const HostTraitsSchema: GenMessage<HostTraits> = /*@__PURE__*/
+  messageDesc(file_beeyard_pool_v1_snapshot, 1);
 
 /**
  * One device that can hold a model.
@@ -207,7 +256,7 @@ export type Device = Message<"beeyard.pool.v1.Device"> & {
  * Use `create(DeviceSchema)` to create a new message.
  */
 export const DeviceSchema: GenMessage<Device> = /*@__PURE__*/
-  messageDesc(file_beeyard_pool_v1_snapshot, 1);
+  messageDesc(file_beeyard_pool_v1_snapshot, 2);
 
 /**
  * The host's processors and memory; also the inputs of the busy rating.
@@ -256,7 +305,7 @@ export type HostLoad = Message<"beeyard.pool.v1.HostLoad"> & {
  * Use `create(HostLoadSchema)` to create a new message.
  */
 export const HostLoadSchema: GenMessage<HostLoad> = /*@__PURE__*/
-  messageDesc(file_beeyard_pool_v1_snapshot, 2);
+  messageDesc(file_beeyard_pool_v1_snapshot, 3);
 
 /**
  * A model that this host can load.
@@ -333,7 +382,7 @@ export type CachedModel = Message<"beeyard.pool.v1.CachedModel"> & {
  * Use `create(CachedModelSchema)` to create a new message.
  */
 export const CachedModelSchema: GenMessage<CachedModel> = /*@__PURE__*/
-  messageDesc(file_beeyard_pool_v1_snapshot, 3);
+  messageDesc(file_beeyard_pool_v1_snapshot, 4);
 
 /**
  * One worker process on this host.
@@ -453,7 +502,7 @@ export type WorkerProcess = Message<"beeyard.pool.v1.WorkerProcess"> & {
  * Use `create(WorkerProcessSchema)` to create a new message.
  */
 export const WorkerProcessSchema: GenMessage<WorkerProcess> = /*@__PURE__*/
-  messageDesc(file_beeyard_pool_v1_snapshot, 4);
+  messageDesc(file_beeyard_pool_v1_snapshot, 5);
 
 /**
  * What a device is.

@@ -145,7 +145,8 @@ export type InferRequest = Message<"beeyard.queen.v1.InferRequest"> & {
   placement?: Placement | undefined;
 
   /**
-   * Free labels for listings and policies; at most 32 of at most 128 bytes each. Never metrics labels.
+   * Free labels for listings and policies; at most 32 of at most 128 bytes each. Never metrics labels. Policies know three
+   * of them by other names: `type` is the job's type, `geo.lat` and `geo.lon` are where its user is, in degrees.
    *
    * @generated from field: map<string, string> labels = 18;
    */
@@ -300,7 +301,8 @@ export type SubmitJobRequest = Message<"beeyard.queen.v1.SubmitJobRequest"> & {
   placement?: Placement | undefined;
 
   /**
-   * Free labels for listings and policies; at most 32 of at most 128 bytes each. Never metrics labels.
+   * Free labels for listings and policies; at most 32 of at most 128 bytes each. Never metrics labels. Policies know three
+   * of them by other names: `type` is the job's type, `geo.lat` and `geo.lon` are where its user is, in degrees.
    *
    * @generated from field: map<string, string> labels = 18;
    */
