@@ -1,36 +1,16 @@
 """The live view: everybody sees the fleet, the queue and the decisions, and the queen is asked once for all."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from beeyard_core import limits
 from beeyard_gateway.live_feed import LiveView
-from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.typing import Origin
 
 from tests.support.attached_worker import AttachedWorker, attached_worker
+from tests.support.live import next_of, watching
 from tests.support.running_gateway import TEXT, RunningGateway, asking, running_gateway
 from tests.support.running_queen import RunningQueen, running_queen
-
-
-@asynccontextmanager
-async def watching(
-    gateway: RunningGateway, query: str = "", origin: str | None = None
-) -> AsyncIterator[ClientConnection]:
-    url = f"ws://{gateway.address}/v2/live{query}"
-    async with connect(url, origin=Origin(origin) if origin else None, proxy=None) as socket:
-        yield socket
-
-
-async def next_of(socket: ClientConnection, kind: str) -> dict[str, Any]:
-    while True:
-        message: dict[str, Any] = json.loads(await socket.recv())
-        if message["type"] == kind:
-            return message
 
 
 async def test_a_view_begins_with_the_whole_picture(

@@ -1,0 +1,29 @@
+"""A client of the gateway's live view."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Origin
+
+from tests.support.running_gateway import RunningGateway
+
+
+@asynccontextmanager
+async def watching(
+    gateway: RunningGateway, query: str = "", origin: str | None = None
+) -> AsyncIterator[ClientConnection]:
+    """Hold a WebSocket until the block ends."""
+    url = f"ws://{gateway.address}/v2/live{query}"
+    async with connect(url, origin=Origin(origin) if origin else None, proxy=None) as socket:
+        yield socket
+
+
+async def next_of(socket: ClientConnection, kind: str) -> dict[str, Any]:
+    """Return the next message of one type; others are skipped."""
+    while True:
+        message: dict[str, Any] = json.loads(await socket.recv())
+        if message["type"] == kind:
+            return message
