@@ -396,8 +396,3 @@ async def test_a_sandbox_that_is_gone_is_told_without_its_workings(service: Serv
     told: Outcome = await refusal(service.deploy(WAITS % "a"))
     assert (told.code, told.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
     assert told.message.startswith("the policy sandbox does not work now")
-
-
-async def test_a_simulation_is_not_hosted_yet(service: Service) -> None:
-    told = await refusal(service.call.SimulatePolicy(pb.SimulatePolicyRequest()))
-    assert told.code is grpc.StatusCode.UNIMPLEMENTED

@@ -5,7 +5,9 @@ from contextlib import asynccontextmanager
 
 from beeyard.queen.v1 import policy_service_pb2 as pb
 from beeyard.queen.v1 import policy_service_pb2_grpc as rpc
+from beeyard_core.state import QueenState
 from beeyard_queen.ingress.policy_service import PolicyServicer
+from beeyard_queen.ingress.simulating import Simulating
 from beeyard_queen.policy.decision_feed import DecisionFeed
 from beeyard_queen.policy.desk import Mode
 from beeyard_runtime.testing import Served, serving
@@ -31,9 +33,11 @@ def source(text: str, language: int = LUA) -> pb.PolicySource:
 class Service:
     """The service and what lies behind it."""
 
-    def __init__(self, story: Story, served: Served, feed: DecisionFeed) -> None:
+    def __init__(self, story: Story, served: Served, feed: DecisionFeed, state: QueenState) -> None:
         self.story = story
         self.feed = feed
+        #: What a simulation takes the queen's own fleet from.
+        self.state = state
         self.address = served.address
         self.call: rpc.PolicyServiceAsyncStub = rpc.PolicyServiceStub(served.channel)
 
@@ -61,6 +65,8 @@ class Service:
 async def policy_service(mode: Mode = "lab") -> AsyncIterator[Service]:
     async with desk_story(mode) as story:
         feed = DecisionFeed()
+        state = QueenState()
         add = rpc.add_PolicyServiceServicer_to_server
-        async with serving((add, PolicyServicer(story.desk, feed))) as served:
-            yield Service(story, served, feed)
+        servicer = PolicyServicer(story.desk, feed, Simulating(story.desk, state))
+        async with serving((add, servicer)) as served:
+            yield Service(story, served, feed, state)

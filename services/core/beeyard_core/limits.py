@@ -356,6 +356,17 @@ SIMULATION_SAMPLES_MAX: Final = 2_048
 TRACE_FILE_BYTES_MAX: Final = 64 << 20
 TRACE_LINE_BYTES_MAX: Final = 64 << 10
 SIMULATIONS_COMPARED_MAX: Final = 8
+# Simulations that a queen runs at once for its callers, each in a process of its own.
+SIMULATIONS_AT_ONCE_MAX: Final = 1
+SIMULATION_CPU_S_MAX: Final = 600
+SIMULATION_MEMORY_BYTES_MAX: Final = 2 << 30
+SIMULATION_PROGRESS_MS: Final = 500
+SIMULATION_RETRY_MS: Final = 5_000
+# A trace travels as one message, with the fleet and the policy beside it.
+SIMULATION_TRACE_BYTES_MAX: Final = 3 << 20
+SIMULATION_REQUEST_BYTES_MAX: Final = 6 << 20
+assert SIMULATION_TRACE_BYTES_MAX + POLICY_SOURCE_BYTES_MAX < MESSAGE_BYTES_MAX
+SIMULATION_LINE_BYTES_MAX: Final = 4 << 20
 
 # --- Telemetry ---
 TELEMETRY_SPANS_MAX: Final = 8_192

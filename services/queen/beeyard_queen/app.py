@@ -41,6 +41,7 @@ from beeyard_queen.ingress.lease_service import LeaseServicer
 from beeyard_queen.ingress.policy_service import PolicyServicer
 from beeyard_queen.ingress.pool_service import PoolServicer
 from beeyard_queen.ingress.reading import RefusingReader
+from beeyard_queen.ingress.simulating import Simulating
 from beeyard_queen.ingress.submission import Submissions
 from beeyard_queen.ingress.work_looking import WorkLooking
 from beeyard_queen.ingress.worker_service import WorkerServicer
@@ -218,7 +219,9 @@ class Queen:
             self._inference_servicer(),
         )
         register(fleet_service_pb2_grpc.add_FleetServiceServicer_to_server, fleet)
-        policies = PolicyServicer(self.desk, self.policies.decisions)
+        policies = PolicyServicer(
+            self.desk, self.policies.decisions, Simulating(self.desk, self._state)
+        )
         register(policy_service_pb2_grpc.add_PolicyServiceServicer_to_server, policies)
         register(worker_service_pb2_grpc.add_WorkerServiceServicer_to_server, workers)
         register(pool_service_pb2_grpc.add_PoolServiceServicer_to_server, pools)

@@ -55,6 +55,15 @@ from beeyard_client.policy import (
     Validation,
     WaitIntent,
 )
+from beeyard_client.simulation import (
+    LatencySummary,
+    SimulatedModel,
+    SimulatedPool,
+    SimulationGroup,
+    SimulationProgress,
+    SimulationReport,
+    SyntheticLoad,
+)
 from beeyard_client.stream import JobStream
 from beeyard_client.work import (
     BusyFactor,
@@ -101,6 +110,7 @@ __all__ = [
     "JobRequest",
     "JobState",
     "JobStream",
+    "LatencySummary",
     "Lease",
     "LeaseDeniedError",
     "LeaseLostError",
@@ -123,8 +133,14 @@ __all__ = [
     "QueuedWork",
     "RejectIntent",
     "Requirements",
+    "SimulatedModel",
+    "SimulatedPool",
+    "SimulationGroup",
+    "SimulationProgress",
+    "SimulationReport",
     "StartWorkerIntent",
     "Started",
+    "SyntheticLoad",
     "Timings",
     "Tokens",
     "Usage",

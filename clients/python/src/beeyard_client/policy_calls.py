@@ -1,6 +1,6 @@
 """The client's methods about policies: hand one in, look at versions, go back, follow decisions."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 from beeyard.queen.v1 import policy_service_pb2 as pb
@@ -18,6 +18,13 @@ from beeyard_client.policy import (
     PolicyVersion,
     Validation,
 )
+from beeyard_client.simulation import (
+    SimulatedPool,
+    SimulationProgress,
+    SimulationReport,
+    SyntheticLoad,
+)
+from beeyard_client.simulation_wire import load_to_wire, pools_to_wire, told
 
 
 class PolicyCalls(QueenConnection):
@@ -152,6 +159,43 @@ class PolicyCalls(QueenConnection):
         async with aclosing(self._follow(self._policies().WatchDecisions, request)) as decisions:
             async for one in decisions:
                 yield wire.decision(one)
+
+    async def simulate_policy(
+        self,
+        load: SyntheticLoad | bytes,
+        *,
+        text: str | None = None,
+        language: PolicyLanguage = "lua",
+        builtin: str = "",
+        pools: Sequence[SimulatedPool] = (),
+        seed: int = 0,
+    ) -> AsyncGenerator[SimulationProgress | SimulationReport, None]:
+        """Run a policy in virtual time on the queen's own decision code; no real job is touched.
+
+        Args:
+            load: What it is tried on: made up, or a recorded trace.
+            text: The policy; None: `builtin`, or the active one.
+            language: What it is written in.
+            builtin: `platform`, `fifo` or `least-loaded` instead of a text.
+            pools: The fleet; empty: the queen's own as it is now.
+            seed: Of everything that is left to chance.
+
+        Yields:
+            Progress, at least once a second, and last one report. Closing it early stops the simulation.
+        """
+        request = pb.SimulatePolicyRequest(
+            source=None if text is None else wire.source_to_wire(language, text),
+            pools=pools_to_wire(pools),
+            seed=wire.number_to_wire("seed", seed) or 0,
+            builtin=wire.carried("builtin", builtin),
+        )
+        if isinstance(load, bytes):
+            request.trace = load
+        else:
+            request.synthetic.CopyFrom(load_to_wire(load))
+        async with aclosing(self._follow(self._policies().SimulatePolicy, request)) as answers:
+            async for one in answers:
+                yield told(one)
 
     def _policies(self) -> "rpc.PolicyServiceAsyncStub":
         return rpc.PolicyServiceStub(self._open_channel())

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import aclosing
 from typing import TypeAlias, TypeVar
 
 import grpc
@@ -27,6 +28,7 @@ from beeyard_queen.ingress.policy_wire import (
 )
 from beeyard_queen.ingress.reading import answer_or_refuse
 from beeyard_queen.ingress.request import refuse_unknown_fields
+from beeyard_queen.ingress.simulating import Simulating
 from beeyard_queen.policy.decision_feed import DecisionFeed
 from beeyard_queen.policy.desk import Desk
 from beeyard_queen.policy.faults import PolicyInvalid
@@ -45,9 +47,10 @@ _log = get_log("policy")
 class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
     """The policy desk, for clients and operators."""
 
-    def __init__(self, desk: Desk, decisions: DecisionFeed) -> None:
-        """Serve the desk, and what is decided."""
+    def __init__(self, desk: Desk, decisions: DecisionFeed, simulating: Simulating) -> None:
+        """Serve the desk, what is decided, and what would be."""
         self._desk = desk
+        self._simulating = simulating
         self._decisions = decisions
 
     async def ValidatePolicy(  # noqa: N802 - the wire's name
@@ -122,8 +125,11 @@ class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
     async def SimulatePolicy(  # type: ignore[override]  # noqa: N802
         self, request: pb.SimulatePolicyRequest, context: Context
     ) -> None:
-        """Say that simulations are not hosted yet."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "simulations are not hosted yet")
+        """Try a policy in virtual time; the simulation ends with the call."""
+        refuse_unknown_fields(request)
+        async with aclosing(self._simulating.answer(request)) as answers:
+            async for answer in answers:
+                await context.write(answer)
 
     async def WatchDecisions(  # type: ignore[override]  # noqa: N802
         self, request: pb.WatchDecisionsRequest, context: Context

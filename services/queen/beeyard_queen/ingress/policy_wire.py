@@ -20,7 +20,10 @@ _LANGUAGES: Final = MappingProxyType[int, Language](
 
 
 def source_of(
-    request: pb.DeployPolicyRequest | pb.ValidatePolicyRequest | pb.CompilePolicyRequest,
+    request: pb.DeployPolicyRequest
+    | pb.ValidatePolicyRequest
+    | pb.CompilePolicyRequest
+    | pb.SimulatePolicyRequest,
 ) -> tuple[Language, str]:
     """Return language and text of a policy that came in; the text is judged later.
 

@@ -72,6 +72,7 @@ class _Workers(Shape):
 
     model: Name
     count: Count = 1
+    vram_gib: _Vram | None = None
     slots: _Slots | None = None
     tokens_per_s: Speed | None = None
     prefill_tokens_per_s: Speed | None = None
@@ -221,10 +222,10 @@ def _pool(
         own = _own(model, wanted)
         for _ in range(wanted.count):
             device = max(free, key=lambda uuid: free[uuid])
-            if free[device] < model.vram_bytes:
+            if free[device] < own.vram_bytes:
                 message = f"no GPU has room for worker {len(workers) + 1} of the host"
                 raise fault_at(root, here, message, file)
-            free[device] -= model.vram_bytes
+            free[device] -= own.vram_bytes
             worker_id = WorkerId(f"{name}-worker-{len(workers) + 1:02}")
             workers.append(StartingWorker(worker_id=worker_id, model=own, device=device))
             if len(workers) > limits.WORKERS_PER_POOL_MAX:
@@ -251,6 +252,7 @@ def _own(model: SimulatedModel, wanted: _Workers) -> SimulatedModel:
     kv_tokens = slots * model.context_tokens if is_usual else model.kv_tokens
     return replace(
         model,
+        vram_bytes=int(wanted.vram_gib * GIB) if wanted.vram_gib else model.vram_bytes,
         slots=slots,
         tokens_per_s=wanted.tokens_per_s or model.tokens_per_s,
         prefill_tokens_per_s=wanted.prefill_tokens_per_s or model.prefill_tokens_per_s,

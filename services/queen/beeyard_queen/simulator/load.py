@@ -10,6 +10,7 @@ takes them from a trace, and draws the rest from shares:
       - {trace: azure-2023-code, speed: 2}
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -21,6 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from beeyard_queen.policy.yaml_conditions import Shape
 from beeyard_queen.simulator.shapes import (
+    ScenarioInvalid,
     Seconds,
     Shares,
     Tokens,
@@ -28,7 +30,7 @@ from beeyard_queen.simulator.shapes import (
     fault_at,
     read_document,
 )
-from beeyard_queen.simulator.trace import SAMPLES, Request, read_trace
+from beeyard_queen.simulator.trace import SAMPLES, Request, parse_trace, read_trace
 
 _Rate = Annotated[float, Field(gt=0, le=limits.SIMULATED_RATE_MAX)]
 _Class = Literal["interactive", "normal", "batch", "background"]
@@ -148,12 +150,13 @@ class Load:
         return any(source.requests for source in self.sources)
 
 
-def read_load(text: str | bytes, file: str = "") -> Load:
+def read_load(text: str | bytes, file: str = "", traces: Mapping[str, bytes] | None = None) -> Load:
     """Read a load from YAML, with the traces that it names.
 
     Args:
         text: The document.
         file: Its name, for messages and as the place that paths of traces are relative to.
+        traces: Traces by the name that streams give them; if this is given, no file is read.
 
     Raises:
         ScenarioInvalid: It describes no load; with line and column.
@@ -163,12 +166,17 @@ def read_load(text: str | bytes, file: str = "") -> Load:
     if len(tenants) > limits.SIMULATED_TENANTS_MAX:
         message = f"more than {limits.SIMULATED_TENANTS_MAX} tenants in all"
         raise fault_at(root, ("streams",), message, file)
-    return Load(found.jobs, tuple(_source(stream, Path(file).parent) for stream in found.streams))
+    folder = Path(file).parent
+    return Load(found.jobs, tuple(_source(stream, folder, traces) for stream in found.streams))
 
 
-def _source(stream: Stream, folder: Path) -> Source:
+def _source(stream: Stream, folder: Path, traces: Mapping[str, bytes] | None) -> Source:
     if stream.trace is None:
         return Source(stream)
+    if traces is not None:
+        if stream.trace not in traces:
+            raise ScenarioInvalid("there is no such trace", stream.trace)
+        return Source(stream, tuple(parse_trace(traces[stream.trace], stream.trace)))
     name = stream.trace if stream.trace in SAMPLES else str(folder / stream.trace)
     return Source(stream, tuple(read_trace(name)))
 

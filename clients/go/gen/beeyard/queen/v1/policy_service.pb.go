@@ -1017,7 +1017,10 @@ type SimulatePolicyRequest struct {
 	// The fleet to simulate. Empty: the queen's own fleet as it is now.
 	Pools []*SimulatedPool `protobuf:"bytes,4,rep,name=pools,proto3" json:"pools,omitempty"`
 	// Seed of everything that is left to chance, 0 to 4294967295. The same request gives the same report.
-	Seed          int64 `protobuf:"varint,5,opt,name=seed,proto3" json:"seed,omitempty"`
+	Seed int64 `protobuf:"varint,5,opt,name=seed,proto3" json:"seed,omitempty"`
+	// A policy of Beeyard's own instead of `source`: `platform`, or one to compare with, `fifo` or `least-loaded`. Empty:
+	// `source`, or the active policy.
+	Builtin       string `protobuf:"bytes,6,opt,name=builtin,proto3" json:"builtin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1098,6 +1101,13 @@ func (x *SimulatePolicyRequest) GetSeed() int64 {
 	return 0
 }
 
+func (x *SimulatePolicyRequest) GetBuiltin() string {
+	if x != nil {
+		return x.Builtin
+	}
+	return ""
+}
+
 type isSimulatePolicyRequest_Load interface {
 	isSimulatePolicyRequest_Load()
 }
@@ -1108,7 +1118,9 @@ type SimulatePolicyRequest_Synthetic struct {
 }
 
 type SimulatePolicyRequest_Trace struct {
-	// Recorded: a trace in the format that the queen's decision journal is exported in, at most 3 MiB a call.
+	// Recorded: a trace, at most 3 MiB a call. CSV with the header `TIMESTAMP,ContextTokens,GeneratedTokens`, as the Azure
+	// LLM inference trace has it, or JSON lines with `timestamp` in milliseconds, `input_length` and `output_length`, as
+	// Mooncake has it. Classes, tenants and deadlines, which a trace does not have, are drawn from the seed.
 	Trace []byte `protobuf:"bytes,3,opt,name=trace,proto3,oneof"`
 }
 
@@ -1285,7 +1297,15 @@ type SimulatedPool struct {
 	// Decode speed of one slot, tokens a second, above 0.
 	TokensPerS float64 `protobuf:"fixed64,5,opt,name=tokens_per_s,json=tokensPerS,proto3" json:"tokens_per_s,omitempty"`
 	// Memory of the device in bytes.
-	VramBytes     int64 `protobuf:"varint,6,opt,name=vram_bytes,json=vramBytes,proto3" json:"vram_bytes,omitempty"`
+	VramBytes int64 `protobuf:"varint,6,opt,name=vram_bytes,json=vramBytes,proto3" json:"vram_bytes,omitempty"`
+	// Speed at which a worker reads prompts, tokens a second. 0: 20 times `tokens_per_s`.
+	PrefillTokensPerS float64 `protobuf:"fixed64,7,opt,name=prefill_tokens_per_s,json=prefillTokensPerS,proto3" json:"prefill_tokens_per_s,omitempty"`
+	// Longest prompt plus answer, in tokens. 0: 8192.
+	ContextTokens int32 `protobuf:"varint,8,opt,name=context_tokens,json=contextTokens,proto3" json:"context_tokens,omitempty"`
+	// KV memory of each worker, in tokens. 0: the context for each slot.
+	KvTokens int32 `protobuf:"varint,9,opt,name=kv_tokens,json=kvTokens,proto3" json:"kv_tokens,omitempty"`
+	// Models that it can start a worker of, besides those that run, where memory is free.
+	Loadable      []*SimulatedModel `protobuf:"bytes,10,rep,name=loadable,proto3" json:"loadable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1362,6 +1382,116 @@ func (x *SimulatedPool) GetVramBytes() int64 {
 	return 0
 }
 
+func (x *SimulatedPool) GetPrefillTokensPerS() float64 {
+	if x != nil {
+		return x.PrefillTokensPerS
+	}
+	return 0
+}
+
+func (x *SimulatedPool) GetContextTokens() int32 {
+	if x != nil {
+		return x.ContextTokens
+	}
+	return 0
+}
+
+func (x *SimulatedPool) GetKvTokens() int32 {
+	if x != nil {
+		return x.KvTokens
+	}
+	return 0
+}
+
+func (x *SimulatedPool) GetLoadable() []*SimulatedModel {
+	if x != nil {
+		return x.Loadable
+	}
+	return nil
+}
+
+// A model that a host could start a worker of.
+type SimulatedModel struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The model.
+	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// Memory that a worker of it takes, in bytes, above 0.
+	VramBytes int64 `protobuf:"varint,2,opt,name=vram_bytes,json=vramBytes,proto3" json:"vram_bytes,omitempty"`
+	// Time until it is loaded, in milliseconds, at most an hour.
+	LoadMs int64 `protobuf:"varint,3,opt,name=load_ms,json=loadMs,proto3" json:"load_ms,omitempty"`
+	// Slots of a worker, 1 to 256. 0: 8.
+	Slots int32 `protobuf:"varint,4,opt,name=slots,proto3" json:"slots,omitempty"`
+	// Decode speed of one slot, tokens a second. 0: 50.
+	TokensPerS    float64 `protobuf:"fixed64,5,opt,name=tokens_per_s,json=tokensPerS,proto3" json:"tokens_per_s,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SimulatedModel) Reset() {
+	*x = SimulatedModel{}
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SimulatedModel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SimulatedModel) ProtoMessage() {}
+
+func (x *SimulatedModel) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SimulatedModel.ProtoReflect.Descriptor instead.
+func (*SimulatedModel) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SimulatedModel) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *SimulatedModel) GetVramBytes() int64 {
+	if x != nil {
+		return x.VramBytes
+	}
+	return 0
+}
+
+func (x *SimulatedModel) GetLoadMs() int64 {
+	if x != nil {
+		return x.LoadMs
+	}
+	return 0
+}
+
+func (x *SimulatedModel) GetSlots() int32 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+func (x *SimulatedModel) GetTokensPerS() float64 {
+	if x != nil {
+		return x.TokensPerS
+	}
+	return 0
+}
+
 // One message of a simulation.
 type SimulatePolicyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1378,7 +1508,7 @@ type SimulatePolicyResponse struct {
 
 func (x *SimulatePolicyResponse) Reset() {
 	*x = SimulatePolicyResponse{}
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[17]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1520,7 @@ func (x *SimulatePolicyResponse) String() string {
 func (*SimulatePolicyResponse) ProtoMessage() {}
 
 func (x *SimulatePolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[17]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1533,7 @@ func (x *SimulatePolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulatePolicyResponse.ProtoReflect.Descriptor instead.
 func (*SimulatePolicyResponse) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{17}
+	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SimulatePolicyResponse) GetEvent() isSimulatePolicyResponse_Event {
@@ -1464,7 +1594,7 @@ type SimulationProgress struct {
 
 func (x *SimulationProgress) Reset() {
 	*x = SimulationProgress{}
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[18]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1476,7 +1606,7 @@ func (x *SimulationProgress) String() string {
 func (*SimulationProgress) ProtoMessage() {}
 
 func (x *SimulationProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[18]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1489,7 +1619,7 @@ func (x *SimulationProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulationProgress.ProtoReflect.Descriptor instead.
 func (*SimulationProgress) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{18}
+	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SimulationProgress) GetJobsEnded() int32 {
@@ -1538,17 +1668,47 @@ type SimulationReport struct {
 	DeadlinesMet *float64 `protobuf:"fixed64,10,opt,name=deadlines_met,json=deadlinesMet,proto3,oneof" json:"deadlines_met,omitempty"`
 	// Decisions that the policy made.
 	Decisions int64 `protobuf:"varint,11,opt,name=decisions,proto3" json:"decisions,omitempty"`
-	// Decisions that fell back to the platform policy, by error or time-out.
+	// Calls of the policy that failed, so that the platform policy decided instead.
 	Fallbacks int64 `protobuf:"varint,12,opt,name=fallbacks,proto3" json:"fallbacks,omitempty"`
 	// Intents that the queen refused because the state did not allow them.
 	IntentsRefused int64 `protobuf:"varint,13,opt,name=intents_refused,json=intentsRefused,proto3" json:"intents_refused,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Time from arrival to the end, of jobs that completed.
+	Total *LatencySummary `protobuf:"bytes,14,opt,name=total,proto3" json:"total,omitempty"`
+	// Jobs that had not ended when nothing more started or ended.
+	JobsUnfinished int32 `protobuf:"varint,15,opt,name=jobs_unfinished,json=jobsUnfinished,proto3" json:"jobs_unfinished,omitempty"`
+	// The same figures for each class, tenant and model that jobs had.
+	Groups []*SimulationGroup `protobuf:"bytes,16,rep,name=groups,proto3" json:"groups,omitempty"`
+	// Workers that the policy had stopped to make room.
+	Evictions int32 `protobuf:"varint,17,opt,name=evictions,proto3" json:"evictions,omitempty"`
+	// Jobs that were taken off their worker for more urgent ones.
+	Preemptions int32 `protobuf:"varint,18,opt,name=preemptions,proto3" json:"preemptions,omitempty"`
+	// Workers that were started.
+	WorkerStarts int32 `protobuf:"varint,19,opt,name=worker_starts,json=workerStarts,proto3" json:"worker_starts,omitempty"`
+	// Decisions by action, such as `dispatch`.
+	DecisionsByAction map[string]int64 `protobuf:"bytes,20,rep,name=decisions_by_action,json=decisionsByAction,proto3" json:"decisions_by_action,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Refused intents by reason.
+	IntentsRefusedByReason map[string]int64 `protobuf:"bytes,21,rep,name=intents_refused_by_reason,json=intentsRefusedByReason,proto3" json:"intents_refused_by_reason,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Calls of the policy that failed, by how: `failed`, `killed` or `suspended`; the platform policy decided instead.
+	FallbacksByOutcome map[string]int64 `protobuf:"bytes,22,rep,name=fallbacks_by_outcome,json=fallbacksByOutcome,proto3" json:"fallbacks_by_outcome,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Why the policy was given up, one sentence for a person; empty if it was not.
+	Suspension string `protobuf:"bytes,23,opt,name=suspension,proto3" json:"suspension,omitempty"`
+	// Real time of one decision in microseconds: half took no longer.
+	DecisionUsP50 float64 `protobuf:"fixed64,24,opt,name=decision_us_p50,json=decisionUsP50,proto3" json:"decision_us_p50,omitempty"`
+	// 99 of 100 took no longer.
+	DecisionUsP99 float64 `protobuf:"fixed64,25,opt,name=decision_us_p99,json=decisionUsP99,proto3" json:"decision_us_p99,omitempty"`
+	// Hash of what became of every job, in hexadecimal: two runs with the same hash are the same.
+	Digest string `protobuf:"bytes,26,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The policy, by its name.
+	Policy string `protobuf:"bytes,27,opt,name=policy,proto3" json:"policy,omitempty"`
+	// What was assumed because the queen does not know it, one sentence each.
+	Notes         []string `protobuf:"bytes,28,rep,name=notes,proto3" json:"notes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SimulationReport) Reset() {
 	*x = SimulationReport{}
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[19]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1560,7 +1720,7 @@ func (x *SimulationReport) String() string {
 func (*SimulationReport) ProtoMessage() {}
 
 func (x *SimulationReport) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[19]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1573,7 +1733,7 @@ func (x *SimulationReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulationReport.ProtoReflect.Descriptor instead.
 func (*SimulationReport) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{19}
+	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SimulationReport) GetJobsCompleted() int32 {
@@ -1667,6 +1827,269 @@ func (x *SimulationReport) GetIntentsRefused() int64 {
 	return 0
 }
 
+func (x *SimulationReport) GetTotal() *LatencySummary {
+	if x != nil {
+		return x.Total
+	}
+	return nil
+}
+
+func (x *SimulationReport) GetJobsUnfinished() int32 {
+	if x != nil {
+		return x.JobsUnfinished
+	}
+	return 0
+}
+
+func (x *SimulationReport) GetGroups() []*SimulationGroup {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *SimulationReport) GetEvictions() int32 {
+	if x != nil {
+		return x.Evictions
+	}
+	return 0
+}
+
+func (x *SimulationReport) GetPreemptions() int32 {
+	if x != nil {
+		return x.Preemptions
+	}
+	return 0
+}
+
+func (x *SimulationReport) GetWorkerStarts() int32 {
+	if x != nil {
+		return x.WorkerStarts
+	}
+	return 0
+}
+
+func (x *SimulationReport) GetDecisionsByAction() map[string]int64 {
+	if x != nil {
+		return x.DecisionsByAction
+	}
+	return nil
+}
+
+func (x *SimulationReport) GetIntentsRefusedByReason() map[string]int64 {
+	if x != nil {
+		return x.IntentsRefusedByReason
+	}
+	return nil
+}
+
+func (x *SimulationReport) GetFallbacksByOutcome() map[string]int64 {
+	if x != nil {
+		return x.FallbacksByOutcome
+	}
+	return nil
+}
+
+func (x *SimulationReport) GetSuspension() string {
+	if x != nil {
+		return x.Suspension
+	}
+	return ""
+}
+
+func (x *SimulationReport) GetDecisionUsP50() float64 {
+	if x != nil {
+		return x.DecisionUsP50
+	}
+	return 0
+}
+
+func (x *SimulationReport) GetDecisionUsP99() float64 {
+	if x != nil {
+		return x.DecisionUsP99
+	}
+	return 0
+}
+
+func (x *SimulationReport) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *SimulationReport) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *SimulationReport) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
+// What became of some of the jobs.
+type SimulationGroup struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What they have in common. One of them is set.
+	//
+	// Types that are valid to be assigned to Key:
+	//
+	//	*SimulationGroup_Priority
+	//	*SimulationGroup_TenantId
+	//	*SimulationGroup_Model
+	Key isSimulationGroup_Key `protobuf_oneof:"key"`
+	// How many came.
+	Jobs int32 `protobuf:"varint,4,opt,name=jobs,proto3" json:"jobs,omitempty"`
+	// How many completed.
+	JobsCompleted int32 `protobuf:"varint,5,opt,name=jobs_completed,json=jobsCompleted,proto3" json:"jobs_completed,omitempty"`
+	// Time in the queue; the largest is how long one of them starved.
+	QueueWait *LatencySummary `protobuf:"bytes,6,opt,name=queue_wait,json=queueWait,proto3" json:"queue_wait,omitempty"`
+	// Time from acceptance to the first token.
+	FirstToken *LatencySummary `protobuf:"bytes,7,opt,name=first_token,json=firstToken,proto3" json:"first_token,omitempty"`
+	// Time from arrival to the end, of those that completed.
+	Total *LatencySummary `protobuf:"bytes,8,opt,name=total,proto3" json:"total,omitempty"`
+	// Share of those with a deadline that met it, 0 to 1; unset if none had one.
+	DeadlinesMet  *float64 `protobuf:"fixed64,9,opt,name=deadlines_met,json=deadlinesMet,proto3,oneof" json:"deadlines_met,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SimulationGroup) Reset() {
+	*x = SimulationGroup{}
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SimulationGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SimulationGroup) ProtoMessage() {}
+
+func (x *SimulationGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SimulationGroup.ProtoReflect.Descriptor instead.
+func (*SimulationGroup) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *SimulationGroup) GetKey() isSimulationGroup_Key {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *SimulationGroup) GetPriority() Priority {
+	if x != nil {
+		if x, ok := x.Key.(*SimulationGroup_Priority); ok {
+			return x.Priority
+		}
+	}
+	return Priority_PRIORITY_UNSPECIFIED
+}
+
+func (x *SimulationGroup) GetTenantId() string {
+	if x != nil {
+		if x, ok := x.Key.(*SimulationGroup_TenantId); ok {
+			return x.TenantId
+		}
+	}
+	return ""
+}
+
+func (x *SimulationGroup) GetModel() string {
+	if x != nil {
+		if x, ok := x.Key.(*SimulationGroup_Model); ok {
+			return x.Model
+		}
+	}
+	return ""
+}
+
+func (x *SimulationGroup) GetJobs() int32 {
+	if x != nil {
+		return x.Jobs
+	}
+	return 0
+}
+
+func (x *SimulationGroup) GetJobsCompleted() int32 {
+	if x != nil {
+		return x.JobsCompleted
+	}
+	return 0
+}
+
+func (x *SimulationGroup) GetQueueWait() *LatencySummary {
+	if x != nil {
+		return x.QueueWait
+	}
+	return nil
+}
+
+func (x *SimulationGroup) GetFirstToken() *LatencySummary {
+	if x != nil {
+		return x.FirstToken
+	}
+	return nil
+}
+
+func (x *SimulationGroup) GetTotal() *LatencySummary {
+	if x != nil {
+		return x.Total
+	}
+	return nil
+}
+
+func (x *SimulationGroup) GetDeadlinesMet() float64 {
+	if x != nil && x.DeadlinesMet != nil {
+		return *x.DeadlinesMet
+	}
+	return 0
+}
+
+type isSimulationGroup_Key interface {
+	isSimulationGroup_Key()
+}
+
+type SimulationGroup_Priority struct {
+	// Their class.
+	Priority Priority `protobuf:"varint,1,opt,name=priority,proto3,enum=beeyard.queen.v1.Priority,oneof"`
+}
+
+type SimulationGroup_TenantId struct {
+	// Their tenant.
+	TenantId string `protobuf:"bytes,2,opt,name=tenant_id,json=tenantId,proto3,oneof"`
+}
+
+type SimulationGroup_Model struct {
+	// Their model.
+	Model string `protobuf:"bytes,3,opt,name=model,proto3,oneof"`
+}
+
+func (*SimulationGroup_Priority) isSimulationGroup_Key() {}
+
+func (*SimulationGroup_TenantId) isSimulationGroup_Key() {}
+
+func (*SimulationGroup_Model) isSimulationGroup_Key() {}
+
 // A distribution of times, in milliseconds.
 type LatencySummary struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1679,14 +2102,16 @@ type LatencySummary struct {
 	// 99 of 100 took no longer.
 	P99Ms float64 `protobuf:"fixed64,4,opt,name=p99_ms,json=p99Ms,proto3" json:"p99_ms,omitempty"`
 	// None took longer.
-	MaxMs         float64 `protobuf:"fixed64,5,opt,name=max_ms,json=maxMs,proto3" json:"max_ms,omitempty"`
+	MaxMs float64 `protobuf:"fixed64,5,opt,name=max_ms,json=maxMs,proto3" json:"max_ms,omitempty"`
+	// 95 of 100 took no longer.
+	P95Ms         float64 `protobuf:"fixed64,6,opt,name=p95_ms,json=p95Ms,proto3" json:"p95_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LatencySummary) Reset() {
 	*x = LatencySummary{}
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[20]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1698,7 +2123,7 @@ func (x *LatencySummary) String() string {
 func (*LatencySummary) ProtoMessage() {}
 
 func (x *LatencySummary) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[20]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1711,7 +2136,7 @@ func (x *LatencySummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LatencySummary.ProtoReflect.Descriptor instead.
 func (*LatencySummary) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{20}
+	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LatencySummary) GetMeanMs() float64 {
@@ -1749,6 +2174,13 @@ func (x *LatencySummary) GetMaxMs() float64 {
 	return 0
 }
 
+func (x *LatencySummary) GetP95Ms() float64 {
+	if x != nil {
+		return x.P95Ms
+	}
+	return 0
+}
+
 // Which decisions to send.
 type WatchDecisionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1762,7 +2194,7 @@ type WatchDecisionsRequest struct {
 
 func (x *WatchDecisionsRequest) Reset() {
 	*x = WatchDecisionsRequest{}
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[21]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1774,7 +2206,7 @@ func (x *WatchDecisionsRequest) String() string {
 func (*WatchDecisionsRequest) ProtoMessage() {}
 
 func (x *WatchDecisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[21]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1787,7 +2219,7 @@ func (x *WatchDecisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchDecisionsRequest.ProtoReflect.Descriptor instead.
 func (*WatchDecisionsRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{21}
+	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchDecisionsRequest) GetJobId() string {
@@ -1840,7 +2272,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[22]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +2284,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[22]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +2297,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{22}
+	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Decision) GetSequence() int64 {
@@ -2044,7 +2476,7 @@ type DispatchIntent struct {
 
 func (x *DispatchIntent) Reset() {
 	*x = DispatchIntent{}
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[23]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2056,7 +2488,7 @@ func (x *DispatchIntent) String() string {
 func (*DispatchIntent) ProtoMessage() {}
 
 func (x *DispatchIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[23]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2069,7 +2501,7 @@ func (x *DispatchIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DispatchIntent.ProtoReflect.Descriptor instead.
 func (*DispatchIntent) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{23}
+	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DispatchIntent) GetJobId() string {
@@ -2099,7 +2531,7 @@ type WaitIntent struct {
 
 func (x *WaitIntent) Reset() {
 	*x = WaitIntent{}
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[24]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2111,7 +2543,7 @@ func (x *WaitIntent) String() string {
 func (*WaitIntent) ProtoMessage() {}
 
 func (x *WaitIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[24]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2124,7 +2556,7 @@ func (x *WaitIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitIntent.ProtoReflect.Descriptor instead.
 func (*WaitIntent) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{24}
+	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WaitIntent) GetReason() string {
@@ -2156,7 +2588,7 @@ type StartWorkerIntent struct {
 
 func (x *StartWorkerIntent) Reset() {
 	*x = StartWorkerIntent{}
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[25]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2168,7 +2600,7 @@ func (x *StartWorkerIntent) String() string {
 func (*StartWorkerIntent) ProtoMessage() {}
 
 func (x *StartWorkerIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[25]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2181,7 +2613,7 @@ func (x *StartWorkerIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartWorkerIntent.ProtoReflect.Descriptor instead.
 func (*StartWorkerIntent) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{25}
+	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StartWorkerIntent) GetModel() string {
@@ -2218,7 +2650,7 @@ type EvictIntent struct {
 
 func (x *EvictIntent) Reset() {
 	*x = EvictIntent{}
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[26]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2662,7 @@ func (x *EvictIntent) String() string {
 func (*EvictIntent) ProtoMessage() {}
 
 func (x *EvictIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[26]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +2675,7 @@ func (x *EvictIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvictIntent.ProtoReflect.Descriptor instead.
 func (*EvictIntent) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{26}
+	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *EvictIntent) GetWorkerId() string {
@@ -2273,7 +2705,7 @@ type PreemptIntent struct {
 
 func (x *PreemptIntent) Reset() {
 	*x = PreemptIntent{}
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[27]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2285,7 +2717,7 @@ func (x *PreemptIntent) String() string {
 func (*PreemptIntent) ProtoMessage() {}
 
 func (x *PreemptIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[27]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2298,7 +2730,7 @@ func (x *PreemptIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreemptIntent.ProtoReflect.Descriptor instead.
 func (*PreemptIntent) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{27}
+	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PreemptIntent) GetJobId() string {
@@ -2328,7 +2760,7 @@ type RejectIntent struct {
 
 func (x *RejectIntent) Reset() {
 	*x = RejectIntent{}
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[28]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2340,7 +2772,7 @@ func (x *RejectIntent) String() string {
 func (*RejectIntent) ProtoMessage() {}
 
 func (x *RejectIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[28]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2353,7 +2785,7 @@ func (x *RejectIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectIntent.ProtoReflect.Descriptor instead.
 func (*RejectIntent) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{28}
+	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RejectIntent) GetJobId() string {
@@ -2379,7 +2811,7 @@ type ListTemplatesRequest struct {
 
 func (x *ListTemplatesRequest) Reset() {
 	*x = ListTemplatesRequest{}
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[29]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2391,7 +2823,7 @@ func (x *ListTemplatesRequest) String() string {
 func (*ListTemplatesRequest) ProtoMessage() {}
 
 func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[29]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2404,7 +2836,7 @@ func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*ListTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{29}
+	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{31}
 }
 
 // The templates.
@@ -2418,7 +2850,7 @@ type ListTemplatesResponse struct {
 
 func (x *ListTemplatesResponse) Reset() {
 	*x = ListTemplatesResponse{}
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[30]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2430,7 +2862,7 @@ func (x *ListTemplatesResponse) String() string {
 func (*ListTemplatesResponse) ProtoMessage() {}
 
 func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[30]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2443,7 +2875,7 @@ func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*ListTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{30}
+	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListTemplatesResponse) GetTemplates() []*PolicyTemplate {
@@ -2468,7 +2900,7 @@ type PolicyTemplate struct {
 
 func (x *PolicyTemplate) Reset() {
 	*x = PolicyTemplate{}
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[31]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2480,7 +2912,7 @@ func (x *PolicyTemplate) String() string {
 func (*PolicyTemplate) ProtoMessage() {}
 
 func (x *PolicyTemplate) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[31]
+	mi := &file_beeyard_queen_v1_policy_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2493,7 +2925,7 @@ func (x *PolicyTemplate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyTemplate.ProtoReflect.Descriptor instead.
 func (*PolicyTemplate) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{31}
+	return file_beeyard_queen_v1_policy_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PolicyTemplate) GetName() string {
@@ -2581,13 +3013,14 @@ const file_beeyard_queen_v1_policy_service_proto_rawDesc = "" +
 	"\x06source\x18\x01 \x01(\v2\x1e.beeyard.queen.v1.PolicySourceR\x06source\"f\n" +
 	"\x15CompilePolicyResponse\x12\x10\n" +
 	"\x03lua\x18\x01 \x01(\tR\x03lua\x12;\n" +
-	"\bproblems\x18\x02 \x03(\v2\x1f.beeyard.queen.v1.PolicyProblemR\bproblems\"\xfb\x01\n" +
+	"\bproblems\x18\x02 \x03(\v2\x1f.beeyard.queen.v1.PolicyProblemR\bproblems\"\x95\x02\n" +
 	"\x15SimulatePolicyRequest\x126\n" +
 	"\x06source\x18\x01 \x01(\v2\x1e.beeyard.queen.v1.PolicySourceR\x06source\x12?\n" +
 	"\tsynthetic\x18\x02 \x01(\v2\x1f.beeyard.queen.v1.SyntheticLoadH\x00R\tsynthetic\x12\x16\n" +
 	"\x05trace\x18\x03 \x01(\fH\x00R\x05trace\x125\n" +
 	"\x05pools\x18\x04 \x03(\v2\x1f.beeyard.queen.v1.SimulatedPoolR\x05pools\x12\x12\n" +
-	"\x04seed\x18\x05 \x01(\x03R\x04seedB\x06\n" +
+	"\x04seed\x18\x05 \x01(\x03R\x04seed\x12\x18\n" +
+	"\abuiltin\x18\x06 \x01(\tR\abuiltinB\x06\n" +
 	"\x04load\"\xa0\x02\n" +
 	"\rSyntheticLoad\x12\x12\n" +
 	"\x04jobs\x18\x01 \x01(\x05R\x04jobs\x12$\n" +
@@ -2601,7 +3034,7 @@ const file_beeyard_queen_v1_policy_service_proto_rawDesc = "" +
 	"priorities\"_\n" +
 	"\rPriorityShare\x126\n" +
 	"\bpriority\x18\x01 \x01(\x0e2\x1a.beeyard.queen.v1.PriorityR\bpriority\x12\x16\n" +
-	"\x06weight\x18\x02 \x01(\x01R\x06weight\"\xaf\x01\n" +
+	"\x06weight\x18\x02 \x01(\x01R\x06weight\"\xe2\x02\n" +
 	"\rSimulatedPool\x12\x17\n" +
 	"\apool_id\x18\x01 \x01(\tR\x06poolId\x12\x18\n" +
 	"\aworkers\x18\x02 \x01(\x05R\aworkers\x12\x14\n" +
@@ -2610,7 +3043,20 @@ const file_beeyard_queen_v1_policy_service_proto_rawDesc = "" +
 	"\ftokens_per_s\x18\x05 \x01(\x01R\n" +
 	"tokensPerS\x12\x1d\n" +
 	"\n" +
-	"vram_bytes\x18\x06 \x01(\x03R\tvramBytes\"\xa3\x01\n" +
+	"vram_bytes\x18\x06 \x01(\x03R\tvramBytes\x12/\n" +
+	"\x14prefill_tokens_per_s\x18\a \x01(\x01R\x11prefillTokensPerS\x12%\n" +
+	"\x0econtext_tokens\x18\b \x01(\x05R\rcontextTokens\x12\x1b\n" +
+	"\tkv_tokens\x18\t \x01(\x05R\bkvTokens\x12<\n" +
+	"\bloadable\x18\n" +
+	" \x03(\v2 .beeyard.queen.v1.SimulatedModelR\bloadable\"\x96\x01\n" +
+	"\x0eSimulatedModel\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1d\n" +
+	"\n" +
+	"vram_bytes\x18\x02 \x01(\x03R\tvramBytes\x12\x17\n" +
+	"\aload_ms\x18\x03 \x01(\x03R\x06loadMs\x12\x14\n" +
+	"\x05slots\x18\x04 \x01(\x05R\x05slots\x12 \n" +
+	"\ftokens_per_s\x18\x05 \x01(\x01R\n" +
+	"tokensPerS\"\xa3\x01\n" +
 	"\x16SimulatePolicyResponse\x12B\n" +
 	"\bprogress\x18\x01 \x01(\v2$.beeyard.queen.v1.SimulationProgressH\x00R\bprogress\x12<\n" +
 	"\x06report\x18\x02 \x01(\v2\".beeyard.queen.v1.SimulationReportH\x00R\x06reportB\a\n" +
@@ -2621,7 +3067,7 @@ const file_beeyard_queen_v1_policy_service_proto_rawDesc = "" +
 	"\n" +
 	"jobs_total\x18\x02 \x01(\x05R\tjobsTotal\x12\x1d\n" +
 	"\n" +
-	"virtual_ms\x18\x03 \x01(\x03R\tvirtualMs\"\x98\x04\n" +
+	"virtual_ms\x18\x03 \x01(\x03R\tvirtualMs\"\xfb\v\n" +
 	"\x10SimulationReport\x12%\n" +
 	"\x0ejobs_completed\x18\x01 \x01(\x05R\rjobsCompleted\x12!\n" +
 	"\fjobs_refused\x18\x02 \x01(\x05R\vjobsRefused\x12\x1f\n" +
@@ -2640,14 +3086,55 @@ const file_beeyard_queen_v1_policy_service_proto_rawDesc = "" +
 	" \x01(\x01H\x00R\fdeadlinesMet\x88\x01\x01\x12\x1c\n" +
 	"\tdecisions\x18\v \x01(\x03R\tdecisions\x12\x1c\n" +
 	"\tfallbacks\x18\f \x01(\x03R\tfallbacks\x12'\n" +
-	"\x0fintents_refused\x18\r \x01(\x03R\x0eintentsRefusedB\x10\n" +
-	"\x0e_deadlines_met\"\x85\x01\n" +
+	"\x0fintents_refused\x18\r \x01(\x03R\x0eintentsRefused\x126\n" +
+	"\x05total\x18\x0e \x01(\v2 .beeyard.queen.v1.LatencySummaryR\x05total\x12'\n" +
+	"\x0fjobs_unfinished\x18\x0f \x01(\x05R\x0ejobsUnfinished\x129\n" +
+	"\x06groups\x18\x10 \x03(\v2!.beeyard.queen.v1.SimulationGroupR\x06groups\x12\x1c\n" +
+	"\tevictions\x18\x11 \x01(\x05R\tevictions\x12 \n" +
+	"\vpreemptions\x18\x12 \x01(\x05R\vpreemptions\x12#\n" +
+	"\rworker_starts\x18\x13 \x01(\x05R\fworkerStarts\x12i\n" +
+	"\x13decisions_by_action\x18\x14 \x03(\v29.beeyard.queen.v1.SimulationReport.DecisionsByActionEntryR\x11decisionsByAction\x12y\n" +
+	"\x19intents_refused_by_reason\x18\x15 \x03(\v2>.beeyard.queen.v1.SimulationReport.IntentsRefusedByReasonEntryR\x16intentsRefusedByReason\x12l\n" +
+	"\x14fallbacks_by_outcome\x18\x16 \x03(\v2:.beeyard.queen.v1.SimulationReport.FallbacksByOutcomeEntryR\x12fallbacksByOutcome\x12\x1e\n" +
+	"\n" +
+	"suspension\x18\x17 \x01(\tR\n" +
+	"suspension\x12&\n" +
+	"\x0fdecision_us_p50\x18\x18 \x01(\x01R\rdecisionUsP50\x12&\n" +
+	"\x0fdecision_us_p99\x18\x19 \x01(\x01R\rdecisionUsP99\x12\x16\n" +
+	"\x06digest\x18\x1a \x01(\tR\x06digest\x12\x16\n" +
+	"\x06policy\x18\x1b \x01(\tR\x06policy\x12\x14\n" +
+	"\x05notes\x18\x1c \x03(\tR\x05notes\x1aD\n" +
+	"\x16DecisionsByActionEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1aI\n" +
+	"\x1bIntentsRefusedByReasonEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1aE\n" +
+	"\x17FallbacksByOutcomeEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01B\x10\n" +
+	"\x0e_deadlines_met\"\xbc\x03\n" +
+	"\x0fSimulationGroup\x128\n" +
+	"\bpriority\x18\x01 \x01(\x0e2\x1a.beeyard.queen.v1.PriorityH\x00R\bpriority\x12\x1d\n" +
+	"\ttenant_id\x18\x02 \x01(\tH\x00R\btenantId\x12\x16\n" +
+	"\x05model\x18\x03 \x01(\tH\x00R\x05model\x12\x12\n" +
+	"\x04jobs\x18\x04 \x01(\x05R\x04jobs\x12%\n" +
+	"\x0ejobs_completed\x18\x05 \x01(\x05R\rjobsCompleted\x12?\n" +
+	"\n" +
+	"queue_wait\x18\x06 \x01(\v2 .beeyard.queen.v1.LatencySummaryR\tqueueWait\x12A\n" +
+	"\vfirst_token\x18\a \x01(\v2 .beeyard.queen.v1.LatencySummaryR\n" +
+	"firstToken\x126\n" +
+	"\x05total\x18\b \x01(\v2 .beeyard.queen.v1.LatencySummaryR\x05total\x12(\n" +
+	"\rdeadlines_met\x18\t \x01(\x01H\x01R\fdeadlinesMet\x88\x01\x01B\x05\n" +
+	"\x03keyB\x10\n" +
+	"\x0e_deadlines_met\"\x9c\x01\n" +
 	"\x0eLatencySummary\x12\x17\n" +
 	"\amean_ms\x18\x01 \x01(\x01R\x06meanMs\x12\x15\n" +
 	"\x06p50_ms\x18\x02 \x01(\x01R\x05p50Ms\x12\x15\n" +
 	"\x06p90_ms\x18\x03 \x01(\x01R\x05p90Ms\x12\x15\n" +
 	"\x06p99_ms\x18\x04 \x01(\x01R\x05p99Ms\x12\x15\n" +
-	"\x06max_ms\x18\x05 \x01(\x01R\x05maxMs\"S\n" +
+	"\x06max_ms\x18\x05 \x01(\x01R\x05maxMs\x12\x15\n" +
+	"\x06p95_ms\x18\x06 \x01(\x01R\x05p95Ms\"S\n" +
 	"\x15WatchDecisionsRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12#\n" +
 	"\rinclude_waits\x18\x02 \x01(\bR\fincludeWaits\"\x8c\x05\n" +
@@ -2735,7 +3222,7 @@ func file_beeyard_queen_v1_policy_service_proto_rawDescGZIP() []byte {
 }
 
 var file_beeyard_queen_v1_policy_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_beeyard_queen_v1_policy_service_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_beeyard_queen_v1_policy_service_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_beeyard_queen_v1_policy_service_proto_goTypes = []any{
 	(PolicyLanguage)(0),                // 0: beeyard.queen.v1.PolicyLanguage
 	(PolicyState)(0),                   // 1: beeyard.queen.v1.PolicyState
@@ -2757,30 +3244,35 @@ var file_beeyard_queen_v1_policy_service_proto_goTypes = []any{
 	(*SyntheticLoad)(nil),              // 17: beeyard.queen.v1.SyntheticLoad
 	(*PriorityShare)(nil),              // 18: beeyard.queen.v1.PriorityShare
 	(*SimulatedPool)(nil),              // 19: beeyard.queen.v1.SimulatedPool
-	(*SimulatePolicyResponse)(nil),     // 20: beeyard.queen.v1.SimulatePolicyResponse
-	(*SimulationProgress)(nil),         // 21: beeyard.queen.v1.SimulationProgress
-	(*SimulationReport)(nil),           // 22: beeyard.queen.v1.SimulationReport
-	(*LatencySummary)(nil),             // 23: beeyard.queen.v1.LatencySummary
-	(*WatchDecisionsRequest)(nil),      // 24: beeyard.queen.v1.WatchDecisionsRequest
-	(*Decision)(nil),                   // 25: beeyard.queen.v1.Decision
-	(*DispatchIntent)(nil),             // 26: beeyard.queen.v1.DispatchIntent
-	(*WaitIntent)(nil),                 // 27: beeyard.queen.v1.WaitIntent
-	(*StartWorkerIntent)(nil),          // 28: beeyard.queen.v1.StartWorkerIntent
-	(*EvictIntent)(nil),                // 29: beeyard.queen.v1.EvictIntent
-	(*PreemptIntent)(nil),              // 30: beeyard.queen.v1.PreemptIntent
-	(*RejectIntent)(nil),               // 31: beeyard.queen.v1.RejectIntent
-	(*ListTemplatesRequest)(nil),       // 32: beeyard.queen.v1.ListTemplatesRequest
-	(*ListTemplatesResponse)(nil),      // 33: beeyard.queen.v1.ListTemplatesResponse
-	(*PolicyTemplate)(nil),             // 34: beeyard.queen.v1.PolicyTemplate
-	(*timestamppb.Timestamp)(nil),      // 35: google.protobuf.Timestamp
-	(Priority)(0),                      // 36: beeyard.queen.v1.Priority
+	(*SimulatedModel)(nil),             // 20: beeyard.queen.v1.SimulatedModel
+	(*SimulatePolicyResponse)(nil),     // 21: beeyard.queen.v1.SimulatePolicyResponse
+	(*SimulationProgress)(nil),         // 22: beeyard.queen.v1.SimulationProgress
+	(*SimulationReport)(nil),           // 23: beeyard.queen.v1.SimulationReport
+	(*SimulationGroup)(nil),            // 24: beeyard.queen.v1.SimulationGroup
+	(*LatencySummary)(nil),             // 25: beeyard.queen.v1.LatencySummary
+	(*WatchDecisionsRequest)(nil),      // 26: beeyard.queen.v1.WatchDecisionsRequest
+	(*Decision)(nil),                   // 27: beeyard.queen.v1.Decision
+	(*DispatchIntent)(nil),             // 28: beeyard.queen.v1.DispatchIntent
+	(*WaitIntent)(nil),                 // 29: beeyard.queen.v1.WaitIntent
+	(*StartWorkerIntent)(nil),          // 30: beeyard.queen.v1.StartWorkerIntent
+	(*EvictIntent)(nil),                // 31: beeyard.queen.v1.EvictIntent
+	(*PreemptIntent)(nil),              // 32: beeyard.queen.v1.PreemptIntent
+	(*RejectIntent)(nil),               // 33: beeyard.queen.v1.RejectIntent
+	(*ListTemplatesRequest)(nil),       // 34: beeyard.queen.v1.ListTemplatesRequest
+	(*ListTemplatesResponse)(nil),      // 35: beeyard.queen.v1.ListTemplatesResponse
+	(*PolicyTemplate)(nil),             // 36: beeyard.queen.v1.PolicyTemplate
+	nil,                                // 37: beeyard.queen.v1.SimulationReport.DecisionsByActionEntry
+	nil,                                // 38: beeyard.queen.v1.SimulationReport.IntentsRefusedByReasonEntry
+	nil,                                // 39: beeyard.queen.v1.SimulationReport.FallbacksByOutcomeEntry
+	(*timestamppb.Timestamp)(nil),      // 40: google.protobuf.Timestamp
+	(Priority)(0),                      // 41: beeyard.queen.v1.Priority
 }
 var file_beeyard_queen_v1_policy_service_proto_depIdxs = []int32{
 	0,  // 0: beeyard.queen.v1.PolicySource.language:type_name -> beeyard.queen.v1.PolicyLanguage
 	1,  // 1: beeyard.queen.v1.PolicyVersion.state:type_name -> beeyard.queen.v1.PolicyState
 	3,  // 2: beeyard.queen.v1.PolicyVersion.source:type_name -> beeyard.queen.v1.PolicySource
-	35, // 3: beeyard.queen.v1.PolicyVersion.create_time:type_name -> google.protobuf.Timestamp
-	35, // 4: beeyard.queen.v1.PolicyVersion.activate_time:type_name -> google.protobuf.Timestamp
+	40, // 3: beeyard.queen.v1.PolicyVersion.create_time:type_name -> google.protobuf.Timestamp
+	40, // 4: beeyard.queen.v1.PolicyVersion.activate_time:type_name -> google.protobuf.Timestamp
 	2,  // 5: beeyard.queen.v1.PolicyProblem.severity:type_name -> beeyard.queen.v1.ProblemSeverity
 	3,  // 6: beeyard.queen.v1.ValidatePolicyRequest.source:type_name -> beeyard.queen.v1.PolicySource
 	5,  // 7: beeyard.queen.v1.ValidatePolicyResponse.problems:type_name -> beeyard.queen.v1.PolicyProblem
@@ -2792,45 +3284,55 @@ var file_beeyard_queen_v1_policy_service_proto_depIdxs = []int32{
 	17, // 13: beeyard.queen.v1.SimulatePolicyRequest.synthetic:type_name -> beeyard.queen.v1.SyntheticLoad
 	19, // 14: beeyard.queen.v1.SimulatePolicyRequest.pools:type_name -> beeyard.queen.v1.SimulatedPool
 	18, // 15: beeyard.queen.v1.SyntheticLoad.priorities:type_name -> beeyard.queen.v1.PriorityShare
-	36, // 16: beeyard.queen.v1.PriorityShare.priority:type_name -> beeyard.queen.v1.Priority
-	21, // 17: beeyard.queen.v1.SimulatePolicyResponse.progress:type_name -> beeyard.queen.v1.SimulationProgress
-	22, // 18: beeyard.queen.v1.SimulatePolicyResponse.report:type_name -> beeyard.queen.v1.SimulationReport
-	23, // 19: beeyard.queen.v1.SimulationReport.queue_wait:type_name -> beeyard.queen.v1.LatencySummary
-	23, // 20: beeyard.queen.v1.SimulationReport.first_token:type_name -> beeyard.queen.v1.LatencySummary
-	35, // 21: beeyard.queen.v1.Decision.create_time:type_name -> google.protobuf.Timestamp
-	26, // 22: beeyard.queen.v1.Decision.dispatch:type_name -> beeyard.queen.v1.DispatchIntent
-	27, // 23: beeyard.queen.v1.Decision.wait:type_name -> beeyard.queen.v1.WaitIntent
-	28, // 24: beeyard.queen.v1.Decision.start_worker:type_name -> beeyard.queen.v1.StartWorkerIntent
-	29, // 25: beeyard.queen.v1.Decision.evict:type_name -> beeyard.queen.v1.EvictIntent
-	30, // 26: beeyard.queen.v1.Decision.preempt:type_name -> beeyard.queen.v1.PreemptIntent
-	31, // 27: beeyard.queen.v1.Decision.reject:type_name -> beeyard.queen.v1.RejectIntent
-	34, // 28: beeyard.queen.v1.ListTemplatesResponse.templates:type_name -> beeyard.queen.v1.PolicyTemplate
-	3,  // 29: beeyard.queen.v1.PolicyTemplate.source:type_name -> beeyard.queen.v1.PolicySource
-	6,  // 30: beeyard.queen.v1.PolicyService.ValidatePolicy:input_type -> beeyard.queen.v1.ValidatePolicyRequest
-	8,  // 31: beeyard.queen.v1.PolicyService.DeployPolicy:input_type -> beeyard.queen.v1.DeployPolicyRequest
-	9,  // 32: beeyard.queen.v1.PolicyService.ListPolicyVersions:input_type -> beeyard.queen.v1.ListPolicyVersionsRequest
-	11, // 33: beeyard.queen.v1.PolicyService.GetPolicyVersion:input_type -> beeyard.queen.v1.GetPolicyVersionRequest
-	12, // 34: beeyard.queen.v1.PolicyService.RollbackPolicy:input_type -> beeyard.queen.v1.RollbackPolicyRequest
-	13, // 35: beeyard.queen.v1.PolicyService.GetPlatformSource:input_type -> beeyard.queen.v1.GetPlatformSourceRequest
-	14, // 36: beeyard.queen.v1.PolicyService.CompilePolicy:input_type -> beeyard.queen.v1.CompilePolicyRequest
-	16, // 37: beeyard.queen.v1.PolicyService.SimulatePolicy:input_type -> beeyard.queen.v1.SimulatePolicyRequest
-	24, // 38: beeyard.queen.v1.PolicyService.WatchDecisions:input_type -> beeyard.queen.v1.WatchDecisionsRequest
-	32, // 39: beeyard.queen.v1.PolicyService.ListTemplates:input_type -> beeyard.queen.v1.ListTemplatesRequest
-	7,  // 40: beeyard.queen.v1.PolicyService.ValidatePolicy:output_type -> beeyard.queen.v1.ValidatePolicyResponse
-	4,  // 41: beeyard.queen.v1.PolicyService.DeployPolicy:output_type -> beeyard.queen.v1.PolicyVersion
-	10, // 42: beeyard.queen.v1.PolicyService.ListPolicyVersions:output_type -> beeyard.queen.v1.ListPolicyVersionsResponse
-	4,  // 43: beeyard.queen.v1.PolicyService.GetPolicyVersion:output_type -> beeyard.queen.v1.PolicyVersion
-	4,  // 44: beeyard.queen.v1.PolicyService.RollbackPolicy:output_type -> beeyard.queen.v1.PolicyVersion
-	3,  // 45: beeyard.queen.v1.PolicyService.GetPlatformSource:output_type -> beeyard.queen.v1.PolicySource
-	15, // 46: beeyard.queen.v1.PolicyService.CompilePolicy:output_type -> beeyard.queen.v1.CompilePolicyResponse
-	20, // 47: beeyard.queen.v1.PolicyService.SimulatePolicy:output_type -> beeyard.queen.v1.SimulatePolicyResponse
-	25, // 48: beeyard.queen.v1.PolicyService.WatchDecisions:output_type -> beeyard.queen.v1.Decision
-	33, // 49: beeyard.queen.v1.PolicyService.ListTemplates:output_type -> beeyard.queen.v1.ListTemplatesResponse
-	40, // [40:50] is the sub-list for method output_type
-	30, // [30:40] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	41, // 16: beeyard.queen.v1.PriorityShare.priority:type_name -> beeyard.queen.v1.Priority
+	20, // 17: beeyard.queen.v1.SimulatedPool.loadable:type_name -> beeyard.queen.v1.SimulatedModel
+	22, // 18: beeyard.queen.v1.SimulatePolicyResponse.progress:type_name -> beeyard.queen.v1.SimulationProgress
+	23, // 19: beeyard.queen.v1.SimulatePolicyResponse.report:type_name -> beeyard.queen.v1.SimulationReport
+	25, // 20: beeyard.queen.v1.SimulationReport.queue_wait:type_name -> beeyard.queen.v1.LatencySummary
+	25, // 21: beeyard.queen.v1.SimulationReport.first_token:type_name -> beeyard.queen.v1.LatencySummary
+	25, // 22: beeyard.queen.v1.SimulationReport.total:type_name -> beeyard.queen.v1.LatencySummary
+	24, // 23: beeyard.queen.v1.SimulationReport.groups:type_name -> beeyard.queen.v1.SimulationGroup
+	37, // 24: beeyard.queen.v1.SimulationReport.decisions_by_action:type_name -> beeyard.queen.v1.SimulationReport.DecisionsByActionEntry
+	38, // 25: beeyard.queen.v1.SimulationReport.intents_refused_by_reason:type_name -> beeyard.queen.v1.SimulationReport.IntentsRefusedByReasonEntry
+	39, // 26: beeyard.queen.v1.SimulationReport.fallbacks_by_outcome:type_name -> beeyard.queen.v1.SimulationReport.FallbacksByOutcomeEntry
+	41, // 27: beeyard.queen.v1.SimulationGroup.priority:type_name -> beeyard.queen.v1.Priority
+	25, // 28: beeyard.queen.v1.SimulationGroup.queue_wait:type_name -> beeyard.queen.v1.LatencySummary
+	25, // 29: beeyard.queen.v1.SimulationGroup.first_token:type_name -> beeyard.queen.v1.LatencySummary
+	25, // 30: beeyard.queen.v1.SimulationGroup.total:type_name -> beeyard.queen.v1.LatencySummary
+	40, // 31: beeyard.queen.v1.Decision.create_time:type_name -> google.protobuf.Timestamp
+	28, // 32: beeyard.queen.v1.Decision.dispatch:type_name -> beeyard.queen.v1.DispatchIntent
+	29, // 33: beeyard.queen.v1.Decision.wait:type_name -> beeyard.queen.v1.WaitIntent
+	30, // 34: beeyard.queen.v1.Decision.start_worker:type_name -> beeyard.queen.v1.StartWorkerIntent
+	31, // 35: beeyard.queen.v1.Decision.evict:type_name -> beeyard.queen.v1.EvictIntent
+	32, // 36: beeyard.queen.v1.Decision.preempt:type_name -> beeyard.queen.v1.PreemptIntent
+	33, // 37: beeyard.queen.v1.Decision.reject:type_name -> beeyard.queen.v1.RejectIntent
+	36, // 38: beeyard.queen.v1.ListTemplatesResponse.templates:type_name -> beeyard.queen.v1.PolicyTemplate
+	3,  // 39: beeyard.queen.v1.PolicyTemplate.source:type_name -> beeyard.queen.v1.PolicySource
+	6,  // 40: beeyard.queen.v1.PolicyService.ValidatePolicy:input_type -> beeyard.queen.v1.ValidatePolicyRequest
+	8,  // 41: beeyard.queen.v1.PolicyService.DeployPolicy:input_type -> beeyard.queen.v1.DeployPolicyRequest
+	9,  // 42: beeyard.queen.v1.PolicyService.ListPolicyVersions:input_type -> beeyard.queen.v1.ListPolicyVersionsRequest
+	11, // 43: beeyard.queen.v1.PolicyService.GetPolicyVersion:input_type -> beeyard.queen.v1.GetPolicyVersionRequest
+	12, // 44: beeyard.queen.v1.PolicyService.RollbackPolicy:input_type -> beeyard.queen.v1.RollbackPolicyRequest
+	13, // 45: beeyard.queen.v1.PolicyService.GetPlatformSource:input_type -> beeyard.queen.v1.GetPlatformSourceRequest
+	14, // 46: beeyard.queen.v1.PolicyService.CompilePolicy:input_type -> beeyard.queen.v1.CompilePolicyRequest
+	16, // 47: beeyard.queen.v1.PolicyService.SimulatePolicy:input_type -> beeyard.queen.v1.SimulatePolicyRequest
+	26, // 48: beeyard.queen.v1.PolicyService.WatchDecisions:input_type -> beeyard.queen.v1.WatchDecisionsRequest
+	34, // 49: beeyard.queen.v1.PolicyService.ListTemplates:input_type -> beeyard.queen.v1.ListTemplatesRequest
+	7,  // 50: beeyard.queen.v1.PolicyService.ValidatePolicy:output_type -> beeyard.queen.v1.ValidatePolicyResponse
+	4,  // 51: beeyard.queen.v1.PolicyService.DeployPolicy:output_type -> beeyard.queen.v1.PolicyVersion
+	10, // 52: beeyard.queen.v1.PolicyService.ListPolicyVersions:output_type -> beeyard.queen.v1.ListPolicyVersionsResponse
+	4,  // 53: beeyard.queen.v1.PolicyService.GetPolicyVersion:output_type -> beeyard.queen.v1.PolicyVersion
+	4,  // 54: beeyard.queen.v1.PolicyService.RollbackPolicy:output_type -> beeyard.queen.v1.PolicyVersion
+	3,  // 55: beeyard.queen.v1.PolicyService.GetPlatformSource:output_type -> beeyard.queen.v1.PolicySource
+	15, // 56: beeyard.queen.v1.PolicyService.CompilePolicy:output_type -> beeyard.queen.v1.CompilePolicyResponse
+	21, // 57: beeyard.queen.v1.PolicyService.SimulatePolicy:output_type -> beeyard.queen.v1.SimulatePolicyResponse
+	27, // 58: beeyard.queen.v1.PolicyService.WatchDecisions:output_type -> beeyard.queen.v1.Decision
+	35, // 59: beeyard.queen.v1.PolicyService.ListTemplates:output_type -> beeyard.queen.v1.ListTemplatesResponse
+	50, // [50:60] is the sub-list for method output_type
+	40, // [40:50] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_beeyard_queen_v1_policy_service_proto_init() }
@@ -2846,12 +3348,17 @@ func file_beeyard_queen_v1_policy_service_proto_init() {
 		(*SimulatePolicyRequest_Synthetic)(nil),
 		(*SimulatePolicyRequest_Trace)(nil),
 	}
-	file_beeyard_queen_v1_policy_service_proto_msgTypes[17].OneofWrappers = []any{
+	file_beeyard_queen_v1_policy_service_proto_msgTypes[18].OneofWrappers = []any{
 		(*SimulatePolicyResponse_Progress)(nil),
 		(*SimulatePolicyResponse_Report)(nil),
 	}
-	file_beeyard_queen_v1_policy_service_proto_msgTypes[19].OneofWrappers = []any{}
-	file_beeyard_queen_v1_policy_service_proto_msgTypes[22].OneofWrappers = []any{
+	file_beeyard_queen_v1_policy_service_proto_msgTypes[20].OneofWrappers = []any{}
+	file_beeyard_queen_v1_policy_service_proto_msgTypes[21].OneofWrappers = []any{
+		(*SimulationGroup_Priority)(nil),
+		(*SimulationGroup_TenantId)(nil),
+		(*SimulationGroup_Model)(nil),
+	}
+	file_beeyard_queen_v1_policy_service_proto_msgTypes[24].OneofWrappers = []any{
 		(*Decision_Dispatch)(nil),
 		(*Decision_Wait)(nil),
 		(*Decision_StartWorker)(nil),
@@ -2865,7 +3372,7 @@ func file_beeyard_queen_v1_policy_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeyard_queen_v1_policy_service_proto_rawDesc), len(file_beeyard_queen_v1_policy_service_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   32,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -71,7 +71,10 @@ type PolicyServiceClient interface {
 	CompilePolicy(ctx context.Context, in *CompilePolicyRequest, opts ...grpc.CallOption) (*CompilePolicyResponse, error)
 	// Runs a policy over synthetic load or a recorded trace in virtual time, on the queen's own decision code. Sends
 	// `progress` at least once a second, then exactly one `report`, and nothing after it. Touches no real job. Cancelling
-	// the call stops the simulation. Not hosted yet: answered with UNIMPLEMENTED.
+	// the call stops the simulation. It runs in a process of its own with limits of time and memory, one at a time: refused
+	// with QUEUE_FULL_REJECT while another runs. A policy that does not load is refused with POLICY_INVALID, with its line; a
+	// fleet, load or trace that cannot be with INVALID_REQUEST. May be repeated: the same request gives the same report,
+	// but for the fields that are measured in real time.
 	SimulatePolicy(ctx context.Context, in *SimulatePolicyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SimulatePolicyResponse], error)
 	// Sends each decision as it is made, from now on, without end: initial metadata comes when it has begun. A reader that is
 	// too slow loses the oldest ones and sees the gap in `sequence`. DRAINING when the queen shuts down.
@@ -244,7 +247,10 @@ type PolicyServiceServer interface {
 	CompilePolicy(context.Context, *CompilePolicyRequest) (*CompilePolicyResponse, error)
 	// Runs a policy over synthetic load or a recorded trace in virtual time, on the queen's own decision code. Sends
 	// `progress` at least once a second, then exactly one `report`, and nothing after it. Touches no real job. Cancelling
-	// the call stops the simulation. Not hosted yet: answered with UNIMPLEMENTED.
+	// the call stops the simulation. It runs in a process of its own with limits of time and memory, one at a time: refused
+	// with QUEUE_FULL_REJECT while another runs. A policy that does not load is refused with POLICY_INVALID, with its line; a
+	// fleet, load or trace that cannot be with INVALID_REQUEST. May be repeated: the same request gives the same report,
+	// but for the fields that are measured in real time.
 	SimulatePolicy(*SimulatePolicyRequest, grpc.ServerStreamingServer[SimulatePolicyResponse]) error
 	// Sends each decision as it is made, from now on, without end: initial metadata comes when it has begun. A reader that is
 	// too slow loses the oldest ones and sees the gap in `sequence`. DRAINING when the queen shuts down.

@@ -515,10 +515,18 @@ class SimulatePolicyRequest(_message.Message):
     TRACE_FIELD_NUMBER: _builtins.int
     POOLS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    BUILTIN_FIELD_NUMBER: _builtins.int
     trace: _builtins.bytes
-    """Recorded: a trace in the format that the queen's decision journal is exported in, at most 3 MiB a call."""
+    """Recorded: a trace, at most 3 MiB a call. CSV with the header `TIMESTAMP,ContextTokens,GeneratedTokens`, as the Azure
+    LLM inference trace has it, or JSON lines with `timestamp` in milliseconds, `input_length` and `output_length`, as
+    Mooncake has it. Classes, tenants and deadlines, which a trace does not have, are drawn from the seed.
+    """
     seed: _builtins.int
     """Seed of everything that is left to chance, 0 to 4294967295. The same request gives the same report."""
+    builtin: _builtins.str
+    """A policy of Beeyard's own instead of `source`: `platform`, or one to compare with, `fifo` or `least-loaded`. Empty:
+    `source`, or the active policy.
+    """
     @_builtins.property
     def source(self) -> Global___PolicySource:
         """The policy. Unset: the active one."""
@@ -539,10 +547,11 @@ class SimulatePolicyRequest(_message.Message):
         trace: _builtins.bytes = ...,
         pools: _abc.Iterable[Global___SimulatedPool] | None = ...,
         seed: _builtins.int = ...,
+        builtin: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "source", b"source", "synthetic", b"synthetic", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "pools", b"pools", "seed", b"seed", "source", b"source", "synthetic", b"synthetic", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["builtin", b"builtin", "load", b"load", "pools", b"pools", "seed", b"seed", "source", b"source", "synthetic", b"synthetic", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_load: _TypeAlias = _typing.Literal["synthetic", "trace"]  # noqa: Y015
     _WhichOneofArgType_load: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
@@ -638,6 +647,10 @@ class SimulatedPool(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     VRAM_BYTES_FIELD_NUMBER: _builtins.int
+    PREFILL_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    KV_TOKENS_FIELD_NUMBER: _builtins.int
+    LOADABLE_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """Its id."""
     workers: _builtins.int
@@ -650,6 +663,16 @@ class SimulatedPool(_message.Message):
     """Decode speed of one slot, tokens a second, above 0."""
     vram_bytes: _builtins.int
     """Memory of the device in bytes."""
+    prefill_tokens_per_s: _builtins.float
+    """Speed at which a worker reads prompts, tokens a second. 0: 20 times `tokens_per_s`."""
+    context_tokens: _builtins.int
+    """Longest prompt plus answer, in tokens. 0: 8192."""
+    kv_tokens: _builtins.int
+    """KV memory of each worker, in tokens. 0: the context for each slot."""
+    @_builtins.property
+    def loadable(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimulatedModel]:
+        """Models that it can start a worker of, besides those that run, where memory is free."""
+
     def __init__(
         self,
         *,
@@ -659,14 +682,56 @@ class SimulatedPool(_message.Message):
         slots: _builtins.int = ...,
         tokens_per_s: _builtins.float = ...,
         vram_bytes: _builtins.int = ...,
+        prefill_tokens_per_s: _builtins.float = ...,
+        context_tokens: _builtins.int = ...,
+        kv_tokens: _builtins.int = ...,
+        loadable: _abc.Iterable[Global___SimulatedModel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "pool_id", b"pool_id", "slots", b"slots", "tokens_per_s", b"tokens_per_s", "vram_bytes", b"vram_bytes", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "kv_tokens", b"kv_tokens", "loadable", b"loadable", "model", b"model", "pool_id", b"pool_id", "prefill_tokens_per_s", b"prefill_tokens_per_s", "slots", b"slots", "tokens_per_s", b"tokens_per_s", "vram_bytes", b"vram_bytes", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SimulatedPool: _TypeAlias = SimulatedPool  # noqa: Y015
+
+@_typing.final
+class SimulatedModel(_message.Message):
+    """A model that a host could start a worker of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VRAM_BYTES_FIELD_NUMBER: _builtins.int
+    LOAD_MS_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model."""
+    vram_bytes: _builtins.int
+    """Memory that a worker of it takes, in bytes, above 0."""
+    load_ms: _builtins.int
+    """Time until it is loaded, in milliseconds, at most an hour."""
+    slots: _builtins.int
+    """Slots of a worker, 1 to 256. 0: 8."""
+    tokens_per_s: _builtins.float
+    """Decode speed of one slot, tokens a second. 0: 50."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        vram_bytes: _builtins.int = ...,
+        load_ms: _builtins.int = ...,
+        slots: _builtins.int = ...,
+        tokens_per_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["load_ms", b"load_ms", "model", b"model", "slots", b"slots", "tokens_per_s", b"tokens_per_s", "vram_bytes", b"vram_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulatedModel: _TypeAlias = SimulatedModel  # noqa: Y015
 
 @_typing.final
 class SimulatePolicyResponse(_message.Message):
@@ -736,6 +801,66 @@ class SimulationReport(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class DecisionsByActionEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class IntentsRefusedByReasonEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class FallbacksByOutcomeEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     JOBS_COMPLETED_FIELD_NUMBER: _builtins.int
     JOBS_REFUSED_FIELD_NUMBER: _builtins.int
     JOBS_FAILED_FIELD_NUMBER: _builtins.int
@@ -749,6 +874,21 @@ class SimulationReport(_message.Message):
     DECISIONS_FIELD_NUMBER: _builtins.int
     FALLBACKS_FIELD_NUMBER: _builtins.int
     INTENTS_REFUSED_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    JOBS_UNFINISHED_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    EVICTIONS_FIELD_NUMBER: _builtins.int
+    PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    WORKER_STARTS_FIELD_NUMBER: _builtins.int
+    DECISIONS_BY_ACTION_FIELD_NUMBER: _builtins.int
+    INTENTS_REFUSED_BY_REASON_FIELD_NUMBER: _builtins.int
+    FALLBACKS_BY_OUTCOME_FIELD_NUMBER: _builtins.int
+    SUSPENSION_FIELD_NUMBER: _builtins.int
+    DECISION_US_P50_FIELD_NUMBER: _builtins.int
+    DECISION_US_P99_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     jobs_completed: _builtins.int
     """Jobs that completed."""
     jobs_refused: _builtins.int
@@ -768,9 +908,27 @@ class SimulationReport(_message.Message):
     decisions: _builtins.int
     """Decisions that the policy made."""
     fallbacks: _builtins.int
-    """Decisions that fell back to the platform policy, by error or time-out."""
+    """Calls of the policy that failed, so that the platform policy decided instead."""
     intents_refused: _builtins.int
     """Intents that the queen refused because the state did not allow them."""
+    jobs_unfinished: _builtins.int
+    """Jobs that had not ended when nothing more started or ended."""
+    evictions: _builtins.int
+    """Workers that the policy had stopped to make room."""
+    preemptions: _builtins.int
+    """Jobs that were taken off their worker for more urgent ones."""
+    worker_starts: _builtins.int
+    """Workers that were started."""
+    suspension: _builtins.str
+    """Why the policy was given up, one sentence for a person; empty if it was not."""
+    decision_us_p50: _builtins.float
+    """Real time of one decision in microseconds: half took no longer."""
+    decision_us_p99: _builtins.float
+    """99 of 100 took no longer."""
+    digest: _builtins.str
+    """Hash of what became of every job, in hexadecimal: two runs with the same hash are the same."""
+    policy: _builtins.str
+    """The policy, by its name."""
     @_builtins.property
     def queue_wait(self) -> Global___LatencySummary:
         """Time in the queue."""
@@ -778,6 +936,30 @@ class SimulationReport(_message.Message):
     @_builtins.property
     def first_token(self) -> Global___LatencySummary:
         """Time from acceptance to the first token."""
+
+    @_builtins.property
+    def total(self) -> Global___LatencySummary:
+        """Time from arrival to the end, of jobs that completed."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimulationGroup]:
+        """The same figures for each class, tenant and model that jobs had."""
+
+    @_builtins.property
+    def decisions_by_action(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Decisions by action, such as `dispatch`."""
+
+    @_builtins.property
+    def intents_refused_by_reason(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Refused intents by reason."""
+
+    @_builtins.property
+    def fallbacks_by_outcome(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Calls of the policy that failed, by how: `failed`, `killed` or `suspended`; the platform policy decided instead."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was assumed because the queen does not know it, one sentence each."""
 
     def __init__(
         self,
@@ -795,16 +977,98 @@ class SimulationReport(_message.Message):
         decisions: _builtins.int = ...,
         fallbacks: _builtins.int = ...,
         intents_refused: _builtins.int = ...,
+        total: Global___LatencySummary | None = ...,
+        jobs_unfinished: _builtins.int = ...,
+        groups: _abc.Iterable[Global___SimulationGroup] | None = ...,
+        evictions: _builtins.int = ...,
+        preemptions: _builtins.int = ...,
+        worker_starts: _builtins.int = ...,
+        decisions_by_action: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        intents_refused_by_reason: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        fallbacks_by_outcome: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        suspension: _builtins.str = ...,
+        decision_us_p50: _builtins.float = ...,
+        decision_us_p99: _builtins.float = ...,
+        digest: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadlines_met", b"_deadlines_met", "deadlines_met", b"deadlines_met", "first_token", b"first_token", "queue_wait", b"queue_wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadlines_met", b"_deadlines_met", "deadlines_met", b"deadlines_met", "first_token", b"first_token", "queue_wait", b"queue_wait", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadlines_met", b"_deadlines_met", "deadlines_met", b"deadlines_met", "decisions", b"decisions", "fairness", b"fairness", "fallbacks", b"fallbacks", "first_token", b"first_token", "intents_refused", b"intents_refused", "jobs_completed", b"jobs_completed", "jobs_failed", b"jobs_failed", "jobs_refused", b"jobs_refused", "queue_wait", b"queue_wait", "utilization", b"utilization", "virtual_ms", b"virtual_ms", "wall_ms", b"wall_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadlines_met", b"_deadlines_met", "deadlines_met", b"deadlines_met", "decision_us_p50", b"decision_us_p50", "decision_us_p99", b"decision_us_p99", "decisions", b"decisions", "decisions_by_action", b"decisions_by_action", "digest", b"digest", "evictions", b"evictions", "fairness", b"fairness", "fallbacks", b"fallbacks", "fallbacks_by_outcome", b"fallbacks_by_outcome", "first_token", b"first_token", "groups", b"groups", "intents_refused", b"intents_refused", "intents_refused_by_reason", b"intents_refused_by_reason", "jobs_completed", b"jobs_completed", "jobs_failed", b"jobs_failed", "jobs_refused", b"jobs_refused", "jobs_unfinished", b"jobs_unfinished", "notes", b"notes", "policy", b"policy", "preemptions", b"preemptions", "queue_wait", b"queue_wait", "suspension", b"suspension", "total", b"total", "utilization", b"utilization", "virtual_ms", b"virtual_ms", "wall_ms", b"wall_ms", "worker_starts", b"worker_starts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__deadlines_met: _TypeAlias = _typing.Literal["deadlines_met"]  # noqa: Y015
     _WhichOneofArgType__deadlines_met: _TypeAlias = _typing.Literal["_deadlines_met", b"_deadlines_met"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__deadlines_met) -> _WhichOneofReturnType__deadlines_met | None: ...
 
 Global___SimulationReport: _TypeAlias = SimulationReport  # noqa: Y015
+
+@_typing.final
+class SimulationGroup(_message.Message):
+    """What became of some of the jobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    JOBS_COMPLETED_FIELD_NUMBER: _builtins.int
+    QUEUE_WAIT_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    DEADLINES_MET_FIELD_NUMBER: _builtins.int
+    priority: _job_pb2.Priority.ValueType
+    """Their class."""
+    tenant_id: _builtins.str
+    """Their tenant."""
+    model: _builtins.str
+    """Their model."""
+    jobs: _builtins.int
+    """How many came."""
+    jobs_completed: _builtins.int
+    """How many completed."""
+    deadlines_met: _builtins.float
+    """Share of those with a deadline that met it, 0 to 1; unset if none had one."""
+    @_builtins.property
+    def queue_wait(self) -> Global___LatencySummary:
+        """Time in the queue; the largest is how long one of them starved."""
+
+    @_builtins.property
+    def first_token(self) -> Global___LatencySummary:
+        """Time from acceptance to the first token."""
+
+    @_builtins.property
+    def total(self) -> Global___LatencySummary:
+        """Time from arrival to the end, of those that completed."""
+
+    def __init__(
+        self,
+        *,
+        priority: _job_pb2.Priority.ValueType = ...,
+        tenant_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        jobs: _builtins.int = ...,
+        jobs_completed: _builtins.int = ...,
+        queue_wait: Global___LatencySummary | None = ...,
+        first_token: Global___LatencySummary | None = ...,
+        total: Global___LatencySummary | None = ...,
+        deadlines_met: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadlines_met", b"_deadlines_met", "deadlines_met", b"deadlines_met", "first_token", b"first_token", "key", b"key", "model", b"model", "priority", b"priority", "queue_wait", b"queue_wait", "tenant_id", b"tenant_id", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadlines_met", b"_deadlines_met", "deadlines_met", b"deadlines_met", "first_token", b"first_token", "jobs", b"jobs", "jobs_completed", b"jobs_completed", "key", b"key", "model", b"model", "priority", b"priority", "queue_wait", b"queue_wait", "tenant_id", b"tenant_id", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__deadlines_met: _TypeAlias = _typing.Literal["deadlines_met"]  # noqa: Y015
+    _WhichOneofArgType__deadlines_met: _TypeAlias = _typing.Literal["_deadlines_met", b"_deadlines_met"]  # noqa: Y015
+    _WhichOneofReturnType_key: _TypeAlias = _typing.Literal["priority", "tenant_id", "model"]  # noqa: Y015
+    _WhichOneofArgType_key: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deadlines_met) -> _WhichOneofReturnType__deadlines_met | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_key) -> _WhichOneofReturnType_key | None: ...
+
+Global___SimulationGroup: _TypeAlias = SimulationGroup  # noqa: Y015
 
 @_typing.final
 class LatencySummary(_message.Message):
@@ -817,6 +1081,7 @@ class LatencySummary(_message.Message):
     P90_MS_FIELD_NUMBER: _builtins.int
     P99_MS_FIELD_NUMBER: _builtins.int
     MAX_MS_FIELD_NUMBER: _builtins.int
+    P95_MS_FIELD_NUMBER: _builtins.int
     mean_ms: _builtins.float
     """Mean."""
     p50_ms: _builtins.float
@@ -827,6 +1092,8 @@ class LatencySummary(_message.Message):
     """99 of 100 took no longer."""
     max_ms: _builtins.float
     """None took longer."""
+    p95_ms: _builtins.float
+    """95 of 100 took no longer."""
     def __init__(
         self,
         *,
@@ -835,10 +1102,11 @@ class LatencySummary(_message.Message):
         p90_ms: _builtins.float = ...,
         p99_ms: _builtins.float = ...,
         max_ms: _builtins.float = ...,
+        p95_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_ms", b"max_ms", "mean_ms", b"mean_ms", "p50_ms", b"p50_ms", "p90_ms", b"p90_ms", "p99_ms", b"p99_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_ms", b"max_ms", "mean_ms", b"mean_ms", "p50_ms", b"p50_ms", "p90_ms", b"p90_ms", "p95_ms", b"p95_ms", "p99_ms", b"p99_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

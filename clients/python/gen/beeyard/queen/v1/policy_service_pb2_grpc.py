@@ -165,7 +165,10 @@ class PolicyServiceServicer:
     def SimulatePolicy(self, request, context):
         """Runs a policy over synthetic load or a recorded trace in virtual time, on the queen's own decision code. Sends
         `progress` at least once a second, then exactly one `report`, and nothing after it. Touches no real job. Cancelling
-        the call stops the simulation. Not hosted yet: answered with UNIMPLEMENTED.
+        the call stops the simulation. It runs in a process of its own with limits of time and memory, one at a time: refused
+        with QUEUE_FULL_REJECT while another runs. A policy that does not load is refused with POLICY_INVALID, with its line; a
+        fleet, load or trace that cannot be with INVALID_REQUEST. May be repeated: the same request gives the same report,
+        but for the fields that are measured in real time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

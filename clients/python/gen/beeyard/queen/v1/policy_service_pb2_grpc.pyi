@@ -71,7 +71,10 @@ class PolicyServiceStub:
     SimulatePolicy: _grpc.UnaryStreamMultiCallable[_policy_service_pb2.SimulatePolicyRequest, _policy_service_pb2.SimulatePolicyResponse]
     """Runs a policy over synthetic load or a recorded trace in virtual time, on the queen's own decision code. Sends
     `progress` at least once a second, then exactly one `report`, and nothing after it. Touches no real job. Cancelling
-    the call stops the simulation. Not hosted yet: answered with UNIMPLEMENTED.
+    the call stops the simulation. It runs in a process of its own with limits of time and memory, one at a time: refused
+    with QUEUE_FULL_REJECT while another runs. A policy that does not load is refused with POLICY_INVALID, with its line; a
+    fleet, load or trace that cannot be with INVALID_REQUEST. May be repeated: the same request gives the same report,
+    but for the fields that are measured in real time.
     """
     WatchDecisions: _grpc.UnaryStreamMultiCallable[_policy_service_pb2.WatchDecisionsRequest, _policy_service_pb2.Decision]
     """Sends each decision as it is made, from now on, without end: initial metadata comes when it has begun. A reader that is
@@ -123,7 +126,10 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     SimulatePolicy: _aio.UnaryStreamMultiCallable[_policy_service_pb2.SimulatePolicyRequest, _policy_service_pb2.SimulatePolicyResponse]  # type: ignore[assignment]
     """Runs a policy over synthetic load or a recorded trace in virtual time, on the queen's own decision code. Sends
     `progress` at least once a second, then exactly one `report`, and nothing after it. Touches no real job. Cancelling
-    the call stops the simulation. Not hosted yet: answered with UNIMPLEMENTED.
+    the call stops the simulation. It runs in a process of its own with limits of time and memory, one at a time: refused
+    with QUEUE_FULL_REJECT while another runs. A policy that does not load is refused with POLICY_INVALID, with its line; a
+    fleet, load or trace that cannot be with INVALID_REQUEST. May be repeated: the same request gives the same report,
+    but for the fields that are measured in real time.
     """
     WatchDecisions: _aio.UnaryStreamMultiCallable[_policy_service_pb2.WatchDecisionsRequest, _policy_service_pb2.Decision]  # type: ignore[assignment]
     """Sends each decision as it is made, from now on, without end: initial metadata comes when it has begun. A reader that is
@@ -220,7 +226,10 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_policy_service_pb2.SimulatePolicyResponse], _abc.AsyncIterator[_policy_service_pb2.SimulatePolicyResponse]]:
         """Runs a policy over synthetic load or a recorded trace in virtual time, on the queen's own decision code. Sends
         `progress` at least once a second, then exactly one `report`, and nothing after it. Touches no real job. Cancelling
-        the call stops the simulation. Not hosted yet: answered with UNIMPLEMENTED.
+        the call stops the simulation. It runs in a process of its own with limits of time and memory, one at a time: refused
+        with QUEUE_FULL_REJECT while another runs. A policy that does not load is refused with POLICY_INVALID, with its line; a
+        fleet, load or trace that cannot be with INVALID_REQUEST. May be repeated: the same request gives the same report,
+        but for the fields that are measured in real time.
         """
 
     @_abc_1.abstractmethod

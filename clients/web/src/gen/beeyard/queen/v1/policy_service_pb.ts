@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file beeyard/queen/v1/policy_service.proto.
  */
 export const file_beeyard_queen_v1_policy_service: GenFile = /*@__PURE__*/
-  fileDesc("CiViZWV5YXJkL3F1ZWVuL3YxL3BvbGljeV9zZXJ2aWNlLnByb3RvEhBiZWV5YXJkLnF1ZWVuLnYxIlAKDFBvbGljeVNvdXJjZRIyCghsYW5ndWFnZRgBIAEoDjIgLmJlZXlhcmQucXVlZW4udjEuUG9saWN5TGFuZ3VhZ2USDAoEdGV4dBgCIAEoCSKyAgoNUG9saWN5VmVyc2lvbhIMCgRuYW1lGAEgASgJEg8KB3ZlcnNpb24YAiABKAMSDgoGZGlnZXN0GAMgASgJEiwKBXN0YXRlGAQgASgOMh0uYmVleWFyZC5xdWVlbi52MS5Qb2xpY3lTdGF0ZRIuCgZzb3VyY2UYBSABKAsyHi5iZWV5YXJkLnF1ZWVuLnYxLlBvbGljeVNvdXJjZRIOCgZhdXRob3IYBiABKAkSDAoEbm90ZRgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoNYWN0aXZhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKc3VzcGVuc2lvbhgKIAEoCSKCAQoNUG9saWN5UHJvYmxlbRIzCghzZXZlcml0eRgBIAEoDjIhLmJlZXlhcmQucXVlZW4udjEuUHJvYmxlbVNldmVyaXR5Eg8KB21lc3NhZ2UYAiABKAkSDAoEbGluZRgDIAEoBRIOCgZjb2x1bW4YBCABKAUSDQoFZmllbGQYBSABKAkiRwoVVmFsaWRhdGVQb2xpY3lSZXF1ZXN0Ei4KBnNvdXJjZRgBIAEoCzIeLmJlZXlhcmQucXVlZW4udjEuUG9saWN5U291cmNlIocBChZWYWxpZGF0ZVBvbGljeVJlc3BvbnNlEjEKCHByb2JsZW1zGAEgAygLMh8uYmVleWFyZC5xdWVlbi52MS5Qb2xpY3lQcm9ibGVtEgsKA2x1YRgCIAEoCRIUCgxzdGF0ZXNfdHJpZWQYAyABKAUSFwoPZGVjaXNpb25fdXNfbWF4GAQgASgDIrMBChNEZXBsb3lQb2xpY3lSZXF1ZXN0Ei4KBnNvdXJjZRgBIAEoCzIeLmJlZXlhcmQucXVlZW4udjEuUG9saWN5U291cmNlEgwKBG5hbWUYAiABKAkSDAoEbm90ZRgDIAEoCRIkChdleHBlY3RlZF9hY3RpdmVfdmVyc2lvbhgEIAEoA0gAiAEBEg4KBmF1dGhvchgFIAEoCUIaChhfZXhwZWN0ZWRfYWN0aXZlX3ZlcnNpb24iUAoZTGlzdFBvbGljeVZlcnNpb25zUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIMCgRuYW1lGAMgASgJImgKGkxpc3RQb2xpY3lWZXJzaW9uc1Jlc3BvbnNlEjEKCHZlcnNpb25zGAEgAygLMh8uYmVleWFyZC5xdWVlbi52MS5Qb2xpY3lWZXJzaW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI7ChdHZXRQb2xpY3lWZXJzaW9uUmVxdWVzdBIUCgd2ZXJzaW9uGAEgASgDSACIAQFCCgoIX3ZlcnNpb24iOQoVUm9sbGJhY2tQb2xpY3lSZXF1ZXN0EhQKB3ZlcnNpb24YASABKANIAIgBAUIKCghfdmVyc2lvbiIaChhHZXRQbGF0Zm9ybVNvdXJjZVJlcXVlc3QiRgoUQ29tcGlsZVBvbGljeVJlcXVlc3QSLgoGc291cmNlGAEgASgLMh4uYmVleWFyZC5xdWVlbi52MS5Qb2xpY3lTb3VyY2UiVwoVQ29tcGlsZVBvbGljeVJlc3BvbnNlEgsKA2x1YRgBIAEoCRIxCghwcm9ibGVtcxgCIAMoCzIfLmJlZXlhcmQucXVlZW4udjEuUG9saWN5UHJvYmxlbSLUAQoVU2ltdWxhdGVQb2xpY3lSZXF1ZXN0Ei4KBnNvdXJjZRgBIAEoCzIeLmJlZXlhcmQucXVlZW4udjEuUG9saWN5U291cmNlEjQKCXN5bnRoZXRpYxgCIAEoCzIfLmJlZXlhcmQucXVlZW4udjEuU3ludGhldGljTG9hZEgAEg8KBXRyYWNlGAMgASgMSAASLgoFcG9vbHMYBCADKAsyHy5iZWV5YXJkLnF1ZWVuLnYxLlNpbXVsYXRlZFBvb2wSDAoEc2VlZBgFIAEoA0IGCgRsb2FkIscBCg1TeW50aGV0aWNMb2FkEgwKBGpvYnMYASABKAUSFgoOYXJyaXZhbHNfcGVyX3MYAiABKAESDgoGbW9kZWxzGAMgAygJEhoKEnByb21wdF90b2tlbnNfbWVhbhgEIAEoBRIeChZjb21wbGV0aW9uX3Rva2Vuc19tZWFuGAUgASgFEg8KB3RlbmFudHMYBiABKAUSMwoKcHJpb3JpdGllcxgHIAMoCzIfLmJlZXlhcmQucXVlZW4udjEuUHJpb3JpdHlTaGFyZSJNCg1Qcmlvcml0eVNoYXJlEiwKCHByaW9yaXR5GAEgASgOMhouYmVleWFyZC5xdWVlbi52MS5Qcmlvcml0eRIOCgZ3ZWlnaHQYAiABKAEieQoNU2ltdWxhdGVkUG9vbBIPCgdwb29sX2lkGAEgASgJEg8KB3dvcmtlcnMYAiABKAUSDQoFbW9kZWwYAyABKAkSDQoFc2xvdHMYBCABKAUSFAoMdG9rZW5zX3Blcl9zGAUgASgBEhIKCnZyYW1fYnl0ZXMYBiABKAMikQEKFlNpbXVsYXRlUG9saWN5UmVzcG9uc2USOAoIcHJvZ3Jlc3MYASABKAsyJC5iZWV5YXJkLnF1ZWVuLnYxLlNpbXVsYXRpb25Qcm9ncmVzc0gAEjQKBnJlcG9ydBgCIAEoCzIiLmJlZXlhcmQucXVlZW4udjEuU2ltdWxhdGlvblJlcG9ydEgAQgcKBWV2ZW50IlAKElNpbXVsYXRpb25Qcm9ncmVzcxISCgpqb2JzX2VuZGVkGAEgASgFEhIKCmpvYnNfdG90YWwYAiABKAUSEgoKdmlydHVhbF9tcxgDIAEoAyL7AgoQU2ltdWxhdGlvblJlcG9ydBIWCg5qb2JzX2NvbXBsZXRlZBgBIAEoBRIUCgxqb2JzX3JlZnVzZWQYAiABKAUSEwoLam9ic19mYWlsZWQYAyABKAUSEgoKdmlydHVhbF9tcxgEIAEoAxIPCgd3YWxsX21zGAUgASgDEjQKCnF1ZXVlX3dhaXQYBiABKAsyIC5iZWV5YXJkLnF1ZWVuLnYxLkxhdGVuY3lTdW1tYXJ5EjUKC2ZpcnN0X3Rva2VuGAcgASgLMiAuYmVleWFyZC5xdWVlbi52MS5MYXRlbmN5U3VtbWFyeRITCgt1dGlsaXphdGlvbhgIIAEoARIQCghmYWlybmVzcxgJIAEoARIaCg1kZWFkbGluZXNfbWV0GAogASgBSACIAQESEQoJZGVjaXNpb25zGAsgASgDEhEKCWZhbGxiYWNrcxgMIAEoAxIXCg9pbnRlbnRzX3JlZnVzZWQYDSABKANCEAoOX2RlYWRsaW5lc19tZXQiYQoOTGF0ZW5jeVN1bW1hcnkSDwoHbWVhbl9tcxgBIAEoARIOCgZwNTBfbXMYAiABKAESDgoGcDkwX21zGAMgASgBEg4KBnA5OV9tcxgEIAEoARIOCgZtYXhfbXMYBSABKAEiPgoVV2F0Y2hEZWNpc2lvbnNSZXF1ZXN0Eg4KBmpvYl9pZBgBIAEoCRIVCg1pbmNsdWRlX3dhaXRzGAIgASgIIoEECghEZWNpc2lvbhIQCghzZXF1ZW5jZRgBIAEoAxIvCgtjcmVhdGVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOcG9saWN5X3ZlcnNpb24YAyABKAkSFQoNc3RhdGVfdmVyc2lvbhgEIAEoAxI0CghkaXNwYXRjaBgFIAEoCzIgLmJlZXlhcmQucXVlZW4udjEuRGlzcGF0Y2hJbnRlbnRIABIsCgR3YWl0GAYgASgLMhwuYmVleWFyZC5xdWVlbi52MS5XYWl0SW50ZW50SAASOwoMc3RhcnRfd29ya2VyGAcgASgLMiMuYmVleWFyZC5xdWVlbi52MS5TdGFydFdvcmtlckludGVudEgAEi4KBWV2aWN0GAggASgLMh0uYmVleWFyZC5xdWVlbi52MS5FdmljdEludGVudEgAEjIKB3ByZWVtcHQYCSABKAsyHy5iZWV5YXJkLnF1ZWVuLnYxLlByZWVtcHRJbnRlbnRIABIwCgZyZWplY3QYCiABKAsyHi5iZWV5YXJkLnF1ZWVuLnYxLlJlamVjdEludGVudEgAEg8KB2FwcGxpZWQYCyABKAgSDwoHcmVmdXNhbBgMIAEoCRIQCghmYWxsYmFjaxgNIAEoCBIOCgZjcHVfdXMYDiABKANCCAoGaW50ZW50IjMKDkRpc3BhdGNoSW50ZW50Eg4KBmpvYl9pZBgBIAEoCRIRCgl3b3JrZXJfaWQYAiABKAkiNAoKV2FpdEludGVudBIOCgZyZWFzb24YASABKAkSFgoOcmV0cnlfYWZ0ZXJfbXMYAiABKAMiQwoRU3RhcnRXb3JrZXJJbnRlbnQSDQoFbW9kZWwYASABKAkSDwoHcG9vbF9pZBgCIAEoCRIOCgZncHVfaWQYAyABKAkiMAoLRXZpY3RJbnRlbnQSEQoJd29ya2VyX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCSIzCg1QcmVlbXB0SW50ZW50Eg4KBmpvYl9pZBgBIAEoCRISCgpmb3Jfam9iX2lkGAIgASgJIi4KDFJlamVjdEludGVudBIOCgZqb2JfaWQYASABKAkSDgoGcmVhc29uGAIgASgJIhYKFExpc3RUZW1wbGF0ZXNSZXF1ZXN0IkwKFUxpc3RUZW1wbGF0ZXNSZXNwb25zZRIzCgl0ZW1wbGF0ZXMYASADKAsyIC5iZWV5YXJkLnF1ZWVuLnYxLlBvbGljeVRlbXBsYXRlIl8KDlBvbGljeVRlbXBsYXRlEgwKBG5hbWUYASABKAkSDwoHc3VtbWFyeRgCIAEoCRIuCgZzb3VyY2UYAyABKAsyHi5iZWV5YXJkLnF1ZWVuLnYxLlBvbGljeVNvdXJjZSpkCg5Qb2xpY3lMYW5ndWFnZRIfChtQT0xJQ1lfTEFOR1VBR0VfVU5TUEVDSUZJRUQQABIXChNQT0xJQ1lfTEFOR1VBR0VfTFVBEAESGAoUUE9MSUNZX0xBTkdVQUdFX1lBTUwQAip7CgtQb2xpY3lTdGF0ZRIcChhQT0xJQ1lfU1RBVEVfVU5TUEVDSUZJRUQQABIXChNQT0xJQ1lfU1RBVEVfQUNUSVZFEAESGQoVUE9MSUNZX1NUQVRFX0lOQUNUSVZFEAISGgoWUE9MSUNZX1NUQVRFX1NVU1BFTkRFRBADKm0KD1Byb2JsZW1TZXZlcml0eRIgChxQUk9CTEVNX1NFVkVSSVRZX1VOU1BFQ0lGSUVEEAASGgoWUFJPQkxFTV9TRVZFUklUWV9FUlJPUhABEhwKGFBST0JMRU1fU0VWRVJJVFlfV0FSTklORxACMt4HCg1Qb2xpY3lTZXJ2aWNlEmMKDlZhbGlkYXRlUG9saWN5EicuYmVleWFyZC5xdWVlbi52MS5WYWxpZGF0ZVBvbGljeVJlcXVlc3QaKC5iZWV5YXJkLnF1ZWVuLnYxLlZhbGlkYXRlUG9saWN5UmVzcG9uc2USVgoMRGVwbG95UG9saWN5EiUuYmVleWFyZC5xdWVlbi52MS5EZXBsb3lQb2xpY3lSZXF1ZXN0Gh8uYmVleWFyZC5xdWVlbi52MS5Qb2xpY3lWZXJzaW9uEm8KEkxpc3RQb2xpY3lWZXJzaW9ucxIrLmJlZXlhcmQucXVlZW4udjEuTGlzdFBvbGljeVZlcnNpb25zUmVxdWVzdBosLmJlZXlhcmQucXVlZW4udjEuTGlzdFBvbGljeVZlcnNpb25zUmVzcG9uc2USXgoQR2V0UG9saWN5VmVyc2lvbhIpLmJlZXlhcmQucXVlZW4udjEuR2V0UG9saWN5VmVyc2lvblJlcXVlc3QaHy5iZWV5YXJkLnF1ZWVuLnYxLlBvbGljeVZlcnNpb24SWgoOUm9sbGJhY2tQb2xpY3kSJy5iZWV5YXJkLnF1ZWVuLnYxLlJvbGxiYWNrUG9saWN5UmVxdWVzdBofLmJlZXlhcmQucXVlZW4udjEuUG9saWN5VmVyc2lvbhJfChFHZXRQbGF0Zm9ybVNvdXJjZRIqLmJlZXlhcmQucXVlZW4udjEuR2V0UGxhdGZvcm1Tb3VyY2VSZXF1ZXN0Gh4uYmVleWFyZC5xdWVlbi52MS5Qb2xpY3lTb3VyY2USYAoNQ29tcGlsZVBvbGljeRImLmJlZXlhcmQucXVlZW4udjEuQ29tcGlsZVBvbGljeVJlcXVlc3QaJy5iZWV5YXJkLnF1ZWVuLnYxLkNvbXBpbGVQb2xpY3lSZXNwb25zZRJlCg5TaW11bGF0ZVBvbGljeRInLmJlZXlhcmQucXVlZW4udjEuU2ltdWxhdGVQb2xpY3lSZXF1ZXN0GiguYmVleWFyZC5xdWVlbi52MS5TaW11bGF0ZVBvbGljeVJlc3BvbnNlMAESVwoOV2F0Y2hEZWNpc2lvbnMSJy5iZWV5YXJkLnF1ZWVuLnYxLldhdGNoRGVjaXNpb25zUmVxdWVzdBoaLmJlZXlhcmQucXVlZW4udjEuRGVjaXNpb24wARJgCg1MaXN0VGVtcGxhdGVzEiYuYmVleWFyZC5xdWVlbi52MS5MaXN0VGVtcGxhdGVzUmVxdWVzdBonLmJlZXlhcmQucXVlZW4udjEuTGlzdFRlbXBsYXRlc1Jlc3BvbnNlQkRaQmdpdGh1Yi5jb20vYmVleWFyZC9iZWV5YXJkL2NsaWVudHMvZ28vZ2VuL2JlZXlhcmQvcXVlZW4vdjE7cXVlZW52MWIGcHJvdG8z", [file_beeyard_queen_v1_job, file_google_protobuf_timestamp]);
+  fileDesc("CiViZWV5YXJkL3F1ZWVuL3YxL3BvbGljeV9zZXJ2aWNlLnByb3RvEhBiZWV5YXJkLnF1ZWVuLnYxIlAKDFBvbGljeVNvdXJjZRIyCghsYW5ndWFnZRgBIAEoDjIgLmJlZXlhcmQucXVlZW4udjEuUG9saWN5TGFuZ3VhZ2USDAoEdGV4dBgCIAEoCSKyAgoNUG9saWN5VmVyc2lvbhIMCgRuYW1lGAEgASgJEg8KB3ZlcnNpb24YAiABKAMSDgoGZGlnZXN0GAMgASgJEiwKBXN0YXRlGAQgASgOMh0uYmVleWFyZC5xdWVlbi52MS5Qb2xpY3lTdGF0ZRIuCgZzb3VyY2UYBSABKAsyHi5iZWV5YXJkLnF1ZWVuLnYxLlBvbGljeVNvdXJjZRIOCgZhdXRob3IYBiABKAkSDAoEbm90ZRgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoNYWN0aXZhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKc3VzcGVuc2lvbhgKIAEoCSKCAQoNUG9saWN5UHJvYmxlbRIzCghzZXZlcml0eRgBIAEoDjIhLmJlZXlhcmQucXVlZW4udjEuUHJvYmxlbVNldmVyaXR5Eg8KB21lc3NhZ2UYAiABKAkSDAoEbGluZRgDIAEoBRIOCgZjb2x1bW4YBCABKAUSDQoFZmllbGQYBSABKAkiRwoVVmFsaWRhdGVQb2xpY3lSZXF1ZXN0Ei4KBnNvdXJjZRgBIAEoCzIeLmJlZXlhcmQucXVlZW4udjEuUG9saWN5U291cmNlIocBChZWYWxpZGF0ZVBvbGljeVJlc3BvbnNlEjEKCHByb2JsZW1zGAEgAygLMh8uYmVleWFyZC5xdWVlbi52MS5Qb2xpY3lQcm9ibGVtEgsKA2x1YRgCIAEoCRIUCgxzdGF0ZXNfdHJpZWQYAyABKAUSFwoPZGVjaXNpb25fdXNfbWF4GAQgASgDIrMBChNEZXBsb3lQb2xpY3lSZXF1ZXN0Ei4KBnNvdXJjZRgBIAEoCzIeLmJlZXlhcmQucXVlZW4udjEuUG9saWN5U291cmNlEgwKBG5hbWUYAiABKAkSDAoEbm90ZRgDIAEoCRIkChdleHBlY3RlZF9hY3RpdmVfdmVyc2lvbhgEIAEoA0gAiAEBEg4KBmF1dGhvchgFIAEoCUIaChhfZXhwZWN0ZWRfYWN0aXZlX3ZlcnNpb24iUAoZTGlzdFBvbGljeVZlcnNpb25zUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIMCgRuYW1lGAMgASgJImgKGkxpc3RQb2xpY3lWZXJzaW9uc1Jlc3BvbnNlEjEKCHZlcnNpb25zGAEgAygLMh8uYmVleWFyZC5xdWVlbi52MS5Qb2xpY3lWZXJzaW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI7ChdHZXRQb2xpY3lWZXJzaW9uUmVxdWVzdBIUCgd2ZXJzaW9uGAEgASgDSACIAQFCCgoIX3ZlcnNpb24iOQoVUm9sbGJhY2tQb2xpY3lSZXF1ZXN0EhQKB3ZlcnNpb24YASABKANIAIgBAUIKCghfdmVyc2lvbiIaChhHZXRQbGF0Zm9ybVNvdXJjZVJlcXVlc3QiRgoUQ29tcGlsZVBvbGljeVJlcXVlc3QSLgoGc291cmNlGAEgASgLMh4uYmVleWFyZC5xdWVlbi52MS5Qb2xpY3lTb3VyY2UiVwoVQ29tcGlsZVBvbGljeVJlc3BvbnNlEgsKA2x1YRgBIAEoCRIxCghwcm9ibGVtcxgCIAMoCzIfLmJlZXlhcmQucXVlZW4udjEuUG9saWN5UHJvYmxlbSLlAQoVU2ltdWxhdGVQb2xpY3lSZXF1ZXN0Ei4KBnNvdXJjZRgBIAEoCzIeLmJlZXlhcmQucXVlZW4udjEuUG9saWN5U291cmNlEjQKCXN5bnRoZXRpYxgCIAEoCzIfLmJlZXlhcmQucXVlZW4udjEuU3ludGhldGljTG9hZEgAEg8KBXRyYWNlGAMgASgMSAASLgoFcG9vbHMYBCADKAsyHy5iZWV5YXJkLnF1ZWVuLnYxLlNpbXVsYXRlZFBvb2wSDAoEc2VlZBgFIAEoAxIPCgdidWlsdGluGAYgASgJQgYKBGxvYWQixwEKDVN5bnRoZXRpY0xvYWQSDAoEam9icxgBIAEoBRIWCg5hcnJpdmFsc19wZXJfcxgCIAEoARIOCgZtb2RlbHMYAyADKAkSGgoScHJvbXB0X3Rva2Vuc19tZWFuGAQgASgFEh4KFmNvbXBsZXRpb25fdG9rZW5zX21lYW4YBSABKAUSDwoHdGVuYW50cxgGIAEoBRIzCgpwcmlvcml0aWVzGAcgAygLMh8uYmVleWFyZC5xdWVlbi52MS5Qcmlvcml0eVNoYXJlIk0KDVByaW9yaXR5U2hhcmUSLAoIcHJpb3JpdHkYASABKA4yGi5iZWV5YXJkLnF1ZWVuLnYxLlByaW9yaXR5Eg4KBndlaWdodBgCIAEoASL2AQoNU2ltdWxhdGVkUG9vbBIPCgdwb29sX2lkGAEgASgJEg8KB3dvcmtlcnMYAiABKAUSDQoFbW9kZWwYAyABKAkSDQoFc2xvdHMYBCABKAUSFAoMdG9rZW5zX3Blcl9zGAUgASgBEhIKCnZyYW1fYnl0ZXMYBiABKAMSHAoUcHJlZmlsbF90b2tlbnNfcGVyX3MYByABKAESFgoOY29udGV4dF90b2tlbnMYCCABKAUSEQoJa3ZfdG9rZW5zGAkgASgFEjIKCGxvYWRhYmxlGAogAygLMiAuYmVleWFyZC5xdWVlbi52MS5TaW11bGF0ZWRNb2RlbCJpCg5TaW11bGF0ZWRNb2RlbBINCgVtb2RlbBgBIAEoCRISCgp2cmFtX2J5dGVzGAIgASgDEg8KB2xvYWRfbXMYAyABKAMSDQoFc2xvdHMYBCABKAUSFAoMdG9rZW5zX3Blcl9zGAUgASgBIpEBChZTaW11bGF0ZVBvbGljeVJlc3BvbnNlEjgKCHByb2dyZXNzGAEgASgLMiQuYmVleWFyZC5xdWVlbi52MS5TaW11bGF0aW9uUHJvZ3Jlc3NIABI0CgZyZXBvcnQYAiABKAsyIi5iZWV5YXJkLnF1ZWVuLnYxLlNpbXVsYXRpb25SZXBvcnRIAEIHCgVldmVudCJQChJTaW11bGF0aW9uUHJvZ3Jlc3MSEgoKam9ic19lbmRlZBgBIAEoBRISCgpqb2JzX3RvdGFsGAIgASgFEhIKCnZpcnR1YWxfbXMYAyABKAMi9QgKEFNpbXVsYXRpb25SZXBvcnQSFgoOam9ic19jb21wbGV0ZWQYASABKAUSFAoMam9ic19yZWZ1c2VkGAIgASgFEhMKC2pvYnNfZmFpbGVkGAMgASgFEhIKCnZpcnR1YWxfbXMYBCABKAMSDwoHd2FsbF9tcxgFIAEoAxI0CgpxdWV1ZV93YWl0GAYgASgLMiAuYmVleWFyZC5xdWVlbi52MS5MYXRlbmN5U3VtbWFyeRI1CgtmaXJzdF90b2tlbhgHIAEoCzIgLmJlZXlhcmQucXVlZW4udjEuTGF0ZW5jeVN1bW1hcnkSEwoLdXRpbGl6YXRpb24YCCABKAESEAoIZmFpcm5lc3MYCSABKAESGgoNZGVhZGxpbmVzX21ldBgKIAEoAUgAiAEBEhEKCWRlY2lzaW9ucxgLIAEoAxIRCglmYWxsYmFja3MYDCABKAMSFwoPaW50ZW50c19yZWZ1c2VkGA0gASgDEi8KBXRvdGFsGA4gASgLMiAuYmVleWFyZC5xdWVlbi52MS5MYXRlbmN5U3VtbWFyeRIXCg9qb2JzX3VuZmluaXNoZWQYDyABKAUSMQoGZ3JvdXBzGBAgAygLMiEuYmVleWFyZC5xdWVlbi52MS5TaW11bGF0aW9uR3JvdXASEQoJZXZpY3Rpb25zGBEgASgFEhMKC3ByZWVtcHRpb25zGBIgASgFEhUKDXdvcmtlcl9zdGFydHMYEyABKAUSVgoTZGVjaXNpb25zX2J5X2FjdGlvbhgUIAMoCzI5LmJlZXlhcmQucXVlZW4udjEuU2ltdWxhdGlvblJlcG9ydC5EZWNpc2lvbnNCeUFjdGlvbkVudHJ5EmEKGWludGVudHNfcmVmdXNlZF9ieV9yZWFzb24YFSADKAsyPi5iZWV5YXJkLnF1ZWVuLnYxLlNpbXVsYXRpb25SZXBvcnQuSW50ZW50c1JlZnVzZWRCeVJlYXNvbkVudHJ5ElgKFGZhbGxiYWNrc19ieV9vdXRjb21lGBYgAygLMjouYmVleWFyZC5xdWVlbi52MS5TaW11bGF0aW9uUmVwb3J0LkZhbGxiYWNrc0J5T3V0Y29tZUVudHJ5EhIKCnN1c3BlbnNpb24YFyABKAkSFwoPZGVjaXNpb25fdXNfcDUwGBggASgBEhcKD2RlY2lzaW9uX3VzX3A5ORgZIAEoARIOCgZkaWdlc3QYGiABKAkSDgoGcG9saWN5GBsgASgJEg0KBW5vdGVzGBwgAygJGjgKFkRlY2lzaW9uc0J5QWN0aW9uRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4ARo9ChtJbnRlbnRzUmVmdXNlZEJ5UmVhc29uRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4ARo5ChdGYWxsYmFja3NCeU91dGNvbWVFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAM6AjgBQhAKDl9kZWFkbGluZXNfbWV0IuACCg9TaW11bGF0aW9uR3JvdXASLgoIcHJpb3JpdHkYASABKA4yGi5iZWV5YXJkLnF1ZWVuLnYxLlByaW9yaXR5SAASEwoJdGVuYW50X2lkGAIgASgJSAASDwoFbW9kZWwYAyABKAlIABIMCgRqb2JzGAQgASgFEhYKDmpvYnNfY29tcGxldGVkGAUgASgFEjQKCnF1ZXVlX3dhaXQYBiABKAsyIC5iZWV5YXJkLnF1ZWVuLnYxLkxhdGVuY3lTdW1tYXJ5EjUKC2ZpcnN0X3Rva2VuGAcgASgLMiAuYmVleWFyZC5xdWVlbi52MS5MYXRlbmN5U3VtbWFyeRIvCgV0b3RhbBgIIAEoCzIgLmJlZXlhcmQucXVlZW4udjEuTGF0ZW5jeVN1bW1hcnkSGgoNZGVhZGxpbmVzX21ldBgJIAEoAUgBiAEBQgUKA2tleUIQCg5fZGVhZGxpbmVzX21ldCJxCg5MYXRlbmN5U3VtbWFyeRIPCgdtZWFuX21zGAEgASgBEg4KBnA1MF9tcxgCIAEoARIOCgZwOTBfbXMYAyABKAESDgoGcDk5X21zGAQgASgBEg4KBm1heF9tcxgFIAEoARIOCgZwOTVfbXMYBiABKAEiPgoVV2F0Y2hEZWNpc2lvbnNSZXF1ZXN0Eg4KBmpvYl9pZBgBIAEoCRIVCg1pbmNsdWRlX3dhaXRzGAIgASgIIoEECghEZWNpc2lvbhIQCghzZXF1ZW5jZRgBIAEoAxIvCgtjcmVhdGVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOcG9saWN5X3ZlcnNpb24YAyABKAkSFQoNc3RhdGVfdmVyc2lvbhgEIAEoAxI0CghkaXNwYXRjaBgFIAEoCzIgLmJlZXlhcmQucXVlZW4udjEuRGlzcGF0Y2hJbnRlbnRIABIsCgR3YWl0GAYgASgLMhwuYmVleWFyZC5xdWVlbi52MS5XYWl0SW50ZW50SAASOwoMc3RhcnRfd29ya2VyGAcgASgLMiMuYmVleWFyZC5xdWVlbi52MS5TdGFydFdvcmtlckludGVudEgAEi4KBWV2aWN0GAggASgLMh0uYmVleWFyZC5xdWVlbi52MS5FdmljdEludGVudEgAEjIKB3ByZWVtcHQYCSABKAsyHy5iZWV5YXJkLnF1ZWVuLnYxLlByZWVtcHRJbnRlbnRIABIwCgZyZWplY3QYCiABKAsyHi5iZWV5YXJkLnF1ZWVuLnYxLlJlamVjdEludGVudEgAEg8KB2FwcGxpZWQYCyABKAgSDwoHcmVmdXNhbBgMIAEoCRIQCghmYWxsYmFjaxgNIAEoCBIOCgZjcHVfdXMYDiABKANCCAoGaW50ZW50IjMKDkRpc3BhdGNoSW50ZW50Eg4KBmpvYl9pZBgBIAEoCRIRCgl3b3JrZXJfaWQYAiABKAkiNAoKV2FpdEludGVudBIOCgZyZWFzb24YASABKAkSFgoOcmV0cnlfYWZ0ZXJfbXMYAiABKAMiQwoRU3RhcnRXb3JrZXJJbnRlbnQSDQoFbW9kZWwYASABKAkSDwoHcG9vbF9pZBgCIAEoCRIOCgZncHVfaWQYAyABKAkiMAoLRXZpY3RJbnRlbnQSEQoJd29ya2VyX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCSIzCg1QcmVlbXB0SW50ZW50Eg4KBmpvYl9pZBgBIAEoCRISCgpmb3Jfam9iX2lkGAIgASgJIi4KDFJlamVjdEludGVudBIOCgZqb2JfaWQYASABKAkSDgoGcmVhc29uGAIgASgJIhYKFExpc3RUZW1wbGF0ZXNSZXF1ZXN0IkwKFUxpc3RUZW1wbGF0ZXNSZXNwb25zZRIzCgl0ZW1wbGF0ZXMYASADKAsyIC5iZWV5YXJkLnF1ZWVuLnYxLlBvbGljeVRlbXBsYXRlIl8KDlBvbGljeVRlbXBsYXRlEgwKBG5hbWUYASABKAkSDwoHc3VtbWFyeRgCIAEoCRIuCgZzb3VyY2UYAyABKAsyHi5iZWV5YXJkLnF1ZWVuLnYxLlBvbGljeVNvdXJjZSpkCg5Qb2xpY3lMYW5ndWFnZRIfChtQT0xJQ1lfTEFOR1VBR0VfVU5TUEVDSUZJRUQQABIXChNQT0xJQ1lfTEFOR1VBR0VfTFVBEAESGAoUUE9MSUNZX0xBTkdVQUdFX1lBTUwQAip7CgtQb2xpY3lTdGF0ZRIcChhQT0xJQ1lfU1RBVEVfVU5TUEVDSUZJRUQQABIXChNQT0xJQ1lfU1RBVEVfQUNUSVZFEAESGQoVUE9MSUNZX1NUQVRFX0lOQUNUSVZFEAISGgoWUE9MSUNZX1NUQVRFX1NVU1BFTkRFRBADKm0KD1Byb2JsZW1TZXZlcml0eRIgChxQUk9CTEVNX1NFVkVSSVRZX1VOU1BFQ0lGSUVEEAASGgoWUFJPQkxFTV9TRVZFUklUWV9FUlJPUhABEhwKGFBST0JMRU1fU0VWRVJJVFlfV0FSTklORxACMt4HCg1Qb2xpY3lTZXJ2aWNlEmMKDlZhbGlkYXRlUG9saWN5EicuYmVleWFyZC5xdWVlbi52MS5WYWxpZGF0ZVBvbGljeVJlcXVlc3QaKC5iZWV5YXJkLnF1ZWVuLnYxLlZhbGlkYXRlUG9saWN5UmVzcG9uc2USVgoMRGVwbG95UG9saWN5EiUuYmVleWFyZC5xdWVlbi52MS5EZXBsb3lQb2xpY3lSZXF1ZXN0Gh8uYmVleWFyZC5xdWVlbi52MS5Qb2xpY3lWZXJzaW9uEm8KEkxpc3RQb2xpY3lWZXJzaW9ucxIrLmJlZXlhcmQucXVlZW4udjEuTGlzdFBvbGljeVZlcnNpb25zUmVxdWVzdBosLmJlZXlhcmQucXVlZW4udjEuTGlzdFBvbGljeVZlcnNpb25zUmVzcG9uc2USXgoQR2V0UG9saWN5VmVyc2lvbhIpLmJlZXlhcmQucXVlZW4udjEuR2V0UG9saWN5VmVyc2lvblJlcXVlc3QaHy5iZWV5YXJkLnF1ZWVuLnYxLlBvbGljeVZlcnNpb24SWgoOUm9sbGJhY2tQb2xpY3kSJy5iZWV5YXJkLnF1ZWVuLnYxLlJvbGxiYWNrUG9saWN5UmVxdWVzdBofLmJlZXlhcmQucXVlZW4udjEuUG9saWN5VmVyc2lvbhJfChFHZXRQbGF0Zm9ybVNvdXJjZRIqLmJlZXlhcmQucXVlZW4udjEuR2V0UGxhdGZvcm1Tb3VyY2VSZXF1ZXN0Gh4uYmVleWFyZC5xdWVlbi52MS5Qb2xpY3lTb3VyY2USYAoNQ29tcGlsZVBvbGljeRImLmJlZXlhcmQucXVlZW4udjEuQ29tcGlsZVBvbGljeVJlcXVlc3QaJy5iZWV5YXJkLnF1ZWVuLnYxLkNvbXBpbGVQb2xpY3lSZXNwb25zZRJlCg5TaW11bGF0ZVBvbGljeRInLmJlZXlhcmQucXVlZW4udjEuU2ltdWxhdGVQb2xpY3lSZXF1ZXN0GiguYmVleWFyZC5xdWVlbi52MS5TaW11bGF0ZVBvbGljeVJlc3BvbnNlMAESVwoOV2F0Y2hEZWNpc2lvbnMSJy5iZWV5YXJkLnF1ZWVuLnYxLldhdGNoRGVjaXNpb25zUmVxdWVzdBoaLmJlZXlhcmQucXVlZW4udjEuRGVjaXNpb24wARJgCg1MaXN0VGVtcGxhdGVzEiYuYmVleWFyZC5xdWVlbi52MS5MaXN0VGVtcGxhdGVzUmVxdWVzdBonLmJlZXlhcmQucXVlZW4udjEuTGlzdFRlbXBsYXRlc1Jlc3BvbnNlQkRaQmdpdGh1Yi5jb20vYmVleWFyZC9iZWV5YXJkL2NsaWVudHMvZ28vZ2VuL2JlZXlhcmQvcXVlZW4vdjE7cXVlZW52MWIGcHJvdG8z", [file_beeyard_queen_v1_job, file_google_protobuf_timestamp]);
 
 /**
  * The text of a policy.
@@ -489,7 +489,9 @@ export type SimulatePolicyRequest = Message<"beeyard.queen.v1.SimulatePolicyRequ
     case: "synthetic";
   } | {
     /**
-     * Recorded: a trace in the format that the queen's decision journal is exported in, at most 3 MiB a call.
+     * Recorded: a trace, at most 3 MiB a call. CSV with the header `TIMESTAMP,ContextTokens,GeneratedTokens`, as the Azure
+     * LLM inference trace has it, or JSON lines with `timestamp` in milliseconds, `input_length` and `output_length`, as
+     * Mooncake has it. Classes, tenants and deadlines, which a trace does not have, are drawn from the seed.
      *
      * @generated from field: bytes trace = 3;
      */
@@ -510,6 +512,14 @@ export type SimulatePolicyRequest = Message<"beeyard.queen.v1.SimulatePolicyRequ
    * @generated from field: int64 seed = 5;
    */
   seed: bigint;
+
+  /**
+   * A policy of Beeyard's own instead of `source`: `platform`, or one to compare with, `fifo` or `least-loaded`. Empty:
+   * `source`, or the active policy.
+   *
+   * @generated from field: string builtin = 6;
+   */
+  builtin: string;
 };
 
 /**
@@ -657,6 +667,34 @@ export type SimulatedPool = Message<"beeyard.queen.v1.SimulatedPool"> & {
    * @generated from field: int64 vram_bytes = 6;
    */
   vramBytes: bigint;
+
+  /**
+   * Speed at which a worker reads prompts, tokens a second. 0: 20 times `tokens_per_s`.
+   *
+   * @generated from field: double prefill_tokens_per_s = 7;
+   */
+  prefillTokensPerS: number;
+
+  /**
+   * Longest prompt plus answer, in tokens. 0: 8192.
+   *
+   * @generated from field: int32 context_tokens = 8;
+   */
+  contextTokens: number;
+
+  /**
+   * KV memory of each worker, in tokens. 0: the context for each slot.
+   *
+   * @generated from field: int32 kv_tokens = 9;
+   */
+  kvTokens: number;
+
+  /**
+   * Models that it can start a worker of, besides those that run, where memory is free.
+   *
+   * @generated from field: repeated beeyard.queen.v1.SimulatedModel loadable = 10;
+   */
+  loadable: SimulatedModel[];
 };
 
 /**
@@ -665,6 +703,55 @@ export type SimulatedPool = Message<"beeyard.queen.v1.SimulatedPool"> & {
  */
 export const SimulatedPoolSchema: GenMessage<SimulatedPool> = /*@__PURE__*/
   messageDesc(file_beeyard_queen_v1_policy_service, 16);
+
+/**
+ * A model that a host could start a worker of.
+ *
+ * @generated from message beeyard.queen.v1.SimulatedModel
+ */
+export type SimulatedModel = Message<"beeyard.queen.v1.SimulatedModel"> & {
+  /**
+   * The model.
+   *
+   * @generated from field: string model = 1;
+   */
+  model: string;
+
+  /**
+   * Memory that a worker of it takes, in bytes, above 0.
+   *
+   * @generated from field: int64 vram_bytes = 2;
+   */
+  vramBytes: bigint;
+
+  /**
+   * Time until it is loaded, in milliseconds, at most an hour.
+   *
+   * @generated from field: int64 load_ms = 3;
+   */
+  loadMs: bigint;
+
+  /**
+   * Slots of a worker, 1 to 256. 0: 8.
+   *
+   * @generated from field: int32 slots = 4;
+   */
+  slots: number;
+
+  /**
+   * Decode speed of one slot, tokens a second. 0: 50.
+   *
+   * @generated from field: double tokens_per_s = 5;
+   */
+  tokensPerS: number;
+};
+
+/**
+ * Describes the message beeyard.queen.v1.SimulatedModel.
+ * Use `create(SimulatedModelSchema)` to create a new message.
+ */
+export const SimulatedModelSchema: GenMessage<SimulatedModel> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_policy_service, 17);
 
 /**
  * One message of a simulation.
@@ -701,7 +788,7 @@ export type SimulatePolicyResponse = Message<"beeyard.queen.v1.SimulatePolicyRes
  * Use `create(SimulatePolicyResponseSchema)` to create a new message.
  */
 export const SimulatePolicyResponseSchema: GenMessage<SimulatePolicyResponse> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_policy_service, 17);
+  messageDesc(file_beeyard_queen_v1_policy_service, 18);
 
 /**
  * How far a simulation is.
@@ -736,7 +823,7 @@ export type SimulationProgress = Message<"beeyard.queen.v1.SimulationProgress"> 
  * Use `create(SimulationProgressSchema)` to create a new message.
  */
 export const SimulationProgressSchema: GenMessage<SimulationProgress> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_policy_service, 18);
+  messageDesc(file_beeyard_queen_v1_policy_service, 19);
 
 /**
  * What a simulation found.
@@ -822,7 +909,7 @@ export type SimulationReport = Message<"beeyard.queen.v1.SimulationReport"> & {
   decisions: bigint;
 
   /**
-   * Decisions that fell back to the platform policy, by error or time-out.
+   * Calls of the policy that failed, so that the platform policy decided instead.
    *
    * @generated from field: int64 fallbacks = 12;
    */
@@ -834,6 +921,111 @@ export type SimulationReport = Message<"beeyard.queen.v1.SimulationReport"> & {
    * @generated from field: int64 intents_refused = 13;
    */
   intentsRefused: bigint;
+
+  /**
+   * Time from arrival to the end, of jobs that completed.
+   *
+   * @generated from field: beeyard.queen.v1.LatencySummary total = 14;
+   */
+  total?: LatencySummary | undefined;
+
+  /**
+   * Jobs that had not ended when nothing more started or ended.
+   *
+   * @generated from field: int32 jobs_unfinished = 15;
+   */
+  jobsUnfinished: number;
+
+  /**
+   * The same figures for each class, tenant and model that jobs had.
+   *
+   * @generated from field: repeated beeyard.queen.v1.SimulationGroup groups = 16;
+   */
+  groups: SimulationGroup[];
+
+  /**
+   * Workers that the policy had stopped to make room.
+   *
+   * @generated from field: int32 evictions = 17;
+   */
+  evictions: number;
+
+  /**
+   * Jobs that were taken off their worker for more urgent ones.
+   *
+   * @generated from field: int32 preemptions = 18;
+   */
+  preemptions: number;
+
+  /**
+   * Workers that were started.
+   *
+   * @generated from field: int32 worker_starts = 19;
+   */
+  workerStarts: number;
+
+  /**
+   * Decisions by action, such as `dispatch`.
+   *
+   * @generated from field: map<string, int64> decisions_by_action = 20;
+   */
+  decisionsByAction: { [key: string]: bigint };
+
+  /**
+   * Refused intents by reason.
+   *
+   * @generated from field: map<string, int64> intents_refused_by_reason = 21;
+   */
+  intentsRefusedByReason: { [key: string]: bigint };
+
+  /**
+   * Calls of the policy that failed, by how: `failed`, `killed` or `suspended`; the platform policy decided instead.
+   *
+   * @generated from field: map<string, int64> fallbacks_by_outcome = 22;
+   */
+  fallbacksByOutcome: { [key: string]: bigint };
+
+  /**
+   * Why the policy was given up, one sentence for a person; empty if it was not.
+   *
+   * @generated from field: string suspension = 23;
+   */
+  suspension: string;
+
+  /**
+   * Real time of one decision in microseconds: half took no longer.
+   *
+   * @generated from field: double decision_us_p50 = 24;
+   */
+  decisionUsP50: number;
+
+  /**
+   * 99 of 100 took no longer.
+   *
+   * @generated from field: double decision_us_p99 = 25;
+   */
+  decisionUsP99: number;
+
+  /**
+   * Hash of what became of every job, in hexadecimal: two runs with the same hash are the same.
+   *
+   * @generated from field: string digest = 26;
+   */
+  digest: string;
+
+  /**
+   * The policy, by its name.
+   *
+   * @generated from field: string policy = 27;
+   */
+  policy: string;
+
+  /**
+   * What was assumed because the queen does not know it, one sentence each.
+   *
+   * @generated from field: repeated string notes = 28;
+   */
+  notes: string[];
 };
 
 /**
@@ -841,7 +1033,94 @@ export type SimulationReport = Message<"beeyard.queen.v1.SimulationReport"> & {
  * Use `create(SimulationReportSchema)` to create a new message.
  */
 export const SimulationReportSchema: GenMessage<SimulationReport> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_policy_service, 19);
+  messageDesc(file_beeyard_queen_v1_policy_service, 20);
+
+/**
+ * What became of some of the jobs.
+ *
+ * @generated from message beeyard.queen.v1.SimulationGroup
+ */
+export type SimulationGroup = Message<"beeyard.queen.v1.SimulationGroup"> & {
+  /**
+   * What they have in common. One of them is set.
+   *
+   * @generated from oneof beeyard.queen.v1.SimulationGroup.key
+   */
+  key: {
+    /**
+     * Their class.
+     *
+     * @generated from field: beeyard.queen.v1.Priority priority = 1;
+     */
+    value: Priority;
+    case: "priority";
+  } | {
+    /**
+     * Their tenant.
+     *
+     * @generated from field: string tenant_id = 2;
+     */
+    value: string;
+    case: "tenantId";
+  } | {
+    /**
+     * Their model.
+     *
+     * @generated from field: string model = 3;
+     */
+    value: string;
+    case: "model";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * How many came.
+   *
+   * @generated from field: int32 jobs = 4;
+   */
+  jobs: number;
+
+  /**
+   * How many completed.
+   *
+   * @generated from field: int32 jobs_completed = 5;
+   */
+  jobsCompleted: number;
+
+  /**
+   * Time in the queue; the largest is how long one of them starved.
+   *
+   * @generated from field: beeyard.queen.v1.LatencySummary queue_wait = 6;
+   */
+  queueWait?: LatencySummary | undefined;
+
+  /**
+   * Time from acceptance to the first token.
+   *
+   * @generated from field: beeyard.queen.v1.LatencySummary first_token = 7;
+   */
+  firstToken?: LatencySummary | undefined;
+
+  /**
+   * Time from arrival to the end, of those that completed.
+   *
+   * @generated from field: beeyard.queen.v1.LatencySummary total = 8;
+   */
+  total?: LatencySummary | undefined;
+
+  /**
+   * Share of those with a deadline that met it, 0 to 1; unset if none had one.
+   *
+   * @generated from field: optional double deadlines_met = 9;
+   */
+  deadlinesMet?: number | undefined;
+};
+
+/**
+ * Describes the message beeyard.queen.v1.SimulationGroup.
+ * Use `create(SimulationGroupSchema)` to create a new message.
+ */
+export const SimulationGroupSchema: GenMessage<SimulationGroup> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_policy_service, 21);
 
 /**
  * A distribution of times, in milliseconds.
@@ -883,6 +1162,13 @@ export type LatencySummary = Message<"beeyard.queen.v1.LatencySummary"> & {
    * @generated from field: double max_ms = 5;
    */
   maxMs: number;
+
+  /**
+   * 95 of 100 took no longer.
+   *
+   * @generated from field: double p95_ms = 6;
+   */
+  p95Ms: number;
 };
 
 /**
@@ -890,7 +1176,7 @@ export type LatencySummary = Message<"beeyard.queen.v1.LatencySummary"> & {
  * Use `create(LatencySummarySchema)` to create a new message.
  */
 export const LatencySummarySchema: GenMessage<LatencySummary> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_policy_service, 20);
+  messageDesc(file_beeyard_queen_v1_policy_service, 22);
 
 /**
  * Which decisions to send.
@@ -918,7 +1204,7 @@ export type WatchDecisionsRequest = Message<"beeyard.queen.v1.WatchDecisionsRequ
  * Use `create(WatchDecisionsRequestSchema)` to create a new message.
  */
 export const WatchDecisionsRequestSchema: GenMessage<WatchDecisionsRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_policy_service, 21);
+  messageDesc(file_beeyard_queen_v1_policy_service, 23);
 
 /**
  * One decision of a policy, and what became of it.
@@ -1043,7 +1329,7 @@ export type Decision = Message<"beeyard.queen.v1.Decision"> & {
  * Use `create(DecisionSchema)` to create a new message.
  */
 export const DecisionSchema: GenMessage<Decision> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_policy_service, 22);
+  messageDesc(file_beeyard_queen_v1_policy_service, 24);
 
 /**
  * Run a job on a worker.
@@ -1071,7 +1357,7 @@ export type DispatchIntent = Message<"beeyard.queen.v1.DispatchIntent"> & {
  * Use `create(DispatchIntentSchema)` to create a new message.
  */
 export const DispatchIntentSchema: GenMessage<DispatchIntent> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_policy_service, 23);
+  messageDesc(file_beeyard_queen_v1_policy_service, 25);
 
 /**
  * Do nothing now.
@@ -1099,7 +1385,7 @@ export type WaitIntent = Message<"beeyard.queen.v1.WaitIntent"> & {
  * Use `create(WaitIntentSchema)` to create a new message.
  */
 export const WaitIntentSchema: GenMessage<WaitIntent> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_policy_service, 24);
+  messageDesc(file_beeyard_queen_v1_policy_service, 26);
 
 /**
  * Start one more worker.
@@ -1134,7 +1420,7 @@ export type StartWorkerIntent = Message<"beeyard.queen.v1.StartWorkerIntent"> & 
  * Use `create(StartWorkerIntentSchema)` to create a new message.
  */
 export const StartWorkerIntentSchema: GenMessage<StartWorkerIntent> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_policy_service, 25);
+  messageDesc(file_beeyard_queen_v1_policy_service, 27);
 
 /**
  * Stop a worker to make room.
@@ -1162,7 +1448,7 @@ export type EvictIntent = Message<"beeyard.queen.v1.EvictIntent"> & {
  * Use `create(EvictIntentSchema)` to create a new message.
  */
 export const EvictIntentSchema: GenMessage<EvictIntent> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_policy_service, 26);
+  messageDesc(file_beeyard_queen_v1_policy_service, 28);
 
 /**
  * Take a job off its worker for another one. It goes back to the queue and continues later, where it stopped.
@@ -1190,7 +1476,7 @@ export type PreemptIntent = Message<"beeyard.queen.v1.PreemptIntent"> & {
  * Use `create(PreemptIntentSchema)` to create a new message.
  */
 export const PreemptIntentSchema: GenMessage<PreemptIntent> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_policy_service, 27);
+  messageDesc(file_beeyard_queen_v1_policy_service, 29);
 
 /**
  * Refuse a queued job.
@@ -1218,7 +1504,7 @@ export type RejectIntent = Message<"beeyard.queen.v1.RejectIntent"> & {
  * Use `create(RejectIntentSchema)` to create a new message.
  */
 export const RejectIntentSchema: GenMessage<RejectIntent> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_policy_service, 28);
+  messageDesc(file_beeyard_queen_v1_policy_service, 30);
 
 /**
  * Nothing to say.
@@ -1233,7 +1519,7 @@ export type ListTemplatesRequest = Message<"beeyard.queen.v1.ListTemplatesReques
  * Use `create(ListTemplatesRequestSchema)` to create a new message.
  */
 export const ListTemplatesRequestSchema: GenMessage<ListTemplatesRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_policy_service, 29);
+  messageDesc(file_beeyard_queen_v1_policy_service, 31);
 
 /**
  * The templates.
@@ -1254,7 +1540,7 @@ export type ListTemplatesResponse = Message<"beeyard.queen.v1.ListTemplatesRespo
  * Use `create(ListTemplatesResponseSchema)` to create a new message.
  */
 export const ListTemplatesResponseSchema: GenMessage<ListTemplatesResponse> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_policy_service, 30);
+  messageDesc(file_beeyard_queen_v1_policy_service, 32);
 
 /**
  * A policy to start from.
@@ -1289,7 +1575,7 @@ export type PolicyTemplate = Message<"beeyard.queen.v1.PolicyTemplate"> & {
  * Use `create(PolicyTemplateSchema)` to create a new message.
  */
 export const PolicyTemplateSchema: GenMessage<PolicyTemplate> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_policy_service, 31);
+  messageDesc(file_beeyard_queen_v1_policy_service, 33);
 
 /**
  * What a policy is written in.
@@ -1495,7 +1781,10 @@ export const PolicyService: GenService<{
   /**
    * Runs a policy over synthetic load or a recorded trace in virtual time, on the queen's own decision code. Sends
    * `progress` at least once a second, then exactly one `report`, and nothing after it. Touches no real job. Cancelling
-   * the call stops the simulation. Not hosted yet: answered with UNIMPLEMENTED.
+   * the call stops the simulation. It runs in a process of its own with limits of time and memory, one at a time: refused
+   * with QUEUE_FULL_REJECT while another runs. A policy that does not load is refused with POLICY_INVALID, with its line; a
+   * fleet, load or trace that cannot be with INVALID_REQUEST. May be repeated: the same request gives the same report,
+   * but for the fields that are measured in real time.
    *
    * @generated from rpc beeyard.queen.v1.PolicyService.SimulatePolicy
    */
