@@ -164,3 +164,17 @@ async def test_the_mode_is_the_operators_choice(mode: str) -> None:
         else:
             told = await refusal(deploy(queen, PLATFORM % "a"))
             assert told.code is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_a_policy_is_tried_on_every_job_that_waits(
+    queen: RunningQueen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "POLICY_DELTAS_PER_MESSAGE", 2)  # the queue is cut in pieces
+    async with attached_worker(queen.channel, slots=0):
+        for _ in range(5):
+            await submit(queen, tenant_id="here")
+        scene = await queen.queen.policies.scene()
+        assert len(scene.world.jobs) == 5
+        text = "function schedule(c) return #c.queue == 5 and error(c.queue[5].tenant_id) or {action = 'wait'} end"
+        told = await refusal(deploy(queen, text))
+    assert told.message == "line 1: fallback in the queen's present world: here"

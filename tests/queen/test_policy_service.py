@@ -120,6 +120,8 @@ async def test_validation_finds_what_deployment_refuses(service: Service, name: 
     assert problem.severity == pb.PROBLEM_SEVERITY_ERROR
     assert word in problem.message
     assert place is None or (problem.line, problem.column) == place
+    does_load = "fallback" in problem.message or "killed" in problem.message
+    assert (found.states_tried, bool(found.lua)) == (int(does_load), does_load)
     assert (await service.active()).version == 0
 
 

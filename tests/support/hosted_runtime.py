@@ -26,7 +26,7 @@ class HostedRuntime:
         self._clock = clock or ManualClock()
         self._host: PolicyHost | None = None
 
-    def scene(self) -> Scene:
+    async def scene(self) -> Scene:
         return self.world
 
     async def activate(self, source: bytes, label: str) -> Reply:

@@ -264,7 +264,7 @@ def rows_of(state: QueenState, now_ms: int, known: Projection) -> Iterator[Row]:
         now_ms: Monotonic time.
         known: What mirrors were told already: starts and models are told as they were told before.
     """
-    yield from _fleet_of(state, now_ms, known).rows()
+    yield from fleet_of(state, now_ms, known).rows()
     for job_id in sorted(state.queue.job_ids(), key=lambda each: state.jobs[each].sequence):
         if job_id in state.queue:
             yield job_row(state.jobs[job_id])
@@ -272,13 +272,13 @@ def rows_of(state: QueenState, now_ms: int, known: Projection) -> Iterator[Row]:
 
 def world_of(state: QueenState, now_ms: int, known: Projection) -> World:
     """Return everything as a policy sees it, as tables. Walks all of the state."""
-    world = _fleet_of(state, now_ms, known)
+    world = fleet_of(state, now_ms, known)
     world.jobs = {job_id: job_row(state.jobs[job_id]) for job_id in state.queue.job_ids()}
     return world
 
 
-def _fleet_of(state: QueenState, now_ms: int, known: Projection) -> World:
-    """Everything but the waiting jobs."""
+def fleet_of(state: QueenState, now_ms: int, known: Projection) -> World:
+    """Return everything but the waiting jobs, as tables."""
     world = World(models={**known.models}, config=dict(state.settings.policy_config))
     promised = promised_bytes(state)
     for pool_id, pool in state.fleet.pools.items():

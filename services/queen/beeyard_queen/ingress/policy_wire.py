@@ -116,10 +116,11 @@ def _state_of(row: VersionRow) -> "pb.PolicyState.ValueType":
 
 def wire_validation_of(finding: Finding) -> pb.ValidatePolicyResponse:
     """Return what validation found."""
+    loads = finding.program is not None and not finding.is_rejected
     return pb.ValidatePolicyResponse(
         problems=[wire_problem_of(one) for one in finding.problems],
-        lua=finding.program.lua.decode() if finding.program else "",
-        states_tried=finding.worlds,
+        lua=finding.program.lua.decode() if finding.program and loads else "",
+        states_tried=finding.worlds if loads else 0,
         decision_us_max=finding.worst_cpu_us,
     )
 

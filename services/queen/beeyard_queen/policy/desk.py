@@ -143,7 +143,8 @@ class Desk:
         """
         async with self.turns.turn():
             zygote = await self._sandbox.zygote()
-            return await validate(zygote, language, text.encode(), self._worlds())
+            worlds = _worlds(await self._runtime.scene())
+            return await validate(zygote, language, text.encode(), worlds)
 
     async def version(self, version: int | None) -> VersionRow:
         """Return one version with its source; without a number the active one.
@@ -223,7 +224,7 @@ class Desk:
             _log.error("policy_not_swapped", policy=label_of(row), reason=fault)
             await self._take_back(before, row, reason)
             raise not_swapped(row, before, fault)
-        _log.info("policy_activated", policy=label_of(row), before=label_of(before))
+        _log.info("policy_changed", policy=label_of(row), before=label_of(before))
         return _with_source(row)
 
     async def _take_back(self, before: VersionRow, row: VersionRow, reason: str) -> None:
@@ -253,7 +254,6 @@ class Desk:
     # --- a policy that failed too often ---
 
     def _suspended(self, label: str, reason: str) -> None:
-        _log.error("policy_suspended", policy=label, reason=reason)
         self.changes.pursue(self._restore(label, reason))
 
     async def _restore(self, label: str, reason: str) -> None:
@@ -308,12 +308,14 @@ class Desk:
         if self.mode == "platform":
             raise immutable()
 
-    def _worlds(self) -> Iterator[tuple[str, Scene]]:
-        yield "the queen's present world", self._runtime.scene()
-        yield from scenes(read_scene(None), "the sample world")
-
     def _now_ms(self) -> int:
         return self._clock.now().wall_ms
+
+
+def _worlds(present: Scene) -> Iterator[tuple[str, Scene]]:
+    """Yield the worlds in which a policy is tried before it decides here."""
+    yield "the queen's present world", present
+    yield from scenes(read_scene(None), "the sample world")
 
 
 def _short(reason: str) -> str:

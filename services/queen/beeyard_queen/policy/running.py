@@ -18,7 +18,7 @@ class Runtime(Protocol):
 
     on_suspended: Callable[[str, str], None] | None
 
-    def scene(self) -> Scene:
+    async def scene(self) -> Scene:
         """Return the world as it is now."""
         ...
 

@@ -21,9 +21,10 @@ from beeyard_core.effect import Effect
 from beeyard_core.instant import Instant
 from beeyard_core.policy.apply import apply
 from beeyard_core.policy.changes import Change
+from beeyard_core.policy.cutting import job_row
 from beeyard_core.policy.decision import DroppedIntent, read_answer
 from beeyard_core.policy.intent import Intent, Wait
-from beeyard_core.policy.projection import Projection, rows_of, world_of
+from beeyard_core.policy.projection import Projection, fleet_of, rows_of
 from beeyard_core.policy.schedule import is_due, schedule, seed_of
 from beeyard_core.refusal import Refused
 from beeyard_core.state import QueenState
@@ -157,10 +158,19 @@ class PolicyRuntime:
         """What decides now, as `name@version`."""
         return self._hosted.label if self._hosted else PLATFORM_LABEL
 
-    def scene(self) -> Scene:
-        """Return the world as a policy would see it now."""
-        now_ms = self._clock.now().mono_ms
-        return Scene(world_of(self._state, now_ms, self._projection), now_ms)
+    async def scene(self) -> Scene:
+        """Return the world as a policy would see it now.
+
+        A long queue is cut in pieces, between which the queen goes on; what is placed meanwhile is left out.
+        """
+        state, now_ms = self._state, self._clock.now().mono_ms
+        world = fleet_of(state, now_ms, self._projection)
+        for at, job_id in enumerate(list(state.queue.job_ids()), start=1):
+            if at % limits.POLICY_DELTAS_PER_MESSAGE == 0:
+                await self._clock.sleep_ms(0)
+            if job_id in state.queue:
+                world.jobs[job_id] = job_row(state.jobs[job_id])
+        return Scene(world, now_ms)
 
     def digest(self) -> str:
         """Return the digest of the platform policy's mirror, to compare with the world's."""

@@ -78,6 +78,11 @@ class Finding:
     worst_instructions: int = 0
 
     @property
+    def is_rejected(self) -> bool:
+        """Whether the text does not load at all."""
+        return self.fault is not None and self.fault[1].verdict == "rejected"
+
+    @property
     def error(self) -> Problem | None:
         """The first error; None if the policy may decide."""
         return next((one for one in self.problems if one.is_error), None)
