@@ -79,7 +79,7 @@ async def test_over_http_the_trace_of_the_client_goes_on_through_the_gateway() -
         flags = ["--otlp-endpoint", receiver.endpoint]
         async with (
             Stack(queen_flags=flags, pool_manager_flags=flags) as stack,
-            gateway_process(stack, *flags) as gateway,
+            gateway_process(stack, *flags, "--log-level", "debug") as gateway,
             httpx.AsyncClient(base_url=f"http://{gateway.address}", trust_env=False) as client,
         ):
             asked = {"model": "tiny", "prompt": PROMPT, "max_tokens": 12, "seed": 7}
@@ -88,7 +88,13 @@ async def test_over_http_the_trace_of_the_client_goes_on_through_the_gateway() -
                 json=asked,
                 headers={"traceparent": f"00-{trace_id}-{parent_id}-01", "X-Correlation-Id": "c-7"},
             )
+            figures = (await client.get("/metrics")).text
+            log = (stack.folder / "gateway.log").read_text(encoding="utf-8")
         told = answer.json()
+        assert "request_done" in log
+        for where in (log, figures):
+            assert PROMPT not in where
+            assert told["choices"][0]["text"].strip() not in where
         (tree,) = receiver.tree(trace_id)
         assert shape(tree) == ("POST /v1/completions", WHOLE)
         spans = {s.name: s for s in receiver.spans if s.trace_id == trace_id}

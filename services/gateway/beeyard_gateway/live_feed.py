@@ -127,7 +127,7 @@ class LiveFeed:
                 continue
             if fault.reason == HttpReason.NOT_IMPLEMENTED.value:
                 return
-            self._publish("status", {"type": "status", "queen": fault.reason})
+            self._publish("status", _text({"type": "status", "queen": fault.reason}))
             wait_ms = min(limits.RECONNECT_MIN_MS << min(failures, 8), limits.RECONNECT_MAX_MS)
             failures += 1
             await self._clock.sleep_ms(wait_ms)
@@ -139,31 +139,43 @@ class LiveFeed:
                 models = await self._link.ask(
                     self._link.fleet.ListModels, fleet_pb.ListModelsRequest()
                 )
-                self._tell(snapshot, models)
-
-    def _tell(self, snapshot: fleet_pb.FleetSnapshot, models: fleet_pb.ListModelsResponse) -> None:
-        fleet = to_json(snapshot)
-        queue = {
-            "type": "queue",
-            "version": snapshot.version,
-            "jobs_queued": fleet.pop("jobs_queued"),
-            "jobs_running": fleet.pop("jobs_running"),
-            "models": to_json(models)["models"],
-        }
-        self._publish("status", {"type": "status", "queen": "connected"})
-        self._publish("fleet", {"type": "fleet"} | fleet)
-        self._publish("queue", queue)
+                # Beside the loop, on which tokens are written: a large fleet takes some time.
+                messages = await asyncio.to_thread(_told, snapshot, models)
+                self._publish("status", _CONNECTED)
+                for topic, text in messages:
+                    self._publish(topic, text)
 
     async def _read_decisions(self) -> None:
         request = policy_pb.WatchDecisionsRequest(include_waits=True)
         call = self._link.policy.WatchDecisions(request, timeout=_STREAM_TIMEOUT_S)
         async with stream(call):
             async for decision in call:
-                self._publish("decisions", {"type": "decision"} | to_json(decision))
+                self._publish("decisions", _text({"type": "decision"} | to_json(decision)))
 
-    def _publish(self, topic: str, message: dict[str, Any]) -> None:
-        text = dump(message).decode()
+    def _publish(self, topic: str, text: str) -> None:
         if topic != "decisions":
             self._newest[topic] = text
         for view in self._views:
             view.put(topic, text)
+
+
+def _told(
+    snapshot: fleet_pb.FleetSnapshot, models: fleet_pb.ListModelsResponse
+) -> list[tuple[str, str]]:
+    """Return what a snapshot has to say, by topic."""
+    fleet = to_json(snapshot)
+    queue = {
+        "type": "queue",
+        "version": snapshot.version,
+        "jobs_queued": fleet.pop("jobs_queued"),
+        "jobs_running": fleet.pop("jobs_running"),
+        "models": to_json(models)["models"],
+    }
+    return [("fleet", _text({"type": "fleet"} | fleet)), ("queue", _text(queue))]
+
+
+def _text(message: dict[str, Any]) -> str:
+    return dump(message).decode()
+
+
+_CONNECTED: Final = _text({"type": "status", "queen": "connected"})
