@@ -52,12 +52,12 @@ async def test_at_first_the_platform_policy_decides(versions: PolicyVersions) ->
 
 
 async def test_a_deployed_policy_comes_back_whole(versions: PolicyVersions) -> None:
-    row = await versions.deploy(draft("-- ü 🐝", name="büro", author="", note=""), at_ms=7)
+    row = await versions.deploy(draft("-- ü\0🐝", name="büro", author="", note=""), at_ms=7)
     assert row == await versions.version(1) == await versions.version(None)
-    assert (row.version, row.name, row.language, row.text) == (1, "büro", "lua", "-- ü 🐝")
+    assert (row.version, row.name, row.language, row.text) == (1, "büro", "lua", "-- ü\0🐝")
     assert (row.author, row.note, row.created_ms, row.activated_ms) == ("", "", 7, 7)
     assert row.is_active
-    assert row.digest == digest_of("lua", "-- ü 🐝")
+    assert row.digest == digest_of("lua", "-- ü\0🐝")
     platform = await versions.version(0)
     assert platform is not None
     assert not platform.is_active

@@ -110,11 +110,15 @@ class Zygote:
             StartFailed: It did not come up.
         """
         self._is_wanted = True
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        self._control = ours
-        with theirs:
-            self._process = _spawn(theirs.fileno())
+        try:
+            ours, theirs = socket.socketpair()
+            ours.setblocking(False)
+            self._control = ours
+            with theirs:
+                self._process = _spawn(theirs.fileno())
+        except OSError as fault:
+            await self._end()
+            raise StartFailed(f"the policy sandbox cannot be started ({fault.strerror})") from fault
         try:
             async with asyncio.timeout(limits.POLICY_ZYGOTE_START_TIMEOUT_MS / 1_000):
                 await self._set_up()
