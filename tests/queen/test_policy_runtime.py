@@ -155,7 +155,7 @@ async def test_a_policy_that_fails_too_often_is_suspended_loudly() -> None:
 async def test_what_the_state_does_not_allow_is_dropped_counted_and_told() -> None:
     async with two_workers() as (queen, _, _):
         await activate(queen, INVENTS)
-        await submit(queen)
+        job_id = await submit(queen)
         policies = queen.queen.policies
         await eventually(
             lambda: policies.counts.decisions["dispatch", "dropped"] > 0, "the intent is dropped"
@@ -163,6 +163,11 @@ async def test_what_the_state_does_not_allow_is_dropped_counted_and_told() -> No
         record = policies.decisions.last[-1]
         assert record.refused is not None
         assert record.refused.reason is Refusal.WORKER_NOT_FOUND
+        explained = await queen.inference.ExplainJob(pb.ExplainJobRequest(job_id=job_id))
+        assert explained.summary == (
+            "waits with 0 jobs before it; mine@1 wanted to dispatch it, which was dropped: "
+            "WORKER_NOT_FOUND, there is no such worker"
+        )
         # It is not asked the same over and over: only a change, or some time, brings the next question.
         assert policies.counts.decisions["dispatch", "dropped"] <= 2
 

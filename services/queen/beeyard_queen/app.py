@@ -257,6 +257,7 @@ class Queen:
             following=following,
             feeds=self._feeds,
             answers=self._answers,
+            decisions=self.policies.decisions,
             clock=self._clock,
         )
 

@@ -28,6 +28,7 @@ from beeyard_queen.ingress.request import refuse_unknown_fields
 from beeyard_queen.ingress.submission import Submissions
 from beeyard_queen.ingress.wire import JOB_STATES, wire_job_of
 from beeyard_queen.loop import WriterLoop
+from beeyard_queen.policy.decision_feed import DecisionFeed
 from beeyard_queen.store.port import JobFilter, JobReader, JobRow
 from beeyard_queen.store.rows import job_of
 
@@ -46,6 +47,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         following: Following,
         feeds: Feeds,
         answers: Answers,
+        decisions: DecisionFeed,
         clock: Clock,
     ) -> None:
         """Serve clients over the parts that the composition root made."""
@@ -55,6 +57,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         self._following = following
         self._feeds = feeds
         self._answers = answers
+        self._decisions = decisions
         self._clock = clock
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
@@ -139,7 +142,12 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             self._explain_wait(job, explanation)
         elif job.decision is not None:
             explanation.summary = f"ran on {job.decision.worker_id}: {job.decision.summary}"
-            explanation.candidates.add(worker_id=job.decision.worker_id, chosen=True)
+            chosen = self._loop.state.fleet.workers.get(job.decision.worker_id)
+            explanation.candidates.add(
+                worker_id=job.decision.worker_id,
+                pool_id=chosen.report.pool_id if chosen is not None else "",
+                chosen=True,
+            )
         else:
             explanation.summary = "ended before it was placed"
         return explanation
@@ -149,11 +157,16 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         now_ms = self._clock.now().mono_ms
         found = candidates(job.spec, state.fleet, now_ms, most=limits.CANDIDATES_KEPT_MAX)
         ahead = state.queue.position(job)
-        explanation.summary = (
-            f"waits with {ahead} jobs before it; no worker can take it now"
-            if all(candidate.exclusion for candidate in found)
-            else f"waits with {ahead} jobs before it"
-        )
+        explanation.summary = f"waits with {ahead} jobs before it"
+        if all(candidate.exclusion for candidate in found):
+            explanation.summary += "; no worker can take it now"
+        last = self._decisions.about(job.job_id)
+        if last is not None and last.intent is not None and last.refused is not None:
+            refused = last.refused
+            explanation.summary += (
+                f"; {last.label} wanted to {last.intent.action} it, which was dropped: "
+                f"{refused.reason.value}, {refused.message}"
+            )
         for candidate in found:
             report, exclusion = candidate.worker.report, candidate.exclusion
             explanation.candidates.add(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from beeyard_core import limits
 from beeyard_core.instant import Instant
-from beeyard_core.policy.intent import Intent, Wait
+from beeyard_core.policy.intent import Dispatch, Intent, Preempt, Reject, Wait
 from beeyard_core.refusal import Refused
 
 
@@ -38,6 +38,14 @@ class DecisionRecord:
     refused: Refused | None = None
     is_fallback: bool = False
     cpu_us: int = 0
+
+
+def _concerns(record: DecisionRecord, job_id: str) -> bool:
+    match record.intent:
+        case Dispatch() | Preempt() | Reject():
+            return record.intent.job_id == job_id
+        case _:
+            return False
 
 
 Wanted = Callable[[DecisionRecord], bool]
@@ -97,6 +105,10 @@ class DecisionFeed:
             self.last.append(record)
         for watch in self._watches:
             watch.offer(record)
+
+    def about(self, job_id: str) -> DecisionRecord | None:
+        """Return the last decision about a job, if it is still known."""
+        return next((each for each in reversed(self.last) if _concerns(each, job_id)), None)
 
     @contextmanager
     def watch(self, wanted: Wanted) -> Iterator[DecisionWatch]:

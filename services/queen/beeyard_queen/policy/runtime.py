@@ -55,6 +55,7 @@ class _Hosted:
         asked_version: The version of the state that the question is about; `asked_ms` its instant, `asked_position`
             its place in the decision journal.
         has_news: Something changed since it was asked.
+        is_late: It did not answer the last question in time.
     """
 
     host: PolicyHost
@@ -66,6 +67,7 @@ class _Hosted:
     asked_position: int = 0
     ruling: Ruling | None = None
     has_news: bool = False
+    is_late: bool = False
 
 
 @dataclass(slots=True)
@@ -340,12 +342,19 @@ class PolicyRuntime:
         self._journal_ruling(hosted, ruling)
         match ruling.outcome:
             case Outcome.DECIDED:
+                hosted.is_late = False
                 self._apply(hosted, ruling, now, effects)
                 return
             case Outcome.LATE:
                 self.counts.timeouts += 1
+                if not hosted.is_late:  # once, and not for every decision until it answers
+                    _log.warning(
+                        "policy_fallback", policy=hosted.label, outcome="late",
+                        reason=ruling.reply.text, line=ruling.reply.line,
+                    )  # fmt: skip
             case _:
                 self.counts.errors += 1
+        hosted.is_late = ruling.outcome is Outcome.LATE
         if ruling.outcome is Outcome.SUSPENDED:
             self._suspend(hosted, ruling.reason)
         self._by_platform(now, effects, because=ruling.outcome.value)
