@@ -2,10 +2,15 @@
 
 import pytest
 from beeyard_core import limits
-from beeyard_core.event import CancelRequested, JobSubmitted, WorkerAttached
-from beeyard_core.ids import JobId, PoolId, WorkId
-from beeyard_core.job import Priority
+from beeyard_core.capacity import rooms
+from beeyard_core.event import ApiMeasured, CancelRequested, JobSubmitted, Ticked, WorkerAttached
+from beeyard_core.fleet import HostLoad
+from beeyard_core.ids import JobId, ModelName, PoolId, WorkerId, WorkId
+from beeyard_core.inference_gate import close_all
+from beeyard_core.job import JobState, Priority
+from beeyard_core.placement import candidates
 from beeyard_core.refusal import Refusal, Refused
+from beeyard_core.state import Settings
 from beeyard_core.work_ask import (
     Completion,
     DenialReason,
@@ -14,10 +19,11 @@ from beeyard_core.work_ask import (
     Renewed,
     Withdrawal,
 )
-from beeyard_core.work_yard import InferenceShare
+from beeyard_core.work_yard import CapacitySettings, InferenceShare
 
-from tests.support.core_values import report_of, spec_of
-from tests.support.heavy_work import HeavyWork, claim_of, wanted, yard_with
+from tests.support.apiary import Apiary
+from tests.support.core_values import pool_of, report_of, spec_of
+from tests.support.heavy_work import IDLE_API, IDLE_HOST, HeavyWork, claim_of, wanted, yard_with
 
 TTL_MS = limits.WORK_LEASE_TTL_MS
 
@@ -244,6 +250,68 @@ def test_inference_may_cost_more_than_there_is_and_free_units_are_not_negative()
     yard = with_jobs(InferenceShare.COUNTED, cost_units=90)
     yard.submit(units=1)
     assert yard.denial().message == "1 units are needed, 0 are free"
+
+
+def gated() -> Apiary:
+    """A worker on host p1, for whose inference the governor counts."""
+    settings = Settings(capacity=CapacitySettings(inference=InferenceShare.GATED))
+    apiary = Apiary(settings)
+    close_all(apiary.state)
+    apiary.snapshot(pool_of(load=IDLE_HOST))
+    apiary.attach(report_of("w1"))
+    return apiary
+
+
+def submitted(apiary: Apiary, name: str = "j1", **changes: object) -> JobState:
+    """Submit a job, let a tick pass, and return where the job is."""
+    apiary.happen(JobSubmitted(job_id=JobId(name), spec=spec_of(**changes)))  # type: ignore[arg-type]
+    apiary.happen(ApiMeasured(IDLE_API))
+    apiary.happen(Ticked())
+    return apiary.state.jobs[JobId(name)].state
+
+
+def test_inference_waits_where_it_is_gated_until_its_host_has_been_rated() -> None:
+    apiary = gated()
+    apiary.happen(JobSubmitted(job_id=JobId("j0"), spec=spec_of()))
+    job = apiary.state.jobs[JobId("j0")]
+    (found,) = candidates(job.spec, apiary.state.fleet, apiary.now.mono_ms, most=9)
+    assert found.exclusion is not None
+    assert found.exclusion.reason is Refusal.CAPACITY_GATED
+    apiary.happen(ApiMeasured(IDLE_API))
+    apiary.happen(Ticked())
+    assert job.state is JobState.LEASED
+
+
+def test_gated_inference_waits_for_a_busy_host_and_goes_on_without_help() -> None:
+    apiary = gated()
+    assert submitted(apiary, "j1") is JobState.LEASED
+    apiary.snapshot(pool_of(load=HostLoad(cpu_percent=10.0, memory_percent=99.0)))
+    apiary.happen(Ticked())
+    assert submitted(apiary, "j2") is JobState.QUEUED
+    apiary.snapshot(pool_of(load=IDLE_HOST))
+    for _ in range(12):
+        apiary.happen(ApiMeasured(IDLE_API))
+        apiary.advance(1_000)
+    assert apiary.state.jobs[JobId("j2")].state is JobState.LEASED
+
+
+def test_gated_inference_starts_while_a_unit_is_free() -> None:
+    apiary = gated()
+    assert submitted(apiary, "j1", cost_units=60) is JobState.LEASED
+    assert submitted(apiary, "j2", cost_units=60) is JobState.LEASED, "one was free"
+    assert submitted(apiary, "j3") is JobState.QUEUED
+    assert [room.free for room in rooms(apiary.state, apiary.now)] == [0]
+
+
+def test_a_gate_closes_one_host_and_not_its_neighbours() -> None:
+    apiary = gated()
+    apiary.snapshot(pool_of("p2", load=HostLoad(cpu_percent=10.0, memory_percent=99.0)))
+    apiary.attach(report_of("w0", pool_id=PoolId("p2")))
+    apiary.attach(report_of("alone", pool_id=PoolId("nobody"), model=ModelName("n")))
+    states = [submitted(apiary, f"j{number}") for number in range(6)]
+    assert states == [JobState.LEASED] * 4 + [JobState.QUEUED] * 2
+    assert not apiary.state.fleet.workers[WorkerId("w0")].leases
+    assert submitted(apiary, "own", model="n") is JobState.LEASED, "no pool manager, no gate"
 
 
 def test_inference_costs_nothing_where_the_setting_says_so() -> None:

@@ -1,5 +1,6 @@
 """Values of the core with everything filled in, varied by keyword, and what must hold of a state at any moment."""
 
+from collections import Counter
 from dataclasses import replace
 
 from beeyard_core import limits
@@ -147,6 +148,9 @@ def _check_jobs(state: QueenState) -> None:
         assert job.attempt - job.preemptions <= job.spec.max_attempts
         waiting += job.state is JobState.QUEUED
     assert JobQueue.__len__(state.queue) == waiting
+    unfinished = Counter(j.spec.tenant_id for j in state.jobs.values() if not j.is_ended)
+    unfinished += Counter(w.spec.tenant_id for w in state.work.works.values() if not w.is_ended)
+    assert {i: usage.jobs for i, usage in state.quotas.usages.items() if usage.jobs} == unfinished
     for (tenant_id, request_id), job_id in state.requests.items():
         job = state.jobs[job_id]
         assert (job.spec.tenant_id, job.request_id) == (tenant_id, request_id)

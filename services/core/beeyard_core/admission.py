@@ -42,7 +42,12 @@ def admit(state: QueenState, spec: JobSpec) -> JobSpec | Refused:
     resolved = spec if model == spec.model else dataclasses.replace(spec, model=model)
     if len(state.queue) >= limits.QUEUE_DEPTH_MAX:
         return _queue_full(state, model)
-    return _impossible(state, resolved) or resolved
+    return (
+        _impossible(state, resolved)
+        # Last, since it charges the tenant.
+        or state.quotas.admit_job(resolved, state.settings.quotas, state.fleet, state.now_ms)
+        or resolved
+    )
 
 
 def _queue_full(state: QueenState, model: ModelName) -> Refused:

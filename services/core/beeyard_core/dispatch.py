@@ -145,6 +145,7 @@ def end(
         dequeue(state, job)
     job.move(verb)
     job.ended_at, job.failure = now, failure
+    state.quotas.end_job(job)
     effects.append(SaveJob(job.job_id))
     effects.append(AnnounceEnded(job.job_id))
     state.ended.append(job.job_id)

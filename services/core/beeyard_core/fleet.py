@@ -253,6 +253,14 @@ class Fleet:
     #: Workers that changed since a policy's mirror was last brought up to date; see `state.Touched`.
     touched: dict[WorkerId, None] = field(default_factory=dict)
 
+    #: Hosts that take new inference jobs, where something holds others closed; None: nothing does.
+    open_pools: set[PoolId] | None = None
+
+    def is_gated(self, pool_id: PoolId) -> bool:
+        """Whether a host is too busy for new inference jobs. A worker without a pool manager stands for itself."""
+        closed = self.open_pools is not None and pool_id not in self.open_pools
+        return closed and pool_id in self.pools
+
     def reindex(self, worker: Worker) -> None:
         """Bring every index up to date after any change of `worker`."""
         report = worker.report

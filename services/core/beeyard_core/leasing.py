@@ -11,6 +11,7 @@ from typing import assert_never
 from beeyard_core.effect import AnswerWork, Effect, SaveWork
 from beeyard_core.event import WorkAsked
 from beeyard_core.ids import LeaseId, WorkId, lease_id_of
+from beeyard_core.inference_gate import gate_inference
 from beeyard_core.instant import Instant
 from beeyard_core.matching import match
 from beeyard_core.refusal import Refusal, Refused
@@ -53,6 +54,7 @@ def work_ticked(state: QueenState, now: Instant, effects: list[Effect]) -> None:
     _sound_alarms(state, now, effects)
     effects.extend(SaveWork(work_id) for work_id in yard.unsaved)
     yard.unsaved.clear()
+    gate_inference(state, now)
 
 
 def _answer(state: QueenState, ask: WorkAsk, now: Instant, effects: list[Effect]) -> WorkAnswer:
@@ -352,6 +354,7 @@ def _end(
         yard.dequeue(work)
     work.move(verb)
     work.ended_at, work.failure = now, failure
+    state.quotas.end_work(work.spec.tenant_id)
     yard.by_unique_key.pop((work.spec.tenant_id, work.spec.unique_key), None)
     yard.ended.append(work.work_id)
     effects.append(SaveWork(work.work_id))

@@ -417,5 +417,9 @@ API_CALLS_MIN: Final = 20
 # A measurement of the queen's own calls that is older than this is missing.
 API_STALE_MS: Final = 5_000
 assert API_STALE_MS >= 3 * API_MEASURE_INTERVAL_MS
+# When to ask again for what is not a rate; and the longest wait for what is.
+QUOTA_RETRY_MS: Final = 1_000
+QUOTA_RETRY_MS_MAX: Final = 3_600_000
+TENANTS_FILE_BYTES_MAX: Final = 4 << 20
 # A rating rises at once and falls by one point in this time, so that a pause between two bursts opens no gate.
 RATING_RELEASE_MS: Final = 1_000

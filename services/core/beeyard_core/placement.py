@@ -131,6 +131,8 @@ def unreadiness(spec: JobSpec, fleet: Fleet, worker: Worker, now_ms: int) -> Exc
         return Exclusion(Refusal.POOL_UNREADY, "its reports are stale")
     if report.state not in (WorkerState.READY, WorkerState.BUSY):
         return Exclusion(Refusal.POOL_UNREADY, f"is {report.state.value}")
+    if fleet.is_gated(report.pool_id):
+        return Exclusion(Refusal.CAPACITY_GATED, "its host is too busy for more")
     if worker.slots_free == 0:
         return Exclusion(Refusal.WORKER_BUSY, f"all {report.slots_total} slots are taken")
     if worker.is_saturated:

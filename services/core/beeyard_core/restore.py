@@ -38,6 +38,7 @@ def restore(
     state.fleet.known_models.update(ModelName(model) for model in models)
     for job in jobs:
         state.jobs[job.job_id] = job
+        state.quotas.restore_job(job)
         # An earlier queen counted these; the counters begin anew.
         job.served_index = job.next_index
         if job.request_id:

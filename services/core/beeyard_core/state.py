@@ -11,6 +11,8 @@ from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, TenantId,
 from beeyard_core.job import Job
 from beeyard_core.lease import Lease
 from beeyard_core.queue import JobQueue
+from beeyard_core.quota import QuotaSettings
+from beeyard_core.tenants import Tenants
 from beeyard_core.work_yard import CapacitySettings, WorkYard
 
 
@@ -57,6 +59,7 @@ class Settings:
         start_on_demand: Whether a worker is started for a model that nobody serves although no policy asked for it.
         policy_config: What policies find in `context.config`.
         capacity: Units for heavy work, and what inference has to do with them.
+        quotas: What each tenant may have.
     """
 
     incarnation: str = "q"
@@ -65,6 +68,7 @@ class Settings:
     start_on_demand: bool = True
     policy_config: tuple[tuple[str, str | float | bool], ...] = ()
     capacity: CapacitySettings = field(default_factory=CapacitySettings)
+    quotas: QuotaSettings = field(default_factory=QuotaSettings)
 
 
 @dataclass(slots=True)
@@ -147,6 +151,7 @@ class QueenState:
     desired_sent: dict[PoolId, tuple[DesiredWorker, ...]] = field(default_factory=dict)
     worker_count: int = 0
     work: WorkYard = field(default_factory=WorkYard)
+    quotas: Tenants = field(default_factory=Tenants)
     sequence: int = 0
     epoch: Epoch = Epoch(0)
     is_draining: bool = False

@@ -51,6 +51,11 @@ def admit_work(state: QueenState, asked: Submission, now: Instant) -> Work | Ref
             retry_after_ms=limits.WORK_RETRY_MS,
             metadata={"policy_label": "reject"},
         )
+    over_quota = state.quotas.admit_work(
+        asked.spec.tenant_id, state.settings.quotas, state.fleet, now.mono_ms
+    )
+    if over_quota is not None:
+        return over_quota
     deadline_ms = asked.spec.deadline_ms
     return Work(
         work_id=asked.work_id,

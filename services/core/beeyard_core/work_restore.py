@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from beeyard_core.inference_gate import close_all
 from beeyard_core.instant import Instant
 from beeyard_core.state import QueenState
 from beeyard_core.work import Work, WorkState
@@ -23,8 +24,10 @@ def restore_work(state: QueenState, works: Iterable[Work], *, sequence: int, now
     """
     yard = state.work
     yard.sequence = sequence
+    close_all(state)
     for work in works:
         yard.remember(work)
+        state.quotas.restore_work(work.spec.tenant_id)
         if work.state is WorkState.QUEUED:
             yard.enqueue(work)
             continue
