@@ -53,6 +53,22 @@ async def test_jobs_watch_follows_from_a_token_on(queen: ScriptedQueen, address:
     assert (ended.code, ended.stdout) == (0, " bee\n")
 
 
+async def test_tenants_are_shown_with_their_quotas(address: str) -> None:
+    shown = (await beeyard("tenants", queen=address)).stdout
+    assert "quotas are enforced" in shown
+    assert "1 (at most 2)" in shown
+    assert "4 (at most 0.5/s)" in shown
+    assert "3 x concurrent_jobs" in shown
+    listed = (await beeyard("tenants", "--json", queen=address)).json()["tenants"]
+    assert isinstance(listed, list)
+    assert listed[0]["quota"] == {
+        "concurrent_jobs": 2,
+        "vram_bytes": None,
+        "tokens_per_minute": None,
+        "requests_per_second": 0.5,
+    }
+
+
 async def test_jobs_cancel_and_explain(address: str) -> None:
     ended = await beeyard("jobs", "cancel", "job-1", "job-2", queen=address)
     assert ended.stdout == "job-1 CANCELLED\njob-2 CANCELLED\n"

@@ -38,7 +38,7 @@ from beeyard_core.restore import restore
 from beeyard_core.state import QueenState, Settings
 from beeyard_core.step import step
 
-from tests.support.core_values import START, check_invariants
+from tests.support.core_values import START, check_invariants, check_quotas
 
 Timed = tuple[int, Effect]
 
@@ -84,6 +84,7 @@ class Apiary:
         effects = step(self.state, event, self.now)
         self.decide(effects)
         check_invariants(self.state)
+        check_quotas(self.state)
         self._check_mirror()
         self._check_promises(effects)
         for effect in effects:

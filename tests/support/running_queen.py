@@ -100,6 +100,7 @@ async def running_queen(
     decision_journal: Path | None = None,
     policy_config: Sequence[str] = (),
     policy_mode: Literal["lab", "platform"] = "lab",
+    **chosen: object,
 ) -> AsyncIterator[RunningQueen]:
     """Run a queen until the block ends, then drain it; the store stays as it was left."""
     store, clock = store or MemoryStore(), clock or PacedClock()
@@ -111,6 +112,7 @@ async def running_queen(
         decision_journal=decision_journal,
         policy_config=list(policy_config),
         policy_mode=policy_mode,
+        **chosen,  # type: ignore[arg-type]  # any setting of the queen; validated by pydantic
     )
     ports = _Store(store, store, store.work, store.policies)
     restored = await store.open()

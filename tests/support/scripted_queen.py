@@ -244,6 +244,20 @@ class ScriptedQueen(inference_rpc.InferenceServiceServicer, fleet_rpc.FleetServi
         self._note(request, context)
         return fleet_pb.ListWorkersResponse(workers=self.workers)
 
+    async def ListTenants(
+        self, request: fleet_pb.ListTenantsRequest, context: Context
+    ) -> fleet_pb.ListTenantsResponse:
+        quota = fleet_pb.Quota(concurrent_jobs=2, requests_per_second=0.5)
+        tenant = fleet_pb.Tenant(
+            tenant_id="ann",
+            quota=quota,
+            jobs_unfinished=1,
+            tokens_total=30,
+            requests_total=4,
+            exceeded={"concurrent_jobs": 3},
+        )
+        return fleet_pb.ListTenantsResponse(tenants=[tenant], enforced=True)
+
     async def ListModels(
         self, request: fleet_pb.ListModelsRequest, context: Context
     ) -> fleet_pb.ListModelsResponse:

@@ -57,6 +57,7 @@ from beeyard_queen.store.tokens import frame_of
 from beeyard_queen.store.versions import PolicyVersions
 from beeyard_queen.store.work import WorkReader
 from beeyard_queen.store.work_rows import work_of
+from beeyard_queen.tenants_file import read_tenants
 from beeyard_queen.tracing import JobTraces
 from beeyard_queen.work_calls import WorkCalls
 
@@ -104,6 +105,7 @@ async def _assemble(
     telemetry: Telemetry,
     incarnation: str,
 ) -> "Queen":
+    quotas = read_tenants(settings.tenants, is_enforced=settings.policy_mode == "platform")
     now = clock.now()
     jobs = [job_of(row, now) for row in restored.jobs]
     state = restore(
@@ -116,6 +118,7 @@ async def _assemble(
             start_on_demand=settings.start_on_demand,
             policy_config=tuple(settings.policy_values().items()),
             capacity=settings.capacity(),
+            quotas=quotas,
         ),
         jobs,
         epoch=restored.epoch,

@@ -31,7 +31,9 @@ class QueenSettings(ServiceSettings):
         capacity_inference: What inference has to do with units: ignored; counted, so that a running job takes its
             cost_units from heavy work; or gated, so that jobs wait besides where their host is too busy for them.
         work_lease_ttl_ms: How long a lease for heavy work lives without a heartbeat.
-        policy_mode: lab takes any scheduling policy; platform keeps to the platform policy.
+        policy_mode: lab takes any scheduling policy, and only counts what is beyond a quota; platform keeps to the
+            platform policy and enforces quotas.
+        tenants: A TOML file with the quotas of tenants; none: no quotas.
     """
 
     listen: str = "127.0.0.1:7700"
@@ -46,6 +48,7 @@ class QueenSettings(ServiceSettings):
     )
     policy_mode: Literal["lab", "platform"] = "lab"
     retention_hours: float = Field(default=limits.OUTPUT_RETENTION_MS / 3_600_000, gt=0)
+    tenants: Path | None = None
     capacity_units: int = Field(
         default=limits.CAPACITY_UNITS_DEFAULT, ge=1, le=limits.CAPACITY_UNITS_MAX
     )

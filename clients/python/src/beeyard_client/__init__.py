@@ -24,7 +24,7 @@ from beeyard_client.events import (
     Tokens,
     Usage,
 )
-from beeyard_client.fleet import Device, Fleet, Model, Pool, Worker, WorkerState
+from beeyard_client.fleet import Device, Fleet, Model, Pool, Quota, Tenant, Worker, WorkerState
 from beeyard_client.held_lease import HeldLease
 from beeyard_client.job import (
     Candidate,
@@ -131,6 +131,7 @@ __all__ = [
     "QueenUnreachableError",
     "Queued",
     "QueuedWork",
+    "Quota",
     "RejectIntent",
     "Requirements",
     "SimulatedModel",
@@ -141,6 +142,7 @@ __all__ = [
     "StartWorkerIntent",
     "Started",
     "SyntheticLoad",
+    "Tenant",
     "Timings",
     "Tokens",
     "Usage",

@@ -15,7 +15,7 @@ from beeyard.queen.v1 import inference_service_pb2_grpc as inference_rpc
 from beeyard_client import fleet_wire, limits, wire
 from beeyard_client.connection import DEFAULT_QUEEN
 from beeyard_client.errors import BeeyardError
-from beeyard_client.fleet import Fleet, Model, Pool, Worker
+from beeyard_client.fleet import Fleet, Model, Pool, Tenant, Worker
 from beeyard_client.job import Explanation, Job, JobOptions, JobRequest, JobState, Message
 from beeyard_client.policy_calls import PolicyCalls
 from beeyard_client.resume import Cursor, Patience
@@ -214,6 +214,11 @@ class BeeyardClient(PolicyCalls, WorkCalls):
         """Return every model that some pool or worker offers, by name."""
         answer = await self._ask(self._fleet().ListModels, fleet_pb.ListModelsRequest())
         return tuple(fleet_wire.model(one) for one in answer.models)
+
+    async def tenants(self) -> tuple[Tenant, ...]:
+        """Return tenants with what they may have and what they have now, by id."""
+        answer = await self._ask(self._fleet().ListTenants, fleet_pb.ListTenantsRequest())
+        return fleet_wire.tenants(answer)
 
     async def start_worker(self, model: str, *, pool_id: str = "", request_id: str = "") -> str:
         """Ask for one more worker of a model; the pool starts it soon after.

@@ -1,5 +1,6 @@
 """The fleet as the queen sees it: hosts, devices, workers, models; without wire types."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum, unique
@@ -127,3 +128,40 @@ class Fleet:
     workers: tuple[Worker, ...]
     jobs_queued: int
     jobs_running: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What a tenant may have; None does not limit.
+
+    Attributes:
+        concurrent_jobs: Jobs and pieces of heavy work that have not ended.
+        vram_bytes: Device memory of the models that its unfinished jobs need, each model once.
+        tokens_per_minute: Tokens of prompts and answers together.
+        requests_per_second: Jobs and heavy work submitted.
+    """
+
+    concurrent_jobs: int | None
+    vram_bytes: int | None
+    tokens_per_minute: int | None
+    requests_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """What one tenant may have and has now.
+
+    Attributes:
+        enforced: Whether a request beyond the quota is refused; otherwise it is only counted.
+        exceeded: How often each limit stood in the way, by its name in `Quota`.
+    """
+
+    tenant_id: str
+    quota: Quota
+    enforced: bool
+    jobs_unfinished: int
+    jobs_running: int
+    models: tuple[str, ...]
+    tokens_total: int
+    requests_total: int
+    exceeded: Mapping[str, int]

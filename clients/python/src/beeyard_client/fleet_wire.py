@@ -4,7 +4,17 @@ from beeyard.pool.v1 import snapshot_pb2
 from beeyard.queen.v1 import fleet_service_pb2
 from beeyard.worker.v1 import engine_service_pb2
 
-from beeyard_client.fleet import CachedModel, Device, Fleet, Model, Pool, Worker, WorkerState
+from beeyard_client.fleet import (
+    CachedModel,
+    Device,
+    Fleet,
+    Model,
+    Pool,
+    Quota,
+    Tenant,
+    Worker,
+    WorkerState,
+)
 from beeyard_client.wire import moment
 
 
@@ -122,4 +132,33 @@ def model(wire: fleet_service_pb2.FleetModel) -> Model:
         size_bytes=wire.size_bytes,
         quantization=wire.quantization,
         context_tokens=wire.context_tokens,
+    )
+
+
+def tenants(wire: fleet_service_pb2.ListTenantsResponse) -> tuple[Tenant, ...]:
+    """Return the tenants."""
+    return tuple(_tenant(one, enforced=wire.enforced) for one in wire.tenants)
+
+
+def _tenant(wire: fleet_service_pb2.Tenant, *, enforced: bool) -> Tenant:
+    quota = wire.quota
+    return Tenant(
+        tenant_id=wire.tenant_id,
+        quota=Quota(
+            concurrent_jobs=quota.concurrent_jobs if quota.HasField("concurrent_jobs") else None,
+            vram_bytes=quota.vram_bytes if quota.HasField("vram_bytes") else None,
+            tokens_per_minute=quota.tokens_per_minute
+            if quota.HasField("tokens_per_minute")
+            else None,
+            requests_per_second=quota.requests_per_second
+            if quota.HasField("requests_per_second")
+            else None,
+        ),
+        enforced=enforced,
+        jobs_unfinished=wire.jobs_unfinished,
+        jobs_running=wire.jobs_running,
+        models=tuple(wire.models),
+        tokens_total=wire.tokens_total,
+        requests_total=wire.requests_total,
+        exceeded=dict(wire.exceeded),
     )

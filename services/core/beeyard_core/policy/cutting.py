@@ -150,11 +150,12 @@ def load_of(state: QueenState, worker: Worker, now_ms: int, device: Device | Non
     """Return what changes of a worker while it works."""
     taken, report = len(worker.leases), worker.report
     slots_free = max(report.slots_total - taken, 0)
+    is_shut = worker.is_saturated or state.fleet.is_gated(report.pool_id)
     return WorkerLoad(
         report.worker_id,
         worker_status(state, worker, now_ms),
         # It refused an offer although it looked free; until its next report that is what counts.
-        0 if worker.is_saturated else slots_free,
+        0 if is_shut else slots_free,
         device.vram_free_bytes if device else 0,
         # An estimate beyond all that there is must not wait for ever: a worker that has nothing to do may refuse it.
         worker.kv_tokens_free if taken else None,

@@ -23,7 +23,7 @@ from google.protobuf.message import Message
 
 from beeyard_queen.actor import Answers
 from beeyard_queen.egress.hosts import Hosts
-from beeyard_queen.ingress.fleet_wire import models_of, pools_of, workers_of
+from beeyard_queen.ingress.fleet_wire import models_of, pools_of, tenants_of, workers_of
 from beeyard_queen.ingress.request import refuse_unknown_fields
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Message, Message]"
@@ -139,6 +139,20 @@ class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
         refuse_unknown_fields(request)
         await self._stop(request.worker_id, keep=True)
         return pb.DrainWorkerResponse()
+
+    async def ListTenants(  # noqa: N802
+        self, request: pb.ListTenantsRequest, context: Context
+    ) -> pb.ListTenantsResponse:
+        """List tenants with what they may have and what they have now."""
+        refuse_unknown_fields(request)
+        return pb.ListTenantsResponse(
+            tenants=[
+                tenant
+                for tenant in tenants_of(self._state)
+                if request.tenant_id in ("", tenant.tenant_id)
+            ],
+            enforced=self._state.settings.quotas.is_enforced,
+        )
 
     async def _stop(self, worker_id: str, *, keep: bool) -> None:
         if not worker_id:

@@ -4,7 +4,8 @@ from beeyard.pool.v1 import snapshot_pb2
 from beeyard.queen.v1 import fleet_service_pb2 as pb
 from beeyard.worker.v1 import engine_service_pb2 as engine_pb
 from beeyard_core.fleet import Worker, WorkerState
-from beeyard_core.ids import PoolId, WorkerId
+from beeyard_core.ids import PoolId, TenantId, WorkerId
+from beeyard_core.quota import Usage
 from beeyard_core.state import QueenState
 
 from beeyard_queen.egress.hosts import Hosts
@@ -127,3 +128,30 @@ def models_of(state: QueenState, hosts: Hosts) -> list[pb.FleetModel]:
         elif worker.status.state == engine_pb.WORKER_STATE_STARTING:
             model.workers_starting += 1
     return list(models.values())
+
+
+def tenants_of(state: QueenState) -> list[pb.Tenant]:
+    """Return every tenant that is known or has a quota of its own, by id."""
+    known = {*state.quotas.usages, *state.settings.quotas.by_tenant}
+    return [_tenant_of(state, tenant_id) for tenant_id in sorted(known)]
+
+
+def _tenant_of(state: QueenState, tenant_id: TenantId) -> pb.Tenant:
+    usage = state.quotas.usages.get(tenant_id) or Usage()
+    share = state.tenants.get(tenant_id)
+    quota = state.settings.quotas.of(tenant_id)
+    return pb.Tenant(
+        tenant_id=tenant_id,
+        quota=pb.Quota(
+            concurrent_jobs=quota.concurrent_jobs,
+            vram_bytes=quota.vram_bytes,
+            tokens_per_minute=quota.tokens_per_minute,
+            requests_per_second=quota.requests_per_second,
+        ),
+        jobs_unfinished=usage.jobs,
+        jobs_running=share.jobs_running if share else 0,
+        models=sorted(usage.models),
+        tokens_total=usage.tokens_total,
+        requests_total=usage.requests_total,
+        exceeded={limit.value: count for limit, count in usage.exceeded.items()},
+    )

@@ -32,6 +32,7 @@ _ADVICE: Final = {
     "WORKER_ERROR": '"beeyard fleet" shows the last lines of its log',
     "MODEL_LOAD_FAILED": '"beeyard fleet" shows why',
     "CAPACITY_GATED": '"beeyard lease capacity" shows how busy the hosts are',
+    "QUOTA_EXCEEDED": '"beeyard tenants" shows quotas and what is used of them',
     "NO_CAPACITY": '"beeyard lease list --state running" shows what runs',
     "LEASE_NOT_FOUND": '"beeyard lease list" shows work with its leases',
     "POLICY_NOT_FOUND": '"beeyard policy list" shows the versions that the queen keeps',

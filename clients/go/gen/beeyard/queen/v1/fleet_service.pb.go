@@ -26,6 +26,289 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Which tenants to list.
+type ListTenantsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only this one. Empty: all.
+	TenantId      string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTenantsRequest) Reset() {
+	*x = ListTenantsRequest{}
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTenantsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTenantsRequest) ProtoMessage() {}
+
+func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
+func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *ListTenantsRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+// The tenants.
+type ListTenantsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By id.
+	Tenants []*Tenant `protobuf:"bytes,1,rep,name=tenants,proto3" json:"tenants,omitempty"`
+	// True: a request beyond a quota is refused with QUOTA_EXCEEDED. False (lab mode): it is only counted.
+	Enforced      bool `protobuf:"varint,2,opt,name=enforced,proto3" json:"enforced,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTenantsResponse) Reset() {
+	*x = ListTenantsResponse{}
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTenantsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTenantsResponse) ProtoMessage() {}
+
+func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
+func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ListTenantsResponse) GetTenants() []*Tenant {
+	if x != nil {
+		return x.Tenants
+	}
+	return nil
+}
+
+func (x *ListTenantsResponse) GetEnforced() bool {
+	if x != nil {
+		return x.Enforced
+	}
+	return false
+}
+
+// What a tenant may have; a limit that is unset does not limit.
+type Quota struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Jobs and pieces of heavy work that have not ended.
+	ConcurrentJobs *int64 `protobuf:"varint,1,opt,name=concurrent_jobs,json=concurrentJobs,proto3,oneof" json:"concurrent_jobs,omitempty"`
+	// Device memory of the models that its unfinished jobs need, each model once, in bytes.
+	VramBytes *int64 `protobuf:"varint,2,opt,name=vram_bytes,json=vramBytes,proto3,oneof" json:"vram_bytes,omitempty"`
+	// Tokens of prompts and answers together. A job is let in while some are left, and may overdraw them.
+	TokensPerMinute *int64 `protobuf:"varint,3,opt,name=tokens_per_minute,json=tokensPerMinute,proto3,oneof" json:"tokens_per_minute,omitempty"`
+	// Jobs and heavy work submitted; a second's worth may come at once.
+	RequestsPerSecond *float64 `protobuf:"fixed64,4,opt,name=requests_per_second,json=requestsPerSecond,proto3,oneof" json:"requests_per_second,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *Quota) Reset() {
+	*x = Quota{}
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Quota) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Quota) ProtoMessage() {}
+
+func (x *Quota) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Quota.ProtoReflect.Descriptor instead.
+func (*Quota) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Quota) GetConcurrentJobs() int64 {
+	if x != nil && x.ConcurrentJobs != nil {
+		return *x.ConcurrentJobs
+	}
+	return 0
+}
+
+func (x *Quota) GetVramBytes() int64 {
+	if x != nil && x.VramBytes != nil {
+		return *x.VramBytes
+	}
+	return 0
+}
+
+func (x *Quota) GetTokensPerMinute() int64 {
+	if x != nil && x.TokensPerMinute != nil {
+		return *x.TokensPerMinute
+	}
+	return 0
+}
+
+func (x *Quota) GetRequestsPerSecond() float64 {
+	if x != nil && x.RequestsPerSecond != nil {
+		return *x.RequestsPerSecond
+	}
+	return 0
+}
+
+// One tenant.
+type Tenant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id.
+	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// What it may have.
+	Quota *Quota `protobuf:"bytes,2,opt,name=quota,proto3" json:"quota,omitempty"`
+	// Its jobs and pieces of heavy work that have not ended.
+	JobsUnfinished int64 `protobuf:"varint,3,opt,name=jobs_unfinished,json=jobsUnfinished,proto3" json:"jobs_unfinished,omitempty"`
+	// Its jobs that hold a lease.
+	JobsRunning int64 `protobuf:"varint,4,opt,name=jobs_running,json=jobsRunning,proto3" json:"jobs_running,omitempty"`
+	// Models that its unfinished jobs need, by name.
+	Models []string `protobuf:"bytes,5,rep,name=models,proto3" json:"models,omitempty"`
+	// Tokens charged: what its jobs used, and for those that have not ended what they may use.
+	TokensTotal int64 `protobuf:"varint,6,opt,name=tokens_total,json=tokensTotal,proto3" json:"tokens_total,omitempty"`
+	// Jobs and heavy work that were let in.
+	RequestsTotal int64 `protobuf:"varint,7,opt,name=requests_total,json=requestsTotal,proto3" json:"requests_total,omitempty"`
+	// How often each limit stood in the way, by its name in `Quota`.
+	Exceeded      map[string]int64 `protobuf:"bytes,8,rep,name=exceeded,proto3" json:"exceeded,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tenant) Reset() {
+	*x = Tenant{}
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tenant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tenant) ProtoMessage() {}
+
+func (x *Tenant) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tenant.ProtoReflect.Descriptor instead.
+func (*Tenant) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Tenant) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *Tenant) GetQuota() *Quota {
+	if x != nil {
+		return x.Quota
+	}
+	return nil
+}
+
+func (x *Tenant) GetJobsUnfinished() int64 {
+	if x != nil {
+		return x.JobsUnfinished
+	}
+	return 0
+}
+
+func (x *Tenant) GetJobsRunning() int64 {
+	if x != nil {
+		return x.JobsRunning
+	}
+	return 0
+}
+
+func (x *Tenant) GetModels() []string {
+	if x != nil {
+		return x.Models
+	}
+	return nil
+}
+
+func (x *Tenant) GetTokensTotal() int64 {
+	if x != nil {
+		return x.TokensTotal
+	}
+	return 0
+}
+
+func (x *Tenant) GetRequestsTotal() int64 {
+	if x != nil {
+		return x.RequestsTotal
+	}
+	return 0
+}
+
+func (x *Tenant) GetExceeded() map[string]int64 {
+	if x != nil {
+		return x.Exceeded
+	}
+	return nil
+}
+
 // Nothing to say yet; filters will come here.
 type ListPoolsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -35,7 +318,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[0]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -47,7 +330,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[0]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -60,7 +343,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{0}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{4}
 }
 
 // Every pool.
@@ -74,7 +357,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[1]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -86,7 +369,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[1]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -99,7 +382,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{1}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListPoolsResponse) GetPools() []*Pool {
@@ -122,7 +405,7 @@ type ListWorkersRequest struct {
 
 func (x *ListWorkersRequest) Reset() {
 	*x = ListWorkersRequest{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[2]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -134,7 +417,7 @@ func (x *ListWorkersRequest) String() string {
 func (*ListWorkersRequest) ProtoMessage() {}
 
 func (x *ListWorkersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[2]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -147,7 +430,7 @@ func (x *ListWorkersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkersRequest.ProtoReflect.Descriptor instead.
 func (*ListWorkersRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{2}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListWorkersRequest) GetPoolId() string {
@@ -175,7 +458,7 @@ type ListWorkersResponse struct {
 
 func (x *ListWorkersResponse) Reset() {
 	*x = ListWorkersResponse{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[3]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -187,7 +470,7 @@ func (x *ListWorkersResponse) String() string {
 func (*ListWorkersResponse) ProtoMessage() {}
 
 func (x *ListWorkersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[3]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -200,7 +483,7 @@ func (x *ListWorkersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkersResponse.ProtoReflect.Descriptor instead.
 func (*ListWorkersResponse) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{3}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListWorkersResponse) GetWorkers() []*Worker {
@@ -219,7 +502,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[4]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -231,7 +514,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[4]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -244,7 +527,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{4}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{8}
 }
 
 // The models.
@@ -258,7 +541,7 @@ type ListModelsResponse struct {
 
 func (x *ListModelsResponse) Reset() {
 	*x = ListModelsResponse{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[5]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -270,7 +553,7 @@ func (x *ListModelsResponse) String() string {
 func (*ListModelsResponse) ProtoMessage() {}
 
 func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[5]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -283,7 +566,7 @@ func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsResponse.ProtoReflect.Descriptor instead.
 func (*ListModelsResponse) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{5}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListModelsResponse) GetModels() []*FleetModel {
@@ -304,7 +587,7 @@ type WatchFleetRequest struct {
 
 func (x *WatchFleetRequest) Reset() {
 	*x = WatchFleetRequest{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[6]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -316,7 +599,7 @@ func (x *WatchFleetRequest) String() string {
 func (*WatchFleetRequest) ProtoMessage() {}
 
 func (x *WatchFleetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[6]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -329,7 +612,7 @@ func (x *WatchFleetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchFleetRequest.ProtoReflect.Descriptor instead.
 func (*WatchFleetRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{6}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WatchFleetRequest) GetMinIntervalMs() int64 {
@@ -358,7 +641,7 @@ type FleetSnapshot struct {
 
 func (x *FleetSnapshot) Reset() {
 	*x = FleetSnapshot{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[7]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -370,7 +653,7 @@ func (x *FleetSnapshot) String() string {
 func (*FleetSnapshot) ProtoMessage() {}
 
 func (x *FleetSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[7]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -383,7 +666,7 @@ func (x *FleetSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FleetSnapshot.ProtoReflect.Descriptor instead.
 func (*FleetSnapshot) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{7}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FleetSnapshot) GetVersion() int64 {
@@ -438,7 +721,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[8]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -450,7 +733,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[8]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -463,7 +746,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{8}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Pool) GetPoolId() string {
@@ -519,7 +802,7 @@ type Worker struct {
 
 func (x *Worker) Reset() {
 	*x = Worker{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[9]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +814,7 @@ func (x *Worker) String() string {
 func (*Worker) ProtoMessage() {}
 
 func (x *Worker) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[9]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +827,7 @@ func (x *Worker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Worker.ProtoReflect.Descriptor instead.
 func (*Worker) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{9}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Worker) GetStatus() *v11.EngineStatus {
@@ -628,7 +911,7 @@ type FleetModel struct {
 
 func (x *FleetModel) Reset() {
 	*x = FleetModel{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[10]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -640,7 +923,7 @@ func (x *FleetModel) String() string {
 func (*FleetModel) ProtoMessage() {}
 
 func (x *FleetModel) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[10]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -653,7 +936,7 @@ func (x *FleetModel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FleetModel.ProtoReflect.Descriptor instead.
 func (*FleetModel) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{10}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FleetModel) GetModel() string {
@@ -727,7 +1010,7 @@ type StartWorkerRequest struct {
 
 func (x *StartWorkerRequest) Reset() {
 	*x = StartWorkerRequest{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[11]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -739,7 +1022,7 @@ func (x *StartWorkerRequest) String() string {
 func (*StartWorkerRequest) ProtoMessage() {}
 
 func (x *StartWorkerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[11]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -752,7 +1035,7 @@ func (x *StartWorkerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartWorkerRequest.ProtoReflect.Descriptor instead.
 func (*StartWorkerRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{11}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StartWorkerRequest) GetModel() string {
@@ -789,7 +1072,7 @@ type StartWorkerResponse struct {
 
 func (x *StartWorkerResponse) Reset() {
 	*x = StartWorkerResponse{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[12]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +1084,7 @@ func (x *StartWorkerResponse) String() string {
 func (*StartWorkerResponse) ProtoMessage() {}
 
 func (x *StartWorkerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[12]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +1097,7 @@ func (x *StartWorkerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartWorkerResponse.ProtoReflect.Descriptor instead.
 func (*StartWorkerResponse) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{12}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *StartWorkerResponse) GetWorkerId() string {
@@ -842,7 +1125,7 @@ type StopWorkerRequest struct {
 
 func (x *StopWorkerRequest) Reset() {
 	*x = StopWorkerRequest{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[13]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +1137,7 @@ func (x *StopWorkerRequest) String() string {
 func (*StopWorkerRequest) ProtoMessage() {}
 
 func (x *StopWorkerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[13]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +1150,7 @@ func (x *StopWorkerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopWorkerRequest.ProtoReflect.Descriptor instead.
 func (*StopWorkerRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{13}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StopWorkerRequest) GetWorkerId() string {
@@ -886,7 +1169,7 @@ type StopWorkerResponse struct {
 
 func (x *StopWorkerResponse) Reset() {
 	*x = StopWorkerResponse{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[14]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -898,7 +1181,7 @@ func (x *StopWorkerResponse) String() string {
 func (*StopWorkerResponse) ProtoMessage() {}
 
 func (x *StopWorkerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[14]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -911,7 +1194,7 @@ func (x *StopWorkerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopWorkerResponse.ProtoReflect.Descriptor instead.
 func (*StopWorkerResponse) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{14}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{18}
 }
 
 // Which worker to drain.
@@ -925,7 +1208,7 @@ type DrainWorkerRequest struct {
 
 func (x *DrainWorkerRequest) Reset() {
 	*x = DrainWorkerRequest{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[15]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1220,7 @@ func (x *DrainWorkerRequest) String() string {
 func (*DrainWorkerRequest) ProtoMessage() {}
 
 func (x *DrainWorkerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[15]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1233,7 @@ func (x *DrainWorkerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainWorkerRequest.ProtoReflect.Descriptor instead.
 func (*DrainWorkerRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{15}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DrainWorkerRequest) GetWorkerId() string {
@@ -969,7 +1252,7 @@ type DrainWorkerResponse struct {
 
 func (x *DrainWorkerResponse) Reset() {
 	*x = DrainWorkerResponse{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[16]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -981,7 +1264,7 @@ func (x *DrainWorkerResponse) String() string {
 func (*DrainWorkerResponse) ProtoMessage() {}
 
 func (x *DrainWorkerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[16]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -994,14 +1277,41 @@ func (x *DrainWorkerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainWorkerResponse.ProtoReflect.Descriptor instead.
 func (*DrainWorkerResponse) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{16}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{20}
 }
 
 var File_beeyard_queen_v1_fleet_service_proto protoreflect.FileDescriptor
 
 const file_beeyard_queen_v1_fleet_service_proto_rawDesc = "" +
 	"\n" +
-	"$beeyard/queen/v1/fleet_service.proto\x12\x10beeyard.queen.v1\x1a\x1ebeeyard/pool/v1/snapshot.proto\x1a&beeyard/worker/v1/engine_service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
+	"$beeyard/queen/v1/fleet_service.proto\x12\x10beeyard.queen.v1\x1a\x1ebeeyard/pool/v1/snapshot.proto\x1a&beeyard/worker/v1/engine_service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"1\n" +
+	"\x12ListTenantsRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\"e\n" +
+	"\x13ListTenantsResponse\x122\n" +
+	"\atenants\x18\x01 \x03(\v2\x18.beeyard.queen.v1.TenantR\atenants\x12\x1a\n" +
+	"\benforced\x18\x02 \x01(\bR\benforced\"\x90\x02\n" +
+	"\x05Quota\x12,\n" +
+	"\x0fconcurrent_jobs\x18\x01 \x01(\x03H\x00R\x0econcurrentJobs\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"vram_bytes\x18\x02 \x01(\x03H\x01R\tvramBytes\x88\x01\x01\x12/\n" +
+	"\x11tokens_per_minute\x18\x03 \x01(\x03H\x02R\x0ftokensPerMinute\x88\x01\x01\x123\n" +
+	"\x13requests_per_second\x18\x04 \x01(\x01H\x03R\x11requestsPerSecond\x88\x01\x01B\x12\n" +
+	"\x10_concurrent_jobsB\r\n" +
+	"\v_vram_bytesB\x14\n" +
+	"\x12_tokens_per_minuteB\x16\n" +
+	"\x14_requests_per_second\"\x83\x03\n" +
+	"\x06Tenant\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12-\n" +
+	"\x05quota\x18\x02 \x01(\v2\x17.beeyard.queen.v1.QuotaR\x05quota\x12'\n" +
+	"\x0fjobs_unfinished\x18\x03 \x01(\x03R\x0ejobsUnfinished\x12!\n" +
+	"\fjobs_running\x18\x04 \x01(\x03R\vjobsRunning\x12\x16\n" +
+	"\x06models\x18\x05 \x03(\tR\x06models\x12!\n" +
+	"\ftokens_total\x18\x06 \x01(\x03R\vtokensTotal\x12%\n" +
+	"\x0erequests_total\x18\a \x01(\x03R\rrequestsTotal\x12B\n" +
+	"\bexceeded\x18\b \x03(\v2&.beeyard.queen.v1.Tenant.ExceededEntryR\bexceeded\x1a;\n" +
+	"\rExceededEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x12\n" +
 	"\x10ListPoolsRequest\"A\n" +
 	"\x11ListPoolsResponse\x12,\n" +
 	"\x05pools\x18\x01 \x03(\v2\x16.beeyard.queen.v1.PoolR\x05pools\"C\n" +
@@ -1064,7 +1374,7 @@ const file_beeyard_queen_v1_fleet_service_proto_rawDesc = "" +
 	"\x12StopWorkerResponse\"1\n" +
 	"\x12DrainWorkerRequest\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\"\x15\n" +
-	"\x13DrainWorkerResponse2\x80\x05\n" +
+	"\x13DrainWorkerResponse2\xdc\x05\n" +
 	"\fFleetService\x12T\n" +
 	"\tListPools\x12\".beeyard.queen.v1.ListPoolsRequest\x1a#.beeyard.queen.v1.ListPoolsResponse\x12Z\n" +
 	"\vListWorkers\x12$.beeyard.queen.v1.ListWorkersRequest\x1a%.beeyard.queen.v1.ListWorkersResponse\x12W\n" +
@@ -1075,7 +1385,8 @@ const file_beeyard_queen_v1_fleet_service_proto_rawDesc = "" +
 	"\vStartWorker\x12$.beeyard.queen.v1.StartWorkerRequest\x1a%.beeyard.queen.v1.StartWorkerResponse\x12W\n" +
 	"\n" +
 	"StopWorker\x12#.beeyard.queen.v1.StopWorkerRequest\x1a$.beeyard.queen.v1.StopWorkerResponse\x12Z\n" +
-	"\vDrainWorker\x12$.beeyard.queen.v1.DrainWorkerRequest\x1a%.beeyard.queen.v1.DrainWorkerResponseBDZBgithub.com/beeyard/beeyard/clients/go/gen/beeyard/queen/v1;queenv1b\x06proto3"
+	"\vDrainWorker\x12$.beeyard.queen.v1.DrainWorkerRequest\x1a%.beeyard.queen.v1.DrainWorkerResponse\x12Z\n" +
+	"\vListTenants\x12$.beeyard.queen.v1.ListTenantsRequest\x1a%.beeyard.queen.v1.ListTenantsResponseBDZBgithub.com/beeyard/beeyard/clients/go/gen/beeyard/queen/v1;queenv1b\x06proto3"
 
 var (
 	file_beeyard_queen_v1_fleet_service_proto_rawDescOnce sync.Once
@@ -1089,57 +1400,67 @@ func file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP() []byte {
 	return file_beeyard_queen_v1_fleet_service_proto_rawDescData
 }
 
-var file_beeyard_queen_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_beeyard_queen_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_beeyard_queen_v1_fleet_service_proto_goTypes = []any{
-	(*ListPoolsRequest)(nil),      // 0: beeyard.queen.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 1: beeyard.queen.v1.ListPoolsResponse
-	(*ListWorkersRequest)(nil),    // 2: beeyard.queen.v1.ListWorkersRequest
-	(*ListWorkersResponse)(nil),   // 3: beeyard.queen.v1.ListWorkersResponse
-	(*ListModelsRequest)(nil),     // 4: beeyard.queen.v1.ListModelsRequest
-	(*ListModelsResponse)(nil),    // 5: beeyard.queen.v1.ListModelsResponse
-	(*WatchFleetRequest)(nil),     // 6: beeyard.queen.v1.WatchFleetRequest
-	(*FleetSnapshot)(nil),         // 7: beeyard.queen.v1.FleetSnapshot
-	(*Pool)(nil),                  // 8: beeyard.queen.v1.Pool
-	(*Worker)(nil),                // 9: beeyard.queen.v1.Worker
-	(*FleetModel)(nil),            // 10: beeyard.queen.v1.FleetModel
-	(*StartWorkerRequest)(nil),    // 11: beeyard.queen.v1.StartWorkerRequest
-	(*StartWorkerResponse)(nil),   // 12: beeyard.queen.v1.StartWorkerResponse
-	(*StopWorkerRequest)(nil),     // 13: beeyard.queen.v1.StopWorkerRequest
-	(*StopWorkerResponse)(nil),    // 14: beeyard.queen.v1.StopWorkerResponse
-	(*DrainWorkerRequest)(nil),    // 15: beeyard.queen.v1.DrainWorkerRequest
-	(*DrainWorkerResponse)(nil),   // 16: beeyard.queen.v1.DrainWorkerResponse
-	(*v1.HostSnapshot)(nil),       // 17: beeyard.pool.v1.HostSnapshot
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
-	(*v11.EngineStatus)(nil),      // 19: beeyard.worker.v1.EngineStatus
+	(*ListTenantsRequest)(nil),    // 0: beeyard.queen.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),   // 1: beeyard.queen.v1.ListTenantsResponse
+	(*Quota)(nil),                 // 2: beeyard.queen.v1.Quota
+	(*Tenant)(nil),                // 3: beeyard.queen.v1.Tenant
+	(*ListPoolsRequest)(nil),      // 4: beeyard.queen.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),     // 5: beeyard.queen.v1.ListPoolsResponse
+	(*ListWorkersRequest)(nil),    // 6: beeyard.queen.v1.ListWorkersRequest
+	(*ListWorkersResponse)(nil),   // 7: beeyard.queen.v1.ListWorkersResponse
+	(*ListModelsRequest)(nil),     // 8: beeyard.queen.v1.ListModelsRequest
+	(*ListModelsResponse)(nil),    // 9: beeyard.queen.v1.ListModelsResponse
+	(*WatchFleetRequest)(nil),     // 10: beeyard.queen.v1.WatchFleetRequest
+	(*FleetSnapshot)(nil),         // 11: beeyard.queen.v1.FleetSnapshot
+	(*Pool)(nil),                  // 12: beeyard.queen.v1.Pool
+	(*Worker)(nil),                // 13: beeyard.queen.v1.Worker
+	(*FleetModel)(nil),            // 14: beeyard.queen.v1.FleetModel
+	(*StartWorkerRequest)(nil),    // 15: beeyard.queen.v1.StartWorkerRequest
+	(*StartWorkerResponse)(nil),   // 16: beeyard.queen.v1.StartWorkerResponse
+	(*StopWorkerRequest)(nil),     // 17: beeyard.queen.v1.StopWorkerRequest
+	(*StopWorkerResponse)(nil),    // 18: beeyard.queen.v1.StopWorkerResponse
+	(*DrainWorkerRequest)(nil),    // 19: beeyard.queen.v1.DrainWorkerRequest
+	(*DrainWorkerResponse)(nil),   // 20: beeyard.queen.v1.DrainWorkerResponse
+	nil,                           // 21: beeyard.queen.v1.Tenant.ExceededEntry
+	(*v1.HostSnapshot)(nil),       // 22: beeyard.pool.v1.HostSnapshot
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*v11.EngineStatus)(nil),      // 24: beeyard.worker.v1.EngineStatus
 }
 var file_beeyard_queen_v1_fleet_service_proto_depIdxs = []int32{
-	8,  // 0: beeyard.queen.v1.ListPoolsResponse.pools:type_name -> beeyard.queen.v1.Pool
-	9,  // 1: beeyard.queen.v1.ListWorkersResponse.workers:type_name -> beeyard.queen.v1.Worker
-	10, // 2: beeyard.queen.v1.ListModelsResponse.models:type_name -> beeyard.queen.v1.FleetModel
-	8,  // 3: beeyard.queen.v1.FleetSnapshot.pools:type_name -> beeyard.queen.v1.Pool
-	9,  // 4: beeyard.queen.v1.FleetSnapshot.workers:type_name -> beeyard.queen.v1.Worker
-	17, // 5: beeyard.queen.v1.Pool.snapshot:type_name -> beeyard.pool.v1.HostSnapshot
-	18, // 6: beeyard.queen.v1.Pool.report_time:type_name -> google.protobuf.Timestamp
-	19, // 7: beeyard.queen.v1.Worker.status:type_name -> beeyard.worker.v1.EngineStatus
-	0,  // 8: beeyard.queen.v1.FleetService.ListPools:input_type -> beeyard.queen.v1.ListPoolsRequest
-	2,  // 9: beeyard.queen.v1.FleetService.ListWorkers:input_type -> beeyard.queen.v1.ListWorkersRequest
-	4,  // 10: beeyard.queen.v1.FleetService.ListModels:input_type -> beeyard.queen.v1.ListModelsRequest
-	6,  // 11: beeyard.queen.v1.FleetService.WatchFleet:input_type -> beeyard.queen.v1.WatchFleetRequest
-	11, // 12: beeyard.queen.v1.FleetService.StartWorker:input_type -> beeyard.queen.v1.StartWorkerRequest
-	13, // 13: beeyard.queen.v1.FleetService.StopWorker:input_type -> beeyard.queen.v1.StopWorkerRequest
-	15, // 14: beeyard.queen.v1.FleetService.DrainWorker:input_type -> beeyard.queen.v1.DrainWorkerRequest
-	1,  // 15: beeyard.queen.v1.FleetService.ListPools:output_type -> beeyard.queen.v1.ListPoolsResponse
-	3,  // 16: beeyard.queen.v1.FleetService.ListWorkers:output_type -> beeyard.queen.v1.ListWorkersResponse
-	5,  // 17: beeyard.queen.v1.FleetService.ListModels:output_type -> beeyard.queen.v1.ListModelsResponse
-	7,  // 18: beeyard.queen.v1.FleetService.WatchFleet:output_type -> beeyard.queen.v1.FleetSnapshot
-	12, // 19: beeyard.queen.v1.FleetService.StartWorker:output_type -> beeyard.queen.v1.StartWorkerResponse
-	14, // 20: beeyard.queen.v1.FleetService.StopWorker:output_type -> beeyard.queen.v1.StopWorkerResponse
-	16, // 21: beeyard.queen.v1.FleetService.DrainWorker:output_type -> beeyard.queen.v1.DrainWorkerResponse
-	15, // [15:22] is the sub-list for method output_type
-	8,  // [8:15] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	3,  // 0: beeyard.queen.v1.ListTenantsResponse.tenants:type_name -> beeyard.queen.v1.Tenant
+	2,  // 1: beeyard.queen.v1.Tenant.quota:type_name -> beeyard.queen.v1.Quota
+	21, // 2: beeyard.queen.v1.Tenant.exceeded:type_name -> beeyard.queen.v1.Tenant.ExceededEntry
+	12, // 3: beeyard.queen.v1.ListPoolsResponse.pools:type_name -> beeyard.queen.v1.Pool
+	13, // 4: beeyard.queen.v1.ListWorkersResponse.workers:type_name -> beeyard.queen.v1.Worker
+	14, // 5: beeyard.queen.v1.ListModelsResponse.models:type_name -> beeyard.queen.v1.FleetModel
+	12, // 6: beeyard.queen.v1.FleetSnapshot.pools:type_name -> beeyard.queen.v1.Pool
+	13, // 7: beeyard.queen.v1.FleetSnapshot.workers:type_name -> beeyard.queen.v1.Worker
+	22, // 8: beeyard.queen.v1.Pool.snapshot:type_name -> beeyard.pool.v1.HostSnapshot
+	23, // 9: beeyard.queen.v1.Pool.report_time:type_name -> google.protobuf.Timestamp
+	24, // 10: beeyard.queen.v1.Worker.status:type_name -> beeyard.worker.v1.EngineStatus
+	4,  // 11: beeyard.queen.v1.FleetService.ListPools:input_type -> beeyard.queen.v1.ListPoolsRequest
+	6,  // 12: beeyard.queen.v1.FleetService.ListWorkers:input_type -> beeyard.queen.v1.ListWorkersRequest
+	8,  // 13: beeyard.queen.v1.FleetService.ListModels:input_type -> beeyard.queen.v1.ListModelsRequest
+	10, // 14: beeyard.queen.v1.FleetService.WatchFleet:input_type -> beeyard.queen.v1.WatchFleetRequest
+	15, // 15: beeyard.queen.v1.FleetService.StartWorker:input_type -> beeyard.queen.v1.StartWorkerRequest
+	17, // 16: beeyard.queen.v1.FleetService.StopWorker:input_type -> beeyard.queen.v1.StopWorkerRequest
+	19, // 17: beeyard.queen.v1.FleetService.DrainWorker:input_type -> beeyard.queen.v1.DrainWorkerRequest
+	0,  // 18: beeyard.queen.v1.FleetService.ListTenants:input_type -> beeyard.queen.v1.ListTenantsRequest
+	5,  // 19: beeyard.queen.v1.FleetService.ListPools:output_type -> beeyard.queen.v1.ListPoolsResponse
+	7,  // 20: beeyard.queen.v1.FleetService.ListWorkers:output_type -> beeyard.queen.v1.ListWorkersResponse
+	9,  // 21: beeyard.queen.v1.FleetService.ListModels:output_type -> beeyard.queen.v1.ListModelsResponse
+	11, // 22: beeyard.queen.v1.FleetService.WatchFleet:output_type -> beeyard.queen.v1.FleetSnapshot
+	16, // 23: beeyard.queen.v1.FleetService.StartWorker:output_type -> beeyard.queen.v1.StartWorkerResponse
+	18, // 24: beeyard.queen.v1.FleetService.StopWorker:output_type -> beeyard.queen.v1.StopWorkerResponse
+	20, // 25: beeyard.queen.v1.FleetService.DrainWorker:output_type -> beeyard.queen.v1.DrainWorkerResponse
+	1,  // 26: beeyard.queen.v1.FleetService.ListTenants:output_type -> beeyard.queen.v1.ListTenantsResponse
+	19, // [19:27] is the sub-list for method output_type
+	11, // [11:19] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_beeyard_queen_v1_fleet_service_proto_init() }
@@ -1147,14 +1468,15 @@ func file_beeyard_queen_v1_fleet_service_proto_init() {
 	if File_beeyard_queen_v1_fleet_service_proto != nil {
 		return
 	}
-	file_beeyard_queen_v1_fleet_service_proto_msgTypes[9].OneofWrappers = []any{}
+	file_beeyard_queen_v1_fleet_service_proto_msgTypes[2].OneofWrappers = []any{}
+	file_beeyard_queen_v1_fleet_service_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeyard_queen_v1_fleet_service_proto_rawDesc), len(file_beeyard_queen_v1_fleet_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

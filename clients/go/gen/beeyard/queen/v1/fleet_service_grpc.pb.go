@@ -28,6 +28,7 @@ const (
 	FleetService_StartWorker_FullMethodName = "/beeyard.queen.v1.FleetService/StartWorker"
 	FleetService_StopWorker_FullMethodName  = "/beeyard.queen.v1.FleetService/StopWorker"
 	FleetService_DrainWorker_FullMethodName = "/beeyard.queen.v1.FleetService/DrainWorker"
+	FleetService_ListTenants_FullMethodName = "/beeyard.queen.v1.FleetService/ListTenants"
 )
 
 // FleetServiceClient is the client API for FleetService service.
@@ -51,6 +52,10 @@ type FleetServiceClient interface {
 	StopWorker(ctx context.Context, in *StopWorkerRequest, opts ...grpc.CallOption) (*StopWorkerResponse, error)
 	// Lets a worker take no new work, without stopping it once it is idle. Idempotent.
 	DrainWorker(ctx context.Context, in *DrainWorkerRequest, opts ...grpc.CallOption) (*DrainWorkerResponse, error)
+	// Lists tenants with what they may have and what they have now, by id: those that submitted something lately, and those
+	// that the operator gave a quota of their own. Figures begin anew with each start of the queen, but for what is
+	// unfinished.
+	ListTenants(ctx context.Context, in *ListTenantsRequest, opts ...grpc.CallOption) (*ListTenantsResponse, error)
 }
 
 type fleetServiceClient struct {
@@ -140,6 +145,16 @@ func (c *fleetServiceClient) DrainWorker(ctx context.Context, in *DrainWorkerReq
 	return out, nil
 }
 
+func (c *fleetServiceClient) ListTenants(ctx context.Context, in *ListTenantsRequest, opts ...grpc.CallOption) (*ListTenantsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTenantsResponse)
+	err := c.cc.Invoke(ctx, FleetService_ListTenants_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // FleetServiceServer is the server API for FleetService service.
 // All implementations must embed UnimplementedFleetServiceServer
 // for forward compatibility.
@@ -161,6 +176,10 @@ type FleetServiceServer interface {
 	StopWorker(context.Context, *StopWorkerRequest) (*StopWorkerResponse, error)
 	// Lets a worker take no new work, without stopping it once it is idle. Idempotent.
 	DrainWorker(context.Context, *DrainWorkerRequest) (*DrainWorkerResponse, error)
+	// Lists tenants with what they may have and what they have now, by id: those that submitted something lately, and those
+	// that the operator gave a quota of their own. Figures begin anew with each start of the queen, but for what is
+	// unfinished.
+	ListTenants(context.Context, *ListTenantsRequest) (*ListTenantsResponse, error)
 	mustEmbedUnimplementedFleetServiceServer()
 }
 
@@ -191,6 +210,9 @@ func (UnimplementedFleetServiceServer) StopWorker(context.Context, *StopWorkerRe
 }
 func (UnimplementedFleetServiceServer) DrainWorker(context.Context, *DrainWorkerRequest) (*DrainWorkerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DrainWorker not implemented")
+}
+func (UnimplementedFleetServiceServer) ListTenants(context.Context, *ListTenantsRequest) (*ListTenantsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTenants not implemented")
 }
 func (UnimplementedFleetServiceServer) mustEmbedUnimplementedFleetServiceServer() {}
 func (UnimplementedFleetServiceServer) testEmbeddedByValue()                      {}
@@ -332,6 +354,24 @@ func _FleetService_DrainWorker_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _FleetService_ListTenants_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTenantsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FleetServiceServer).ListTenants(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FleetService_ListTenants_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FleetServiceServer).ListTenants(ctx, req.(*ListTenantsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // FleetService_ServiceDesc is the grpc.ServiceDesc for FleetService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -362,6 +402,10 @@ var FleetService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DrainWorker",
 			Handler:    _FleetService_DrainWorker_Handler,
+		},
+		{
+			MethodName: "ListTenants",
+			Handler:    _FleetService_ListTenants_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

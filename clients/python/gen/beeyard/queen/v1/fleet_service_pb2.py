@@ -27,7 +27,7 @@ from beeyard.worker.v1 import engine_service_pb2 as beeyard_dot_worker_dot_v1_do
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$beeyard/queen/v1/fleet_service.proto\x12\x10\x62\x65\x65yard.queen.v1\x1a\x1e\x62\x65\x65yard/pool/v1/snapshot.proto\x1a&beeyard/worker/v1/engine_service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10ListPoolsRequest\":\n\x11ListPoolsResponse\x12%\n\x05pools\x18\x01 \x03(\x0b\x32\x16.beeyard.queen.v1.Pool\"4\n\x12ListWorkersRequest\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"@\n\x13ListWorkersResponse\x12)\n\x07workers\x18\x01 \x03(\x0b\x32\x18.beeyard.queen.v1.Worker\"\x13\n\x11ListModelsRequest\"B\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.beeyard.queen.v1.FleetModel\",\n\x11WatchFleetRequest\x12\x17\n\x0fmin_interval_ms\x18\x01 \x01(\x03\"\x9d\x01\n\rFleetSnapshot\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12%\n\x05pools\x18\x02 \x03(\x0b\x32\x16.beeyard.queen.v1.Pool\x12)\n\x07workers\x18\x03 \x03(\x0b\x32\x18.beeyard.queen.v1.Worker\x12\x13\n\x0bjobs_queued\x18\x04 \x01(\x05\x12\x14\n\x0cjobs_running\x18\x05 \x01(\x05\"\x88\x01\n\x04Pool\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12/\n\x08snapshot\x18\x02 \x01(\x0b\x32\x1d.beeyard.pool.v1.HostSnapshot\x12/\n\x0breport_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x66resh\x18\x04 \x01(\x08\"\xc2\x01\n\x06Worker\x12/\n\x06status\x18\x01 \x01(\x0b\x32\x1f.beeyard.worker.v1.EngineStatus\x12\x0f\n\x07pool_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x10\n\x08\x61ttached\x18\x04 \x01(\x08\x12\x0e\n\x06leases\x18\x05 \x01(\x05\x12\x0b\n\x03pid\x18\x06 \x01(\x05\x12\x16\n\texit_code\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12\x10\n\x08log_tail\x18\x08 \x01(\tB\x0c\n\n_exit_code\"\xb5\x01\n\nFleetModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08pool_ids\x18\x02 \x03(\t\x12\x15\n\rworkers_ready\x18\x03 \x01(\x05\x12\x18\n\x10workers_starting\x18\x04 \x01(\x05\x12\x13\n\x0bjobs_queued\x18\x05 \x01(\x05\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x14\n\x0cquantization\x18\x07 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x08 \x01(\x05\"H\n\x12StartWorkerRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07pool_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"9\n\x13StartWorkerResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07pool_id\x18\x02 \x01(\t\"&\n\x11StopWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"\x14\n\x12StopWorkerResponse\"\'\n\x12\x44rainWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"\x15\n\x13\x44rainWorkerResponse2\x80\x05\n\x0c\x46leetService\x12T\n\tListPools\x12\".beeyard.queen.v1.ListPoolsRequest\x1a#.beeyard.queen.v1.ListPoolsResponse\x12Z\n\x0bListWorkers\x12$.beeyard.queen.v1.ListWorkersRequest\x1a%.beeyard.queen.v1.ListWorkersResponse\x12W\n\nListModels\x12#.beeyard.queen.v1.ListModelsRequest\x1a$.beeyard.queen.v1.ListModelsResponse\x12T\n\nWatchFleet\x12#.beeyard.queen.v1.WatchFleetRequest\x1a\x1f.beeyard.queen.v1.FleetSnapshot0\x01\x12Z\n\x0bStartWorker\x12$.beeyard.queen.v1.StartWorkerRequest\x1a%.beeyard.queen.v1.StartWorkerResponse\x12W\n\nStopWorker\x12#.beeyard.queen.v1.StopWorkerRequest\x1a$.beeyard.queen.v1.StopWorkerResponse\x12Z\n\x0b\x44rainWorker\x12$.beeyard.queen.v1.DrainWorkerRequest\x1a%.beeyard.queen.v1.DrainWorkerResponseBDZBgithub.com/beeyard/beeyard/clients/go/gen/beeyard/queen/v1;queenv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$beeyard/queen/v1/fleet_service.proto\x12\x10\x62\x65\x65yard.queen.v1\x1a\x1e\x62\x65\x65yard/pool/v1/snapshot.proto\x1a&beeyard/worker/v1/engine_service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\'\n\x12ListTenantsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"R\n\x13ListTenantsResponse\x12)\n\x07tenants\x18\x01 \x03(\x0b\x32\x18.beeyard.queen.v1.Tenant\x12\x10\n\x08\x65nforced\x18\x02 \x01(\x08\"\xd1\x01\n\x05Quota\x12\x1c\n\x0f\x63oncurrent_jobs\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x17\n\nvram_bytes\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x1e\n\x11tokens_per_minute\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12 \n\x13requests_per_second\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\x12\n\x10_concurrent_jobsB\r\n\x0b_vram_bytesB\x14\n\x12_tokens_per_minuteB\x16\n\x14_requests_per_second\"\x9b\x02\n\x06Tenant\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12&\n\x05quota\x18\x02 \x01(\x0b\x32\x17.beeyard.queen.v1.Quota\x12\x17\n\x0fjobs_unfinished\x18\x03 \x01(\x03\x12\x14\n\x0cjobs_running\x18\x04 \x01(\x03\x12\x0e\n\x06models\x18\x05 \x03(\t\x12\x14\n\x0ctokens_total\x18\x06 \x01(\x03\x12\x16\n\x0erequests_total\x18\x07 \x01(\x03\x12\x38\n\x08\x65xceeded\x18\x08 \x03(\x0b\x32&.beeyard.queen.v1.Tenant.ExceededEntry\x1a/\n\rExceededEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x12\n\x10ListPoolsRequest\":\n\x11ListPoolsResponse\x12%\n\x05pools\x18\x01 \x03(\x0b\x32\x16.beeyard.queen.v1.Pool\"4\n\x12ListWorkersRequest\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"@\n\x13ListWorkersResponse\x12)\n\x07workers\x18\x01 \x03(\x0b\x32\x18.beeyard.queen.v1.Worker\"\x13\n\x11ListModelsRequest\"B\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.beeyard.queen.v1.FleetModel\",\n\x11WatchFleetRequest\x12\x17\n\x0fmin_interval_ms\x18\x01 \x01(\x03\"\x9d\x01\n\rFleetSnapshot\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12%\n\x05pools\x18\x02 \x03(\x0b\x32\x16.beeyard.queen.v1.Pool\x12)\n\x07workers\x18\x03 \x03(\x0b\x32\x18.beeyard.queen.v1.Worker\x12\x13\n\x0bjobs_queued\x18\x04 \x01(\x05\x12\x14\n\x0cjobs_running\x18\x05 \x01(\x05\"\x88\x01\n\x04Pool\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12/\n\x08snapshot\x18\x02 \x01(\x0b\x32\x1d.beeyard.pool.v1.HostSnapshot\x12/\n\x0breport_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x66resh\x18\x04 \x01(\x08\"\xc2\x01\n\x06Worker\x12/\n\x06status\x18\x01 \x01(\x0b\x32\x1f.beeyard.worker.v1.EngineStatus\x12\x0f\n\x07pool_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x10\n\x08\x61ttached\x18\x04 \x01(\x08\x12\x0e\n\x06leases\x18\x05 \x01(\x05\x12\x0b\n\x03pid\x18\x06 \x01(\x05\x12\x16\n\texit_code\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12\x10\n\x08log_tail\x18\x08 \x01(\tB\x0c\n\n_exit_code\"\xb5\x01\n\nFleetModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08pool_ids\x18\x02 \x03(\t\x12\x15\n\rworkers_ready\x18\x03 \x01(\x05\x12\x18\n\x10workers_starting\x18\x04 \x01(\x05\x12\x13\n\x0bjobs_queued\x18\x05 \x01(\x05\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x14\n\x0cquantization\x18\x07 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x08 \x01(\x05\"H\n\x12StartWorkerRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07pool_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"9\n\x13StartWorkerResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07pool_id\x18\x02 \x01(\t\"&\n\x11StopWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"\x14\n\x12StopWorkerResponse\"\'\n\x12\x44rainWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"\x15\n\x13\x44rainWorkerResponse2\xdc\x05\n\x0c\x46leetService\x12T\n\tListPools\x12\".beeyard.queen.v1.ListPoolsRequest\x1a#.beeyard.queen.v1.ListPoolsResponse\x12Z\n\x0bListWorkers\x12$.beeyard.queen.v1.ListWorkersRequest\x1a%.beeyard.queen.v1.ListWorkersResponse\x12W\n\nListModels\x12#.beeyard.queen.v1.ListModelsRequest\x1a$.beeyard.queen.v1.ListModelsResponse\x12T\n\nWatchFleet\x12#.beeyard.queen.v1.WatchFleetRequest\x1a\x1f.beeyard.queen.v1.FleetSnapshot0\x01\x12Z\n\x0bStartWorker\x12$.beeyard.queen.v1.StartWorkerRequest\x1a%.beeyard.queen.v1.StartWorkerResponse\x12W\n\nStopWorker\x12#.beeyard.queen.v1.StopWorkerRequest\x1a$.beeyard.queen.v1.StopWorkerResponse\x12Z\n\x0b\x44rainWorker\x12$.beeyard.queen.v1.DrainWorkerRequest\x1a%.beeyard.queen.v1.DrainWorkerResponse\x12Z\n\x0bListTenants\x12$.beeyard.queen.v1.ListTenantsRequest\x1a%.beeyard.queen.v1.ListTenantsResponseBDZBgithub.com/beeyard/beeyard/clients/go/gen/beeyard/queen/v1;queenv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,40 +35,52 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'beeyard.queen.v1.fleet_serv
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'ZBgithub.com/beeyard/beeyard/clients/go/gen/beeyard/queen/v1;queenv1'
-  _globals['_LISTPOOLSREQUEST']._serialized_start=163
-  _globals['_LISTPOOLSREQUEST']._serialized_end=181
-  _globals['_LISTPOOLSRESPONSE']._serialized_start=183
-  _globals['_LISTPOOLSRESPONSE']._serialized_end=241
-  _globals['_LISTWORKERSREQUEST']._serialized_start=243
-  _globals['_LISTWORKERSREQUEST']._serialized_end=295
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=297
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=361
-  _globals['_LISTMODELSREQUEST']._serialized_start=363
-  _globals['_LISTMODELSREQUEST']._serialized_end=382
-  _globals['_LISTMODELSRESPONSE']._serialized_start=384
-  _globals['_LISTMODELSRESPONSE']._serialized_end=450
-  _globals['_WATCHFLEETREQUEST']._serialized_start=452
-  _globals['_WATCHFLEETREQUEST']._serialized_end=496
-  _globals['_FLEETSNAPSHOT']._serialized_start=499
-  _globals['_FLEETSNAPSHOT']._serialized_end=656
-  _globals['_POOL']._serialized_start=659
-  _globals['_POOL']._serialized_end=795
-  _globals['_WORKER']._serialized_start=798
-  _globals['_WORKER']._serialized_end=992
-  _globals['_FLEETMODEL']._serialized_start=995
-  _globals['_FLEETMODEL']._serialized_end=1176
-  _globals['_STARTWORKERREQUEST']._serialized_start=1178
-  _globals['_STARTWORKERREQUEST']._serialized_end=1250
-  _globals['_STARTWORKERRESPONSE']._serialized_start=1252
-  _globals['_STARTWORKERRESPONSE']._serialized_end=1309
-  _globals['_STOPWORKERREQUEST']._serialized_start=1311
-  _globals['_STOPWORKERREQUEST']._serialized_end=1349
-  _globals['_STOPWORKERRESPONSE']._serialized_start=1351
-  _globals['_STOPWORKERRESPONSE']._serialized_end=1371
-  _globals['_DRAINWORKERREQUEST']._serialized_start=1373
-  _globals['_DRAINWORKERREQUEST']._serialized_end=1412
-  _globals['_DRAINWORKERRESPONSE']._serialized_start=1414
-  _globals['_DRAINWORKERRESPONSE']._serialized_end=1435
-  _globals['_FLEETSERVICE']._serialized_start=1438
-  _globals['_FLEETSERVICE']._serialized_end=2078
+  _globals['_TENANT_EXCEEDEDENTRY']._loaded_options = None
+  _globals['_TENANT_EXCEEDEDENTRY']._serialized_options = b'8\001'
+  _globals['_LISTTENANTSREQUEST']._serialized_start=163
+  _globals['_LISTTENANTSREQUEST']._serialized_end=202
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=204
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=286
+  _globals['_QUOTA']._serialized_start=289
+  _globals['_QUOTA']._serialized_end=498
+  _globals['_TENANT']._serialized_start=501
+  _globals['_TENANT']._serialized_end=784
+  _globals['_TENANT_EXCEEDEDENTRY']._serialized_start=737
+  _globals['_TENANT_EXCEEDEDENTRY']._serialized_end=784
+  _globals['_LISTPOOLSREQUEST']._serialized_start=786
+  _globals['_LISTPOOLSREQUEST']._serialized_end=804
+  _globals['_LISTPOOLSRESPONSE']._serialized_start=806
+  _globals['_LISTPOOLSRESPONSE']._serialized_end=864
+  _globals['_LISTWORKERSREQUEST']._serialized_start=866
+  _globals['_LISTWORKERSREQUEST']._serialized_end=918
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=920
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=984
+  _globals['_LISTMODELSREQUEST']._serialized_start=986
+  _globals['_LISTMODELSREQUEST']._serialized_end=1005
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1007
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1073
+  _globals['_WATCHFLEETREQUEST']._serialized_start=1075
+  _globals['_WATCHFLEETREQUEST']._serialized_end=1119
+  _globals['_FLEETSNAPSHOT']._serialized_start=1122
+  _globals['_FLEETSNAPSHOT']._serialized_end=1279
+  _globals['_POOL']._serialized_start=1282
+  _globals['_POOL']._serialized_end=1418
+  _globals['_WORKER']._serialized_start=1421
+  _globals['_WORKER']._serialized_end=1615
+  _globals['_FLEETMODEL']._serialized_start=1618
+  _globals['_FLEETMODEL']._serialized_end=1799
+  _globals['_STARTWORKERREQUEST']._serialized_start=1801
+  _globals['_STARTWORKERREQUEST']._serialized_end=1873
+  _globals['_STARTWORKERRESPONSE']._serialized_start=1875
+  _globals['_STARTWORKERRESPONSE']._serialized_end=1932
+  _globals['_STOPWORKERREQUEST']._serialized_start=1934
+  _globals['_STOPWORKERREQUEST']._serialized_end=1972
+  _globals['_STOPWORKERRESPONSE']._serialized_start=1974
+  _globals['_STOPWORKERRESPONSE']._serialized_end=1994
+  _globals['_DRAINWORKERREQUEST']._serialized_start=1996
+  _globals['_DRAINWORKERREQUEST']._serialized_end=2035
+  _globals['_DRAINWORKERRESPONSE']._serialized_start=2037
+  _globals['_DRAINWORKERRESPONSE']._serialized_end=2058
+  _globals['_FLEETSERVICE']._serialized_start=2061
+  _globals['_FLEETSERVICE']._serialized_end=2793
 # @@protoc_insertion_point(module_scope)

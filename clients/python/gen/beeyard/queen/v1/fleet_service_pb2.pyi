@@ -22,6 +22,181 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class ListTenantsRequest(_message.Message):
+    """Which tenants to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """Only this one. Empty: all."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTenantsRequest: _TypeAlias = ListTenantsRequest  # noqa: Y015
+
+@_typing.final
+class ListTenantsResponse(_message.Message):
+    """The tenants."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANTS_FIELD_NUMBER: _builtins.int
+    ENFORCED_FIELD_NUMBER: _builtins.int
+    enforced: _builtins.bool
+    """True: a request beyond a quota is refused with QUOTA_EXCEEDED. False (lab mode): it is only counted."""
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tenant]:
+        """By id."""
+
+    def __init__(
+        self,
+        *,
+        tenants: _abc.Iterable[Global___Tenant] | None = ...,
+        enforced: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enforced", b"enforced", "tenants", b"tenants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTenantsResponse: _TypeAlias = ListTenantsResponse  # noqa: Y015
+
+@_typing.final
+class Quota(_message.Message):
+    """What a tenant may have; a limit that is unset does not limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONCURRENT_JOBS_FIELD_NUMBER: _builtins.int
+    VRAM_BYTES_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    concurrent_jobs: _builtins.int
+    """Jobs and pieces of heavy work that have not ended."""
+    vram_bytes: _builtins.int
+    """Device memory of the models that its unfinished jobs need, each model once, in bytes."""
+    tokens_per_minute: _builtins.int
+    """Tokens of prompts and answers together. A job is let in while some are left, and may overdraw them."""
+    requests_per_second: _builtins.float
+    """Jobs and heavy work submitted; a second's worth may come at once."""
+    def __init__(
+        self,
+        *,
+        concurrent_jobs: _builtins.int | None = ...,
+        vram_bytes: _builtins.int | None = ...,
+        tokens_per_minute: _builtins.int | None = ...,
+        requests_per_second: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrent_jobs", b"_concurrent_jobs", "_requests_per_second", b"_requests_per_second", "_tokens_per_minute", b"_tokens_per_minute", "_vram_bytes", b"_vram_bytes", "concurrent_jobs", b"concurrent_jobs", "requests_per_second", b"requests_per_second", "tokens_per_minute", b"tokens_per_minute", "vram_bytes", b"vram_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrent_jobs", b"_concurrent_jobs", "_requests_per_second", b"_requests_per_second", "_tokens_per_minute", b"_tokens_per_minute", "_vram_bytes", b"_vram_bytes", "concurrent_jobs", b"concurrent_jobs", "requests_per_second", b"requests_per_second", "tokens_per_minute", b"tokens_per_minute", "vram_bytes", b"vram_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__concurrent_jobs: _TypeAlias = _typing.Literal["concurrent_jobs"]  # noqa: Y015
+    _WhichOneofArgType__concurrent_jobs: _TypeAlias = _typing.Literal["_concurrent_jobs", b"_concurrent_jobs"]  # noqa: Y015
+    _WhichOneofReturnType__requests_per_second: _TypeAlias = _typing.Literal["requests_per_second"]  # noqa: Y015
+    _WhichOneofArgType__requests_per_second: _TypeAlias = _typing.Literal["_requests_per_second", b"_requests_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_minute: _TypeAlias = _typing.Literal["tokens_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_minute: _TypeAlias = _typing.Literal["_tokens_per_minute", b"_tokens_per_minute"]  # noqa: Y015
+    _WhichOneofReturnType__vram_bytes: _TypeAlias = _typing.Literal["vram_bytes"]  # noqa: Y015
+    _WhichOneofArgType__vram_bytes: _TypeAlias = _typing.Literal["_vram_bytes", b"_vram_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrent_jobs) -> _WhichOneofReturnType__concurrent_jobs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_second) -> _WhichOneofReturnType__requests_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_minute) -> _WhichOneofReturnType__tokens_per_minute | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vram_bytes) -> _WhichOneofReturnType__vram_bytes | None: ...
+
+Global___Quota: _TypeAlias = Quota  # noqa: Y015
+
+@_typing.final
+class Tenant(_message.Message):
+    """One tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ExceededEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
+    JOBS_UNFINISHED_FIELD_NUMBER: _builtins.int
+    JOBS_RUNNING_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    TOKENS_TOTAL_FIELD_NUMBER: _builtins.int
+    REQUESTS_TOTAL_FIELD_NUMBER: _builtins.int
+    EXCEEDED_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """Its id."""
+    jobs_unfinished: _builtins.int
+    """Its jobs and pieces of heavy work that have not ended."""
+    jobs_running: _builtins.int
+    """Its jobs that hold a lease."""
+    tokens_total: _builtins.int
+    """Tokens charged: what its jobs used, and for those that have not ended what they may use."""
+    requests_total: _builtins.int
+    """Jobs and heavy work that were let in."""
+    @_builtins.property
+    def quota(self) -> Global___Quota:
+        """What it may have."""
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models that its unfinished jobs need, by name."""
+
+    @_builtins.property
+    def exceeded(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How often each limit stood in the way, by its name in `Quota`."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        quota: Global___Quota | None = ...,
+        jobs_unfinished: _builtins.int = ...,
+        jobs_running: _builtins.int = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        tokens_total: _builtins.int = ...,
+        requests_total: _builtins.int = ...,
+        exceeded: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exceeded", b"exceeded", "jobs_running", b"jobs_running", "jobs_unfinished", b"jobs_unfinished", "models", b"models", "quota", b"quota", "requests_total", b"requests_total", "tenant_id", b"tenant_id", "tokens_total", b"tokens_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tenant: _TypeAlias = Tenant  # noqa: Y015
+
+@_typing.final
 class ListPoolsRequest(_message.Message):
     """Nothing to say yet; filters will come here."""
 

@@ -70,6 +70,11 @@ class FleetServiceStub:
                 request_serializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.DrainWorkerRequest.SerializeToString,
                 response_deserializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.DrainWorkerResponse.FromString,
                 _registered_method=True)
+        self.ListTenants = channel.unary_unary(
+                '/beeyard.queen.v1.FleetService/ListTenants',
+                request_serializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListTenantsRequest.SerializeToString,
+                response_deserializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListTenantsResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer:
@@ -126,6 +131,15 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTenants(self, request, context):
+        """Lists tenants with what they may have and what they have now, by id: those that submitted something lately, and those
+        that the operator gave a quota of their own. Figures begin anew with each start of the queen, but for what is
+        unfinished.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -163,6 +177,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.DrainWorker,
                     request_deserializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.DrainWorkerRequest.FromString,
                     response_serializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.DrainWorkerResponse.SerializeToString,
+            ),
+            'ListTenants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTenants,
+                    request_deserializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListTenantsRequest.FromString,
+                    response_serializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListTenantsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -355,6 +374,33 @@ class FleetService:
             '/beeyard.queen.v1.FleetService/DrainWorker',
             beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.DrainWorkerRequest.SerializeToString,
             beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.DrainWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTenants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/beeyard.queen.v1.FleetService/ListTenants',
+            beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListTenantsRequest.SerializeToString,
+            beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListTenantsResponse.FromString,
             options,
             channel_credentials,
             insecure,

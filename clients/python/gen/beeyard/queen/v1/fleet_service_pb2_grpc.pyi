@@ -49,6 +49,11 @@ class FleetServiceStub:
     """Stops a worker: it takes no new work, ends what runs within the drain time, and exits. Idempotent."""
     DrainWorker: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.DrainWorkerRequest, _fleet_service_pb2.DrainWorkerResponse]
     """Lets a worker take no new work, without stopping it once it is idle. Idempotent."""
+    ListTenants: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ListTenantsRequest, _fleet_service_pb2.ListTenantsResponse]
+    """Lists tenants with what they may have and what they have now, by id: those that submitted something lately, and those
+    that the operator gave a quota of their own. Figures begin anew with each start of the queen, but for what is
+    unfinished.
+    """
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
@@ -71,6 +76,11 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Stops a worker: it takes no new work, ends what runs within the drain time, and exits. Idempotent."""
     DrainWorker: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.DrainWorkerRequest, _fleet_service_pb2.DrainWorkerResponse]  # type: ignore[assignment]
     """Lets a worker take no new work, without stopping it once it is idle. Idempotent."""
+    ListTenants: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ListTenantsRequest, _fleet_service_pb2.ListTenantsResponse]  # type: ignore[assignment]
+    """Lists tenants with what they may have and what they have now, by id: those that submitted something lately, and those
+    that the operator gave a quota of their own. Figures begin anew with each start of the queen, but for what is
+    unfinished.
+    """
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     """Hosted by the queen: what there is, and what should be."""
@@ -132,5 +142,16 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.DrainWorkerResponse, _abc.Awaitable[_fleet_service_pb2.DrainWorkerResponse]]:
         """Lets a worker take no new work, without stopping it once it is idle. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def ListTenants(
+        self,
+        request: _fleet_service_pb2.ListTenantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.ListTenantsResponse, _abc.Awaitable[_fleet_service_pb2.ListTenantsResponse]]:
+        """Lists tenants with what they may have and what they have now, by id: those that submitted something lately, and those
+        that the operator gave a quota of their own. Figures begin anew with each start of the queen, but for what is
+        unfinished.
+        """
 
 def add_FleetServiceServicer_to_server(servicer: FleetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

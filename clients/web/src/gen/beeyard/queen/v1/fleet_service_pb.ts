@@ -18,7 +18,168 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file beeyard/queen/v1/fleet_service.proto.
  */
 export const file_beeyard_queen_v1_fleet_service: GenFile = /*@__PURE__*/
-  fileDesc("CiRiZWV5YXJkL3F1ZWVuL3YxL2ZsZWV0X3NlcnZpY2UucHJvdG8SEGJlZXlhcmQucXVlZW4udjEiEgoQTGlzdFBvb2xzUmVxdWVzdCI6ChFMaXN0UG9vbHNSZXNwb25zZRIlCgVwb29scxgBIAMoCzIWLmJlZXlhcmQucXVlZW4udjEuUG9vbCI0ChJMaXN0V29ya2Vyc1JlcXVlc3QSDwoHcG9vbF9pZBgBIAEoCRINCgVtb2RlbBgCIAEoCSJAChNMaXN0V29ya2Vyc1Jlc3BvbnNlEikKB3dvcmtlcnMYASADKAsyGC5iZWV5YXJkLnF1ZWVuLnYxLldvcmtlciITChFMaXN0TW9kZWxzUmVxdWVzdCJCChJMaXN0TW9kZWxzUmVzcG9uc2USLAoGbW9kZWxzGAEgAygLMhwuYmVleWFyZC5xdWVlbi52MS5GbGVldE1vZGVsIiwKEVdhdGNoRmxlZXRSZXF1ZXN0EhcKD21pbl9pbnRlcnZhbF9tcxgBIAEoAyKdAQoNRmxlZXRTbmFwc2hvdBIPCgd2ZXJzaW9uGAEgASgDEiUKBXBvb2xzGAIgAygLMhYuYmVleWFyZC5xdWVlbi52MS5Qb29sEikKB3dvcmtlcnMYAyADKAsyGC5iZWV5YXJkLnF1ZWVuLnYxLldvcmtlchITCgtqb2JzX3F1ZXVlZBgEIAEoBRIUCgxqb2JzX3J1bm5pbmcYBSABKAUiiAEKBFBvb2wSDwoHcG9vbF9pZBgBIAEoCRIvCghzbmFwc2hvdBgCIAEoCzIdLmJlZXlhcmQucG9vbC52MS5Ib3N0U25hcHNob3QSLwoLcmVwb3J0X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg0KBWZyZXNoGAQgASgIIsIBCgZXb3JrZXISLwoGc3RhdHVzGAEgASgLMh8uYmVleWFyZC53b3JrZXIudjEuRW5naW5lU3RhdHVzEg8KB3Bvb2xfaWQYAiABKAkSDwoHYWRkcmVzcxgDIAEoCRIQCghhdHRhY2hlZBgEIAEoCBIOCgZsZWFzZXMYBSABKAUSCwoDcGlkGAYgASgFEhYKCWV4aXRfY29kZRgHIAEoBUgAiAEBEhAKCGxvZ190YWlsGAggASgJQgwKCl9leGl0X2NvZGUitQEKCkZsZWV0TW9kZWwSDQoFbW9kZWwYASABKAkSEAoIcG9vbF9pZHMYAiADKAkSFQoNd29ya2Vyc19yZWFkeRgDIAEoBRIYChB3b3JrZXJzX3N0YXJ0aW5nGAQgASgFEhMKC2pvYnNfcXVldWVkGAUgASgFEhIKCnNpemVfYnl0ZXMYBiABKAMSFAoMcXVhbnRpemF0aW9uGAcgASgJEhYKDmNvbnRleHRfdG9rZW5zGAggASgFIkgKElN0YXJ0V29ya2VyUmVxdWVzdBINCgVtb2RlbBgBIAEoCRIPCgdwb29sX2lkGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkiOQoTU3RhcnRXb3JrZXJSZXNwb25zZRIRCgl3b3JrZXJfaWQYASABKAkSDwoHcG9vbF9pZBgCIAEoCSImChFTdG9wV29ya2VyUmVxdWVzdBIRCgl3b3JrZXJfaWQYASABKAkiFAoSU3RvcFdvcmtlclJlc3BvbnNlIicKEkRyYWluV29ya2VyUmVxdWVzdBIRCgl3b3JrZXJfaWQYASABKAkiFQoTRHJhaW5Xb3JrZXJSZXNwb25zZTKABQoMRmxlZXRTZXJ2aWNlElQKCUxpc3RQb29scxIiLmJlZXlhcmQucXVlZW4udjEuTGlzdFBvb2xzUmVxdWVzdBojLmJlZXlhcmQucXVlZW4udjEuTGlzdFBvb2xzUmVzcG9uc2USWgoLTGlzdFdvcmtlcnMSJC5iZWV5YXJkLnF1ZWVuLnYxLkxpc3RXb3JrZXJzUmVxdWVzdBolLmJlZXlhcmQucXVlZW4udjEuTGlzdFdvcmtlcnNSZXNwb25zZRJXCgpMaXN0TW9kZWxzEiMuYmVleWFyZC5xdWVlbi52MS5MaXN0TW9kZWxzUmVxdWVzdBokLmJlZXlhcmQucXVlZW4udjEuTGlzdE1vZGVsc1Jlc3BvbnNlElQKCldhdGNoRmxlZXQSIy5iZWV5YXJkLnF1ZWVuLnYxLldhdGNoRmxlZXRSZXF1ZXN0Gh8uYmVleWFyZC5xdWVlbi52MS5GbGVldFNuYXBzaG90MAESWgoLU3RhcnRXb3JrZXISJC5iZWV5YXJkLnF1ZWVuLnYxLlN0YXJ0V29ya2VyUmVxdWVzdBolLmJlZXlhcmQucXVlZW4udjEuU3RhcnRXb3JrZXJSZXNwb25zZRJXCgpTdG9wV29ya2VyEiMuYmVleWFyZC5xdWVlbi52MS5TdG9wV29ya2VyUmVxdWVzdBokLmJlZXlhcmQucXVlZW4udjEuU3RvcFdvcmtlclJlc3BvbnNlEloKC0RyYWluV29ya2VyEiQuYmVleWFyZC5xdWVlbi52MS5EcmFpbldvcmtlclJlcXVlc3QaJS5iZWV5YXJkLnF1ZWVuLnYxLkRyYWluV29ya2VyUmVzcG9uc2VCRFpCZ2l0aHViLmNvbS9iZWV5YXJkL2JlZXlhcmQvY2xpZW50cy9nby9nZW4vYmVleWFyZC9xdWVlbi92MTtxdWVlbnYxYgZwcm90bzM", [file_beeyard_pool_v1_snapshot, file_beeyard_worker_v1_engine_service, file_google_protobuf_timestamp]);
+  fileDesc("CiRiZWV5YXJkL3F1ZWVuL3YxL2ZsZWV0X3NlcnZpY2UucHJvdG8SEGJlZXlhcmQucXVlZW4udjEiJwoSTGlzdFRlbmFudHNSZXF1ZXN0EhEKCXRlbmFudF9pZBgBIAEoCSJSChNMaXN0VGVuYW50c1Jlc3BvbnNlEikKB3RlbmFudHMYASADKAsyGC5iZWV5YXJkLnF1ZWVuLnYxLlRlbmFudBIQCghlbmZvcmNlZBgCIAEoCCLRAQoFUXVvdGESHAoPY29uY3VycmVudF9qb2JzGAEgASgDSACIAQESFwoKdnJhbV9ieXRlcxgCIAEoA0gBiAEBEh4KEXRva2Vuc19wZXJfbWludXRlGAMgASgDSAKIAQESIAoTcmVxdWVzdHNfcGVyX3NlY29uZBgEIAEoAUgDiAEBQhIKEF9jb25jdXJyZW50X2pvYnNCDQoLX3ZyYW1fYnl0ZXNCFAoSX3Rva2Vuc19wZXJfbWludXRlQhYKFF9yZXF1ZXN0c19wZXJfc2Vjb25kIpsCCgZUZW5hbnQSEQoJdGVuYW50X2lkGAEgASgJEiYKBXF1b3RhGAIgASgLMhcuYmVleWFyZC5xdWVlbi52MS5RdW90YRIXCg9qb2JzX3VuZmluaXNoZWQYAyABKAMSFAoMam9ic19ydW5uaW5nGAQgASgDEg4KBm1vZGVscxgFIAMoCRIUCgx0b2tlbnNfdG90YWwYBiABKAMSFgoOcmVxdWVzdHNfdG90YWwYByABKAMSOAoIZXhjZWVkZWQYCCADKAsyJi5iZWV5YXJkLnF1ZWVuLnYxLlRlbmFudC5FeGNlZWRlZEVudHJ5Gi8KDUV4Y2VlZGVkRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4ASISChBMaXN0UG9vbHNSZXF1ZXN0IjoKEUxpc3RQb29sc1Jlc3BvbnNlEiUKBXBvb2xzGAEgAygLMhYuYmVleWFyZC5xdWVlbi52MS5Qb29sIjQKEkxpc3RXb3JrZXJzUmVxdWVzdBIPCgdwb29sX2lkGAEgASgJEg0KBW1vZGVsGAIgASgJIkAKE0xpc3RXb3JrZXJzUmVzcG9uc2USKQoHd29ya2VycxgBIAMoCzIYLmJlZXlhcmQucXVlZW4udjEuV29ya2VyIhMKEUxpc3RNb2RlbHNSZXF1ZXN0IkIKEkxpc3RNb2RlbHNSZXNwb25zZRIsCgZtb2RlbHMYASADKAsyHC5iZWV5YXJkLnF1ZWVuLnYxLkZsZWV0TW9kZWwiLAoRV2F0Y2hGbGVldFJlcXVlc3QSFwoPbWluX2ludGVydmFsX21zGAEgASgDIp0BCg1GbGVldFNuYXBzaG90Eg8KB3ZlcnNpb24YASABKAMSJQoFcG9vbHMYAiADKAsyFi5iZWV5YXJkLnF1ZWVuLnYxLlBvb2wSKQoHd29ya2VycxgDIAMoCzIYLmJlZXlhcmQucXVlZW4udjEuV29ya2VyEhMKC2pvYnNfcXVldWVkGAQgASgFEhQKDGpvYnNfcnVubmluZxgFIAEoBSKIAQoEUG9vbBIPCgdwb29sX2lkGAEgASgJEi8KCHNuYXBzaG90GAIgASgLMh0uYmVleWFyZC5wb29sLnYxLkhvc3RTbmFwc2hvdBIvCgtyZXBvcnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFZnJlc2gYBCABKAgiwgEKBldvcmtlchIvCgZzdGF0dXMYASABKAsyHy5iZWV5YXJkLndvcmtlci52MS5FbmdpbmVTdGF0dXMSDwoHcG9vbF9pZBgCIAEoCRIPCgdhZGRyZXNzGAMgASgJEhAKCGF0dGFjaGVkGAQgASgIEg4KBmxlYXNlcxgFIAEoBRILCgNwaWQYBiABKAUSFgoJZXhpdF9jb2RlGAcgASgFSACIAQESEAoIbG9nX3RhaWwYCCABKAlCDAoKX2V4aXRfY29kZSK1AQoKRmxlZXRNb2RlbBINCgVtb2RlbBgBIAEoCRIQCghwb29sX2lkcxgCIAMoCRIVCg13b3JrZXJzX3JlYWR5GAMgASgFEhgKEHdvcmtlcnNfc3RhcnRpbmcYBCABKAUSEwoLam9ic19xdWV1ZWQYBSABKAUSEgoKc2l6ZV9ieXRlcxgGIAEoAxIUCgxxdWFudGl6YXRpb24YByABKAkSFgoOY29udGV4dF90b2tlbnMYCCABKAUiSAoSU3RhcnRXb3JrZXJSZXF1ZXN0Eg0KBW1vZGVsGAEgASgJEg8KB3Bvb2xfaWQYAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCSI5ChNTdGFydFdvcmtlclJlc3BvbnNlEhEKCXdvcmtlcl9pZBgBIAEoCRIPCgdwb29sX2lkGAIgASgJIiYKEVN0b3BXb3JrZXJSZXF1ZXN0EhEKCXdvcmtlcl9pZBgBIAEoCSIUChJTdG9wV29ya2VyUmVzcG9uc2UiJwoSRHJhaW5Xb3JrZXJSZXF1ZXN0EhEKCXdvcmtlcl9pZBgBIAEoCSIVChNEcmFpbldvcmtlclJlc3BvbnNlMtwFCgxGbGVldFNlcnZpY2USVAoJTGlzdFBvb2xzEiIuYmVleWFyZC5xdWVlbi52MS5MaXN0UG9vbHNSZXF1ZXN0GiMuYmVleWFyZC5xdWVlbi52MS5MaXN0UG9vbHNSZXNwb25zZRJaCgtMaXN0V29ya2VycxIkLmJlZXlhcmQucXVlZW4udjEuTGlzdFdvcmtlcnNSZXF1ZXN0GiUuYmVleWFyZC5xdWVlbi52MS5MaXN0V29ya2Vyc1Jlc3BvbnNlElcKCkxpc3RNb2RlbHMSIy5iZWV5YXJkLnF1ZWVuLnYxLkxpc3RNb2RlbHNSZXF1ZXN0GiQuYmVleWFyZC5xdWVlbi52MS5MaXN0TW9kZWxzUmVzcG9uc2USVAoKV2F0Y2hGbGVldBIjLmJlZXlhcmQucXVlZW4udjEuV2F0Y2hGbGVldFJlcXVlc3QaHy5iZWV5YXJkLnF1ZWVuLnYxLkZsZWV0U25hcHNob3QwARJaCgtTdGFydFdvcmtlchIkLmJlZXlhcmQucXVlZW4udjEuU3RhcnRXb3JrZXJSZXF1ZXN0GiUuYmVleWFyZC5xdWVlbi52MS5TdGFydFdvcmtlclJlc3BvbnNlElcKClN0b3BXb3JrZXISIy5iZWV5YXJkLnF1ZWVuLnYxLlN0b3BXb3JrZXJSZXF1ZXN0GiQuYmVleWFyZC5xdWVlbi52MS5TdG9wV29ya2VyUmVzcG9uc2USWgoLRHJhaW5Xb3JrZXISJC5iZWV5YXJkLnF1ZWVuLnYxLkRyYWluV29ya2VyUmVxdWVzdBolLmJlZXlhcmQucXVlZW4udjEuRHJhaW5Xb3JrZXJSZXNwb25zZRJaCgtMaXN0VGVuYW50cxIkLmJlZXlhcmQucXVlZW4udjEuTGlzdFRlbmFudHNSZXF1ZXN0GiUuYmVleWFyZC5xdWVlbi52MS5MaXN0VGVuYW50c1Jlc3BvbnNlQkRaQmdpdGh1Yi5jb20vYmVleWFyZC9iZWV5YXJkL2NsaWVudHMvZ28vZ2VuL2JlZXlhcmQvcXVlZW4vdjE7cXVlZW52MWIGcHJvdG8z", [file_beeyard_pool_v1_snapshot, file_beeyard_worker_v1_engine_service, file_google_protobuf_timestamp]);
+
+/**
+ * Which tenants to list.
+ *
+ * @generated from message beeyard.queen.v1.ListTenantsRequest
+ */
+export type ListTenantsRequest = Message<"beeyard.queen.v1.ListTenantsRequest"> & {
+  /**
+   * Only this one. Empty: all.
+   *
+   * @generated from field: string tenant_id = 1;
+   */
+  tenantId: string;
+};
+
+/**
+ * Describes the message beeyard.queen.v1.ListTenantsRequest.
+ * Use `create(ListTenantsRequestSchema)` to create a new message.
+ */
+export const ListTenantsRequestSchema: GenMessage<ListTenantsRequest> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_fleet_service, 0);
+
+/**
+ * The tenants.
+ *
+ * @generated from message beeyard.queen.v1.ListTenantsResponse
+ */
+export type ListTenantsResponse = Message<"beeyard.queen.v1.ListTenantsResponse"> & {
+  /**
+   * By id.
+   *
+   * @generated from field: repeated beeyard.queen.v1.Tenant tenants = 1;
+   */
+  tenants: Tenant[];
+
+  /**
+   * True: a request beyond a quota is refused with QUOTA_EXCEEDED. False (lab mode): it is only counted.
+   *
+   * @generated from field: bool enforced = 2;
+   */
+  enforced: boolean;
+};
+
+/**
+ * Describes the message beeyard.queen.v1.ListTenantsResponse.
+ * Use `create(ListTenantsResponseSchema)` to create a new message.
+ */
+export const ListTenantsResponseSchema: GenMessage<ListTenantsResponse> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_fleet_service, 1);
+
+/**
+ * What a tenant may have; a limit that is unset does not limit.
+ *
+ * @generated from message beeyard.queen.v1.Quota
+ */
+export type Quota = Message<"beeyard.queen.v1.Quota"> & {
+  /**
+   * Jobs and pieces of heavy work that have not ended.
+   *
+   * @generated from field: optional int64 concurrent_jobs = 1;
+   */
+  concurrentJobs?: bigint | undefined;
+
+  /**
+   * Device memory of the models that its unfinished jobs need, each model once, in bytes.
+   *
+   * @generated from field: optional int64 vram_bytes = 2;
+   */
+  vramBytes?: bigint | undefined;
+
+  /**
+   * Tokens of prompts and answers together. A job is let in while some are left, and may overdraw them.
+   *
+   * @generated from field: optional int64 tokens_per_minute = 3;
+   */
+  tokensPerMinute?: bigint | undefined;
+
+  /**
+   * Jobs and heavy work submitted; a second's worth may come at once.
+   *
+   * @generated from field: optional double requests_per_second = 4;
+   */
+  requestsPerSecond?: number | undefined;
+};
+
+/**
+ * Describes the message beeyard.queen.v1.Quota.
+ * Use `create(QuotaSchema)` to create a new message.
+ */
+export const QuotaSchema: GenMessage<Quota> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_fleet_service, 2);
+
+/**
+ * One tenant.
+ *
+ * @generated from message beeyard.queen.v1.Tenant
+ */
+export type Tenant = Message<"beeyard.queen.v1.Tenant"> & {
+  /**
+   * Its id.
+   *
+   * @generated from field: string tenant_id = 1;
+   */
+  tenantId: string;
+
+  /**
+   * What it may have.
+   *
+   * @generated from field: beeyard.queen.v1.Quota quota = 2;
+   */
+  quota?: Quota | undefined;
+
+  /**
+   * Its jobs and pieces of heavy work that have not ended.
+   *
+   * @generated from field: int64 jobs_unfinished = 3;
+   */
+  jobsUnfinished: bigint;
+
+  /**
+   * Its jobs that hold a lease.
+   *
+   * @generated from field: int64 jobs_running = 4;
+   */
+  jobsRunning: bigint;
+
+  /**
+   * Models that its unfinished jobs need, by name.
+   *
+   * @generated from field: repeated string models = 5;
+   */
+  models: string[];
+
+  /**
+   * Tokens charged: what its jobs used, and for those that have not ended what they may use.
+   *
+   * @generated from field: int64 tokens_total = 6;
+   */
+  tokensTotal: bigint;
+
+  /**
+   * Jobs and heavy work that were let in.
+   *
+   * @generated from field: int64 requests_total = 7;
+   */
+  requestsTotal: bigint;
+
+  /**
+   * How often each limit stood in the way, by its name in `Quota`.
+   *
+   * @generated from field: map<string, int64> exceeded = 8;
+   */
+  exceeded: { [key: string]: bigint };
+};
+
+/**
+ * Describes the message beeyard.queen.v1.Tenant.
+ * Use `create(TenantSchema)` to create a new message.
+ */
+export const TenantSchema: GenMessage<Tenant> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_fleet_service, 3);
 
 /**
  * Nothing to say yet; filters will come here.
@@ -33,7 +194,7 @@ export type ListPoolsRequest = Message<"beeyard.queen.v1.ListPoolsRequest"> & {
  * Use `create(ListPoolsRequestSchema)` to create a new message.
  */
 export const ListPoolsRequestSchema: GenMessage<ListPoolsRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 0);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 4);
 
 /**
  * Every pool.
@@ -54,7 +215,7 @@ export type ListPoolsResponse = Message<"beeyard.queen.v1.ListPoolsResponse"> & 
  * Use `create(ListPoolsResponseSchema)` to create a new message.
  */
 export const ListPoolsResponseSchema: GenMessage<ListPoolsResponse> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 1);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 5);
 
 /**
  * Which workers to list.
@@ -82,7 +243,7 @@ export type ListWorkersRequest = Message<"beeyard.queen.v1.ListWorkersRequest"> 
  * Use `create(ListWorkersRequestSchema)` to create a new message.
  */
 export const ListWorkersRequestSchema: GenMessage<ListWorkersRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 2);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 6);
 
 /**
  * The workers.
@@ -103,7 +264,7 @@ export type ListWorkersResponse = Message<"beeyard.queen.v1.ListWorkersResponse"
  * Use `create(ListWorkersResponseSchema)` to create a new message.
  */
 export const ListWorkersResponseSchema: GenMessage<ListWorkersResponse> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 3);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 7);
 
 /**
  * Nothing to say yet.
@@ -118,7 +279,7 @@ export type ListModelsRequest = Message<"beeyard.queen.v1.ListModelsRequest"> & 
  * Use `create(ListModelsRequestSchema)` to create a new message.
  */
 export const ListModelsRequestSchema: GenMessage<ListModelsRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 4);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 8);
 
 /**
  * The models.
@@ -139,7 +300,7 @@ export type ListModelsResponse = Message<"beeyard.queen.v1.ListModelsResponse"> 
  * Use `create(ListModelsResponseSchema)` to create a new message.
  */
 export const ListModelsResponseSchema: GenMessage<ListModelsResponse> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 5);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 9);
 
 /**
  * How often to be told.
@@ -160,7 +321,7 @@ export type WatchFleetRequest = Message<"beeyard.queen.v1.WatchFleetRequest"> & 
  * Use `create(WatchFleetRequestSchema)` to create a new message.
  */
 export const WatchFleetRequestSchema: GenMessage<WatchFleetRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 6);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 10);
 
 /**
  * The fleet at one moment.
@@ -209,7 +370,7 @@ export type FleetSnapshot = Message<"beeyard.queen.v1.FleetSnapshot"> & {
  * Use `create(FleetSnapshotSchema)` to create a new message.
  */
 export const FleetSnapshotSchema: GenMessage<FleetSnapshot> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 7);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 11);
 
 /**
  * One host as the queen sees it.
@@ -251,7 +412,7 @@ export type Pool = Message<"beeyard.queen.v1.Pool"> & {
  * Use `create(PoolSchema)` to create a new message.
  */
 export const PoolSchema: GenMessage<Pool> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 8);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 12);
 
 /**
  * One worker as the queen sees it.
@@ -321,7 +482,7 @@ export type Worker = Message<"beeyard.queen.v1.Worker"> & {
  * Use `create(WorkerSchema)` to create a new message.
  */
 export const WorkerSchema: GenMessage<Worker> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 9);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 13);
 
 /**
  * One model of the fleet.
@@ -391,7 +552,7 @@ export type FleetModel = Message<"beeyard.queen.v1.FleetModel"> & {
  * Use `create(FleetModelSchema)` to create a new message.
  */
 export const FleetModelSchema: GenMessage<FleetModel> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 10);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 14);
 
 /**
  * One more worker, please.
@@ -426,7 +587,7 @@ export type StartWorkerRequest = Message<"beeyard.queen.v1.StartWorkerRequest"> 
  * Use `create(StartWorkerRequestSchema)` to create a new message.
  */
 export const StartWorkerRequestSchema: GenMessage<StartWorkerRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 11);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 15);
 
 /**
  * The wish is recorded.
@@ -454,7 +615,7 @@ export type StartWorkerResponse = Message<"beeyard.queen.v1.StartWorkerResponse"
  * Use `create(StartWorkerResponseSchema)` to create a new message.
  */
 export const StartWorkerResponseSchema: GenMessage<StartWorkerResponse> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 12);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 16);
 
 /**
  * Which worker to stop.
@@ -475,7 +636,7 @@ export type StopWorkerRequest = Message<"beeyard.queen.v1.StopWorkerRequest"> & 
  * Use `create(StopWorkerRequestSchema)` to create a new message.
  */
 export const StopWorkerRequestSchema: GenMessage<StopWorkerRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 13);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 17);
 
 /**
  * The wish is recorded.
@@ -490,7 +651,7 @@ export type StopWorkerResponse = Message<"beeyard.queen.v1.StopWorkerResponse"> 
  * Use `create(StopWorkerResponseSchema)` to create a new message.
  */
 export const StopWorkerResponseSchema: GenMessage<StopWorkerResponse> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 14);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 18);
 
 /**
  * Which worker to drain.
@@ -511,7 +672,7 @@ export type DrainWorkerRequest = Message<"beeyard.queen.v1.DrainWorkerRequest"> 
  * Use `create(DrainWorkerRequestSchema)` to create a new message.
  */
 export const DrainWorkerRequestSchema: GenMessage<DrainWorkerRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 15);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 19);
 
 /**
  * The wish is recorded.
@@ -526,7 +687,7 @@ export type DrainWorkerResponse = Message<"beeyard.queen.v1.DrainWorkerResponse"
  * Use `create(DrainWorkerResponseSchema)` to create a new message.
  */
 export const DrainWorkerResponseSchema: GenMessage<DrainWorkerResponse> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 16);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 20);
 
 /**
  * Hosted by the queen: what there is, and what should be.
@@ -604,6 +765,18 @@ export const FleetService: GenService<{
     methodKind: "unary";
     input: typeof DrainWorkerRequestSchema;
     output: typeof DrainWorkerResponseSchema;
+  },
+  /**
+   * Lists tenants with what they may have and what they have now, by id: those that submitted something lately, and those
+   * that the operator gave a quota of their own. Figures begin anew with each start of the queen, but for what is
+   * unfinished.
+   *
+   * @generated from rpc beeyard.queen.v1.FleetService.ListTenants
+   */
+  listTenants: {
+    methodKind: "unary";
+    input: typeof ListTenantsRequestSchema;
+    output: typeof ListTenantsResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_beeyard_queen_v1_fleet_service, 0);
