@@ -104,6 +104,41 @@ def test_a_job_that_nothing_could_ever_run_is_refused() -> None:
     assert report.everything.wait.n == 0
 
 
+def test_a_prompt_that_the_worker_finds_too_long_fails_at_once() -> None:
+    # More than the context, and less than what is certain to be when the queen only estimates.
+    load = streams(
+        "rate_per_s: 5, prompt_tokens: {mean: 9000, shape: constant, most: 9000}", jobs=5
+    )
+    report = simulated(ONE_SLOT, load).report
+    assert report.everything.failed == 5
+    assert report.everything.wait.max_ms <= 1_000
+
+
+CHEAPEST = """
+function schedule(context)
+  local job = context.queue[1]
+  local worker = job and context.find_candidates(job):min_by(function(one) return one.cost_per_token end)
+  if not worker then return { action = "wait" } end
+  assert(job.user.geo.lat == 48.1 and worker.geo.lat == 52.5 and worker.capability == "text")
+  return { action = "dispatch", job_id = job.id, worker_id = worker.id }
+end
+"""
+
+
+def test_a_policy_sees_what_hosts_cost_and_where_jobs_and_hosts_are() -> None:
+    fleet = """
+    models: [{name: m, vram_gib: 10}]
+    hosts:
+      - {name: dear, cost_per_token: 3, gpus: [{vram_gib: 80}], workers: [{model: m}]}
+      - {name: near, cost_per_token: 2, geo: {lat: 52.5, lon: 13.4}, capability: text, gpus: [{vram_gib: 80}],
+         workers: [{model: m}]}
+    """
+    load = streams(f'rate_per_s: 1, labels: {{geo.lat: "48.1", geo.lon: "11.6"}}, {SHORT}', jobs=5)
+    report = simulated(fleet, load, policy(CHEAPEST)).report
+    assert report.everything.completed == 5
+    assert report.fallbacks == {}
+
+
 def test_a_job_that_ends_too_late_expires() -> None:
     load = streams(f"rate_per_s: 9, {LONG}, deadline: {{within_s: 15}}", jobs=5)
     report = simulated(ONE_SLOT, load).report

@@ -63,7 +63,9 @@ def offer_refused(
     lease = _held(state, event, effects)
     if lease is None:
         return
-    state.fleet.workers[lease.worker_id].is_saturated = True
+    # One that no worker like it could take says nothing of the room that this one has.
+    if event.reason.is_transient:
+        state.fleet.workers[lease.worker_id].is_saturated = True
     if not _give_back(state, lease, effects):
         return
     job = state.jobs[lease.job_id]

@@ -114,7 +114,7 @@ def _maker(
     tenant = _shares(stream.tenants, chance)
     priority = _shares({str(name): share for name, share in stream.classes.items()}, chance)
     deadline_ms = _deadline(stream.deadline, chance)
-    asked = stream.max_tokens
+    asked, labels = stream.max_tokens, tuple(sorted(stream.labels.items()))
 
     def make(at_ms: int, prompt_tokens: int, answer_tokens: int) -> Arrival:
         of_class = PRIORITY_OF[priority()]
@@ -126,6 +126,7 @@ def _maker(
             priority=of_class,
             tenant_id=TenantId(tenant()),
             deadline_ms=deadline_ms(of_class),
+            labels=labels,
         )
         return Arrival(at_ms, spec, answer)
 

@@ -9,10 +9,10 @@ Every host can start every model unless it lists those it can.
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Final
 
 from beeyard_core import limits
-from beeyard_core.fleet import Device
+from beeyard_core.fleet import Device, Traits
 from beeyard_core.ids import ModelName, PoolId, WorkerId
 from pydantic import Field
 
@@ -53,7 +53,6 @@ class _Model(Shape):
     load_s: float = Field(
         20.0, ge=0, le=limits.SIMULATED_LOAD_MS_MAX / 1_000, description="Time to load it."
     )
-    cost_per_token: float = Field(0.0, ge=0, le=1_000_000)
     engine: Name = "llamacpp"
     quantization: str = Field("", max_length=limits.ID_BYTES_MAX)
 
@@ -87,7 +86,9 @@ class _Host(Shape):
     gpus: list[_Gpu] = Field(min_length=1, max_length=limits.SIMULATED_GPUS_PER_HOST_MAX)
     workers: list[_Workers] = Field([], max_length=limits.SIMULATED_MODELS_MAX)
     models: list[Name] | None = Field(None, max_length=limits.SIMULATED_MODELS_MAX)
-    geo: _Geo | None = None
+    geo: _Geo | None = Field(None, description="Where it stands.")
+    cost_per_token: float = Field(0.0, ge=0, le=1_000_000)
+    capability: str = Field("", max_length=limits.ID_BYTES_MAX)
 
 
 class FleetFile(Shape):
@@ -98,6 +99,9 @@ class FleetFile(Shape):
     report_s: Seconds = Field(
         1.0, gt=0, le=2.5, description="How often hosts and workers report; fewer cost less."
     )
+
+
+_NOTHING_SAID: Final = Traits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +116,6 @@ class SimulatedModel:
     kv_tokens: int
     context_tokens: int
     load_ms: int
-    cost_per_token: float
     engine: str
     quantization: str
 
@@ -134,7 +137,7 @@ class SimulatedPool:
     devices: tuple[Device, ...]
     models: tuple[ModelName, ...]
     workers: tuple[StartingWorker, ...]
-    geo: tuple[float, float] | None = None
+    traits: Traits = _NOTHING_SAID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +198,6 @@ def _model(model: _Model) -> SimulatedModel:
         kv_tokens=model.kv_tokens or model.slots * model.context_tokens,
         context_tokens=model.context_tokens,
         load_ms=int(model.load_s * 1_000),
-        cost_per_token=model.cost_per_token,
         engine=model.engine,
         quantization=model.quantization,
     )
@@ -240,7 +242,12 @@ def _pool(
         devices=devices,
         models=loadable,
         workers=tuple(workers),
-        geo=(host.geo.lat, host.geo.lon) if host.geo else None,
+        traits=Traits(
+            cost_per_token=host.cost_per_token,
+            latitude=host.geo.lat if host.geo else None,
+            longitude=host.geo.lon if host.geo else None,
+            capability=host.capability,
+        ),
     )
 
 

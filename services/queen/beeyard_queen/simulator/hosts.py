@@ -5,12 +5,14 @@ is, and forgets what has ended. It never decides anything.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from beeyard_core.event import PoolReported
 from beeyard_core.fleet import (
     CachedModel,
     DesiredState,
     DesiredWorker,
+    HostLoad,
     PoolReport,
     ProcessReport,
     WorkerReport,
@@ -19,6 +21,9 @@ from beeyard_core.fleet import (
 from beeyard_core.ids import WorkerId
 
 from beeyard_queen.simulator.fleet import SimulatedFleet, SimulatedModel, SimulatedPool
+
+#: Simulated hosts do nothing besides; a host that says nothing of its load would count as busy.
+_CALM: Final = HostLoad(cpu_percent=0.0, memory_percent=0.0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -164,4 +169,6 @@ class Host:
             devices=devices,
             models=self._models,
             processes=(*running, *self.ended),
+            traits=self.pool.traits,
+            load=_CALM,
         )

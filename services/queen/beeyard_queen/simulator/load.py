@@ -33,6 +33,7 @@ from beeyard_queen.simulator.shapes import (
 from beeyard_queen.simulator.trace import SAMPLES, Request, parse_trace, read_trace
 
 _Rate = Annotated[float, Field(gt=0, le=limits.SIMULATED_RATE_MAX)]
+_Label = Annotated[str, Field(max_length=limits.LABEL_BYTES_MAX)]
 _Class = Literal["interactive", "normal", "batch", "background"]
 
 
@@ -86,6 +87,9 @@ class Stream(Shape):
         description="What clients ask for; the next power of two above the answer if absent.",
     )
     deadline: Deadline | None = None
+    labels: dict[_Label, _Label] = Field(
+        default={}, max_length=limits.LABEL_COUNT_MAX, description="Of every job, such as geo.lat."
+    )
 
     @field_validator("tenants", "classes", "models")
     @classmethod

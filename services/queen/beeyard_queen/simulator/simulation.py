@@ -32,6 +32,7 @@ from beeyard_core.event import (
     LeaseFinished,
     LeaseStopped,
     OfferAccepted,
+    OfferRefused,
     Ticked,
     WorkerAttached,
     WorkerDetached,
@@ -41,6 +42,7 @@ from beeyard_core.fleet import WorkerState
 from beeyard_core.ids import Epoch, JobId, LeaseId, WorkerId
 from beeyard_core.instant import Instant
 from beeyard_core.job import Finish
+from beeyard_core.refusal import Refusal
 from beeyard_core.state import QueenState, Settings
 from beeyard_core.step import step
 
@@ -55,6 +57,8 @@ BEGIN_MS: Final = 1_000_000
 _WALL_MS: Final = 1_700_000_000_000
 
 _BEGIN: Final = Instant(BEGIN_MS, _WALL_MS)
+
+_TOO_LONG: Final = Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT
 
 #: Asks a policy until it waits, and applies what it decides; appends effects.
 Place = Callable[[QueenState, Instant, list[Effect]], None]
@@ -271,6 +275,10 @@ class Simulation:
             return  # taken back in the same batch
         process = self._processes[effect.worker_id]
         spec = self.state.jobs[lease.job_id].spec
+        if spec.kv_tokens > process.model.context_tokens:
+            # The queen only estimates a prompt; the worker counts, as a real one would.
+            self._feed(OfferRefused(effect.worker_id, effect.lease_id, lease.epoch, _TOO_LONG))
+            return
         number = _number(lease.job_id)
         ledger, model = self.ledger, process.model
         done = self._tokens_done.get(number, 0)
