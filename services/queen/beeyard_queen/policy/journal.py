@@ -283,7 +283,7 @@ def last_states(folder: Path) -> dict[str, bytes]:
     states: dict[str, bytes] = {}
     for path in journal_files(folder)[-1:]:
         try:
-            for _, entry in JournalReader(path).entries():
+            for _, entry in JournalReader(path).entries(StateEntry, DecisionEntry):
                 if isinstance(entry, StateEntry) or (
                     isinstance(entry, DecisionEntry) and entry.state is not None
                 ):

@@ -23,12 +23,17 @@ local border = {}
 
 local put
 
+-- What small texts, lists and maps begin with, made once: a policy that waits is answered with little else.
+local TEXT_HEADS, LIST_HEADS, MAP_HEADS = {}, {}, {}
+for n = 0, 31 do TEXT_HEADS[n] = char(0xa0 | n) end
+for n = 0, 15 do LIST_HEADS[n], MAP_HEADS[n] = char(0x90 | n), char(0x80 | n) end
+
 local function put_text(out, value)
-  local n = #value
+  local n, at = #value, #out
   if n < 32 then
-    out[#out + 1] = char(0xa0 | n) .. value
+    out[at + 1], out[at + 2] = TEXT_HEADS[n], value
   else
-    out[#out + 1] = pack(">Bs4", 0xdb, value)
+    out[at + 1] = pack(">Bs4", 0xdb, value)
   end
 end
 
@@ -45,10 +50,11 @@ end
 
 --- A map is given as {keys, values}, so that its order is the one it was written in.
 local function put_map(out, map)
-  out[#out + 1] = pack(">BI2", 0xde, #map.keys)
-  for i = 1, #map.keys do
-    put_text(out, map.keys[i])
-    put(out, map.values[i])
+  local keys, values = map.keys, map.values
+  out[#out + 1] = MAP_HEADS[#keys] or pack(">BI2", 0xde, #keys)
+  for i = 1, #keys do
+    put_text(out, keys[i])
+    put(out, values[i])
   end
 end
 
@@ -63,8 +69,8 @@ function put(out, value)
   elseif value.keys then
     put_map(out, value)
   else
-    out[#out + 1] = pack(">BI2", 0xdc, value.n or #value)
-    for i = 1, value.n or #value do put(out, value[i]) end
+    out[#out + 1] = LIST_HEADS[#value] or pack(">BI2", 0xdc, #value)
+    for i = 1, #value do put(out, value[i]) end
   end
 end
 
