@@ -10,6 +10,7 @@ from beeyard_queen.store.memory import MemoryStore
 
 from tests.support.attached_worker import AttachedWorker, attached_worker, failed_of, held
 from tests.support.eventually import eventually
+from tests.support.gated_store import GatedStore
 from tests.support.running_gateway import (
     CHAT,
     TEXT,
@@ -153,6 +154,41 @@ async def test_hanging_up_before_the_first_token_cancels_the_job(
     async with asking(gateway.client, path, body):
         await eventually(lambda: queen.queen.loop.state.jobs, "the job is accepted")
     await until_cancelled(queen)
+
+
+async def test_hanging_up_before_the_job_is_accepted_cancels_it_as_soon_as_it_has_a_name() -> None:
+    store = GatedStore()
+    async with (
+        running_queen(store) as queen,
+        attached_worker(queen.channel),
+        running_gateway(queen.queen.server.address) as gateway,
+    ):
+        store.shut()
+        async with asking(gateway.client, "/v1/completions", STREAM):
+            await store.somebody_waits()
+        # The client is gone, and nobody has been told what its job is called.
+        store.pass_all()
+        await until_cancelled(queen)
+
+
+async def test_a_store_that_is_away_is_a_503_that_may_pass() -> None:
+    store = GatedStore()
+    async with (
+        running_queen(store) as queen,
+        attached_worker(queen.channel),
+        running_gateway(queen.queen.server.address) as gateway,
+    ):
+        store.shut()
+        async with asking(gateway.client, "/v1/completions", TEXT) as asked:
+            await store.somebody_waits()
+            store.fail_all()
+            response = await asked
+            body = await response.aread()
+        await queen.clock.advance(5_000)
+        await eventually(lambda: queen.queen.loop.is_store_healthy, "the store heals")
+    assert response.status_code == 503
+    assert b"store_unavailable" in body
+    assert response.headers["x-should-retry"] == "true"
 
 
 async def test_a_detached_job_goes_on_without_its_client(
