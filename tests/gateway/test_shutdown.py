@@ -77,3 +77,23 @@ async def test_jobs_of_clients_without_a_key_end_with_the_gateway(
         await gateway.running
     (job,) = queen.queen.loop.state.jobs.values()
     assert job.state.name == "CANCELLED"
+
+
+async def test_who_waits_for_a_whole_answer_or_a_first_token_is_told_to_come_back(
+    queen: RunningQueen, worker: AttachedWorker
+) -> None:
+    async with (
+        running_gateway(queen.queen.server.address) as gateway,
+        asking(gateway.client, "/v1/completions", TEXT) as whole,
+        asking(gateway.client, "/v1/completions", STREAM) as streamed,
+    ):
+        await worker.offer(2)
+        gateway.stop.set()
+        for asked in (whole, streamed):
+            response = await asked
+            assert response.status_code == 503
+            assert b"draining" in await response.aread()
+            assert response.headers["x-should-retry"] == "true"
+        await gateway.running
+    states = [job.state.name for job in queen.queen.loop.state.jobs.values()]
+    assert states == ["CANCELLED", "CANCELLED"]

@@ -36,6 +36,7 @@ class EventStream:
         self._headers: Sequence[tuple[bytes, bytes]] = ()
         self._wrote_at_ms = clock.now().mono_ms
         self._is_writing = False
+        self._has_ended = False
         self.has_begun = False
 
     def add_headers(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
@@ -53,6 +54,7 @@ class EventStream:
 
     async def end(self, part: bytes = b"") -> None:
         """Send the last events."""
+        self._has_ended = True
         if not self.has_begun:
             await self._begin()
         await self._exchange.end(part)
@@ -68,19 +70,21 @@ class EventStream:
 
     def is_silent(self, now_ms: int) -> bool:
         """Whether there was nothing to tell for a while."""
-        return not self._is_writing and now_ms - self._wrote_at_ms >= limits.HTTP_SILENCE_MS
+        is_idle = not (self._is_writing or self._has_ended)
+        return is_idle and now_ms - self._wrote_at_ms >= limits.HTTP_SILENCE_MS
 
 
 class OpenStreams:
-    """Every stream that is open now: kept awake, given up, and ended by a drain."""
+    """Every answer that is under way: streams are kept awake and given up, and a drain ends them all."""
 
     def __init__(self, clock: Clock) -> None:
         """Begin with none."""
         self._clock = clock
         self._open: dict[EventStream, asyncio.Future[None]] = {}
+        self._whole: set[asyncio.Future[None]] = set()
 
     def __len__(self) -> int:
-        """How many there are."""
+        """How many streams there are."""
         return len(self._open)
 
     async def keep(self) -> None:
@@ -96,8 +100,8 @@ class OpenStreams:
                     await stream.write(b": waiting\n\n")
 
     def end_all(self, why: Fault) -> None:
-        """End every stream; its client is told why."""
-        for stop in self._open.values():
+        """End every answer; its client is told why."""
+        for stop in (*self._open.values(), *self._whole):
             _end(stop, why)
 
     async def run(
@@ -114,7 +118,22 @@ class OpenStreams:
             await while_connected(exchange, work, settle, stop)
         finally:
             del self._open[stream]
-            stop.cancel()
+            _forget(stop)
+
+    async def run_whole(
+        self,
+        exchange: Exchange,
+        work: Coroutine[None, None, ResultT],
+        settle: Settle | None = None,
+    ) -> ResultT:
+        """Do the work of an answer that is sent at its end; the rest is as for `while_connected`."""
+        stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._whole.add(stop)
+        try:
+            return await while_connected(exchange, work, settle, stop)
+        finally:
+            self._whole.discard(stop)
+            _forget(stop)
 
 
 async def while_connected(
@@ -154,3 +173,10 @@ async def while_connected(
 def _end(stop: "asyncio.Future[None]", why: Exception) -> None:
     if not stop.done():
         stop.set_exception(why)
+
+
+def _forget(stop: "asyncio.Future[None]") -> None:
+    """Let nobody miss the exception of a stop that came when all was done."""
+    stop.cancel()
+    if not stop.cancelled():
+        stop.exception()

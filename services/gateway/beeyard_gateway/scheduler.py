@@ -10,7 +10,7 @@ from beeyard.queen.v1 import policy_service_pb2 as pb
 from beeyard_core import limits
 from beeyard_runtime.clock import Clock
 
-from beeyard_gateway.event_stream import EventStream, OpenStreams, while_connected
+from beeyard_gateway.event_stream import EventStream, OpenStreams
 from beeyard_gateway.exchange import Exchange, dump
 from beeyard_gateway.faults import Fault, HttpReason, invalid
 from beeyard_gateway.jobs import page_size_of
@@ -98,7 +98,7 @@ class Scheduler:
         if "text/event-stream" in exchange.header(b"accept"):
             await self._stream_simulation(exchange, request)
             return
-        report = await while_connected(exchange, self._report(request))
+        report = await self._streams.run_whole(exchange, self._report(request))
         await exchange.reply_json(to_json(report))
 
     async def _report(self, request: pb.SimulatePolicyRequest) -> pb.SimulationReport:

@@ -19,7 +19,7 @@ from beeyard_runtime.telemetry import Telemetry
 
 from beeyard_gateway.asking import Asking, read_asking
 from beeyard_gateway.cancelling import Cancellations
-from beeyard_gateway.event_stream import EventStream, OpenStreams, while_connected
+from beeyard_gateway.event_stream import EventStream, OpenStreams
 from beeyard_gateway.exchange import Exchange, HungUp, dump
 from beeyard_gateway.faults import Fault, Headers, HttpReason, JobFault, invalid, of_failed
 from beeyard_gateway.following import JobFollow
@@ -110,7 +110,8 @@ class _Turn:
                     await self._stream(span)
                 else:
                     await self._whole(span)
-        except (HungUp, asyncio.CancelledError):
+        except (HungUp, Fault, asyncio.CancelledError):
+            # A fault may be that this gateway ends, and not the job.
             self._leave()
             raise
 
@@ -157,8 +158,7 @@ class _Turn:
             if not stream.has_begun:
                 raise
             span.fail(fault)
-            if not self._follow.has_ended:
-                self._leave()
+            self._leave()
             await stream.end(b"data: " + dump(fault.openai()) + b"\n\n")
 
     async def _write(self, stream: EventStream, span: JobSpan) -> None:
@@ -215,7 +215,7 @@ class _Turn:
     # --- Whole ---
     async def _whole(self, span: JobSpan) -> None:
         work = self._gather(span)
-        body, headers = await while_connected(self._exchange, work, self._settle)
+        body, headers = await self._services.streams.run_whole(self._exchange, work, self._settle)
         await self._exchange.reply(body, headers=headers)
 
     async def _gather(self, span: JobSpan) -> tuple[bytes, Headers]:
