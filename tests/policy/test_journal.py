@@ -1,5 +1,6 @@
 """The decision journal: bounded, complete from any file on, and never in anybody's way."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,41 @@ def test_the_answer_to_an_earlier_question_stands_where_it_was_asked(tmp_path: P
     (entries,) = read(tmp_path)
     positions = [entry.position for entry in entries if isinstance(entry, DecisionEntry)]
     assert positions == [0, BEFORE, 0]
+
+
+def test_a_long_queue_is_pictured_in_pieces_and_what_changes_meanwhile_is_part_of_it(
+    tmp_path: Path,
+) -> None:
+    part = limits.POLICY_DELTAS_PER_MESSAGE
+    cut: list[int] = []
+
+    def world() -> Iterator[Delta]:
+        yield from (("worker_gone", f"w{n}") for n in range(part + 1))
+        for n in range(2 * part):
+            cut.append(n)
+            yield ("job", f"j{n}")
+
+    journal = DecisionJournal(tmp_path, world)
+    record(journal, 10)
+    assert len(cut) == part - 1  # all that is no job, and the jobs that fill up the piece
+    journal.note([("job_gone", "j1")])
+    record(journal, 11)
+    journal.note([("job_gone", "j2")])
+    record(journal, 12)
+    journal.note([("job_gone", "j3")])
+    record(journal, 13)
+    journal.close()
+    assert len(cut) == 2 * part
+    (entries,) = read(tmp_path)
+    pictured = [delta for e in entries if isinstance(e, WorldEntry) for delta in e.deltas]
+    gone = [n for n, delta in enumerate(pictured) if delta[0] == "job_gone"]
+    # What was told stands ahead of the jobs that were cut after it.
+    assert [pictured[n][1] for n in gone] == ["j1", "j2"]
+    assert pictured[gone[0] + 1] == ("job", f"j{part - 1}")
+    told = [delta for e in entries if isinstance(e, DeltasEntry) for delta in e.deltas]
+    assert told == [("job_gone", "j3")]
+    positions = [entry.position for entry in entries if isinstance(entry, DecisionEntry)]
+    assert positions == [BEFORE, BEFORE, 0, 1]
 
 
 def test_the_journal_is_bounded(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ async def test_what_a_queen_decided_can_be_decided_again(tmp_path: Path) -> None
     labels = set()
     for run in ("first", "second"):
         async with (
-            running_queen(decision_journal=tmp_path) as queen,
+            running_queen(decision_journal=str(tmp_path)) as queen,
             attached_worker(queen.channel, "w1", slots=4),
             attached_worker(queen.channel, "w2", slots=8),
         ):

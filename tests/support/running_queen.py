@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import grpc
@@ -97,7 +96,7 @@ async def running_queen(
     listen: str = LOOPBACK,
     default_model: str = "",
     work_lease_ttl_ms: int = limits.WORK_LEASE_TTL_MS,
-    decision_journal: Path | None = None,
+    decision_journal: str = "off",
     policy_config: Sequence[str] = (),
     policy_mode: Literal["lab", "platform"] = "lab",
     **chosen: object,

@@ -173,7 +173,7 @@ class Queen:
         self.loop = WriterLoop(state, store.writer, clock)
         self._sandbox = Sandbox()
         self.policies = PolicyRuntime(
-            state, clock, self.loop.poke, self._sandbox, settings.decision_journal
+            state, clock, self.loop.poke, self._sandbox, settings.journal_folder()
         )
         self.desk = Desk(
             mode=settings.policy_mode,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from beeyard_core import limits
 from beeyard_core.work_yard import CapacitySettings, InferenceShare
@@ -19,7 +19,8 @@ class QueenSettings(ServiceSettings):
         listen: `host:port` of the gRPC services.
         admin_listen: `host:port` of channelz, health and reflection.
         store: The SQLite file; made if it is not there.
-        decision_journal: A folder for the decision journal, which `beeyard policy replay` repeats; none by default.
+        decision_journal: A folder for the decision journal, which `beeyard policy replay` repeats; `auto`: beside the
+            store; `off`: none.
         default_model: What a job without a model gets; empty: the only model there is.
         keep: A model that should always have a worker, as MODEL or MODEL=N for N of them; may be repeated.
         start_on_demand: Whether a worker is started for a model that nobody serves, whatever the policy decides.
@@ -39,7 +40,7 @@ class QueenSettings(ServiceSettings):
     listen: str = "127.0.0.1:7700"
     admin_listen: str = "127.0.0.1:0"
     store: Path = Path("beeyard.sqlite")
-    decision_journal: Path | None = None
+    decision_journal: Annotated[str, Field(min_length=1)] = "auto"
     default_model: str = Field(default="", max_length=limits.ID_BYTES_MAX)
     keep: list[str] = Field(default_factory=list)
     start_on_demand: bool = True
@@ -91,6 +92,16 @@ class QueenSettings(ServiceSettings):
         """Return what policies find in `context.config`."""
         pairs = (text.partition("=") for text in self.policy_config)
         return {name: _value_of(value) for name, _, value in pairs}
+
+    def journal_folder(self) -> Path | None:
+        """Return where the decision journal lies; None: there is none."""
+        match self.decision_journal:
+            case "off":
+                return None
+            case "auto":
+                return self.store.with_name(self.store.name + ".decisions")
+            case folder:
+                return Path(folder)
 
     def kept_models(self) -> dict[str, int]:
         """Return how many workers each model should always have."""

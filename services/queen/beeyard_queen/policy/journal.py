@@ -8,7 +8,7 @@ decision: if the disk is too slow or full, entries are dropped, and the next fil
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -138,7 +138,8 @@ class DecisionJournal:
 
         Args:
             folder: Where the files lie; made if need be.
-            snapshot: Returns deltas that build the world as the mirrors have it, everything noted included.
+            snapshot: Yields deltas that build the world as the mirrors have it, everything noted included; waiting
+                jobs come last, each as it is when it is asked for.
             file_bytes_max: After how many bytes another file begins; a file is a batch longer at most.
             files_max: How many files are kept, the one that is written included.
 
@@ -157,6 +158,7 @@ class DecisionJournal:
         self._batch_since_ms = 0
         self._file = 0
         self._base = 0
+        self._rest: Iterator[Delta] | None = None
         self._is_open = False
         self._retry_at_ms = 0
         self._writer = _Writer(folder, files_max)
@@ -181,8 +183,14 @@ class DecisionJournal:
         if not deltas:
             return
         self.position += 1
-        if self._is_open:
+        if not self._is_open:
+            return
+        if self._rest is None:
             self._batch.append(DeltasEntry(list(deltas)))
+        else:
+            # Part of the picture, like the rows that are still to be cut, which are younger.
+            self._batch.append(WorldEntry(list(deltas)))
+            self._picture()
 
     def record(
         self,
@@ -212,6 +220,8 @@ class DecisionJournal:
             self.lost += 1
             return
         asked = (self.position if position is None else position) - self._base
+        if self._rest is not None:
+            asked = BEFORE  # the picture that it would be repeated on is not complete
         self._batch.append(
             DecisionEntry(
                 asked if asked >= 0 else BEFORE,
@@ -256,15 +266,27 @@ class DecisionJournal:
         return self._is_open
 
     def _begin(self) -> None:
-        self._base, self._is_open = self.position, True
+        self._is_open = True
         self._file += 1
         self._batch = [Opening(FORMAT, VERSION, context_digest())]
-        world = iter(self._snapshot())
-        while part := list(islice(world, limits.POLICY_DELTAS_PER_MESSAGE)):
-            self._batch.append(WorldEntry(part))
+        self._rest = iter(self._snapshot())
+        self._picture()
         for digest, policy in self._policies.items():
             self._batch.append(policy)
             self._batch.append(StateEntry(digest, self.state_of(digest)))
+
+    def _picture(self) -> None:
+        """Cut the next piece of the world: a long queue in one go would hold the writer loop up.
+
+        All that stands before the waiting jobs is cut at the beginning, and only jobs are cut as they are asked for.
+        """
+        has_jobs = False
+        while self._rest is not None and not has_jobs:
+            part = list(islice(self._rest, limits.POLICY_DELTAS_PER_MESSAGE))
+            self._batch.append(WorldEntry(part))
+            has_jobs = any(delta[0] == "job" for delta in part)
+            if len(part) < limits.POLICY_DELTAS_PER_MESSAGE:
+                self._rest, self._base = None, self.position
 
     def _hand_over(self, now_ms: int) -> None:
         if self._batch and self._is_open and not self._writer.give(_Batch(self._file, self._batch)):
