@@ -73,6 +73,7 @@ type Client struct {
 	inference  queenv1.InferenceServiceClient
 	fleet      queenv1.FleetServiceClient
 	policies   queenv1.PolicyServiceClient
+	leases     queenv1.LeaseServiceClient
 }
 
 // Option changes how Dial connects.
@@ -124,6 +125,7 @@ func Dial(address string, options ...Option) (*Client, error) {
 		inference:  queenv1.NewInferenceServiceClient(connection),
 		fleet:      queenv1.NewFleetServiceClient(connection),
 		policies:   queenv1.NewPolicyServiceClient(connection),
+		leases:     queenv1.NewLeaseServiceClient(connection),
 	}, nil
 }
 
