@@ -162,6 +162,25 @@ async def test_a_simulation_is_answered_with_its_report() -> None:
         assert list(service.asked.synthetic.models) == ["a", "b"]
 
 
+async def test_the_queen_itself_simulates(gateway: RunningGateway) -> None:
+    pool = {
+        "pool_id": "host",
+        "workers": 2,
+        "model": "m",
+        "slots": 4,
+        "tokens_per_s": 100,
+        "vram_bytes": 80 << 30,
+    }
+    asked = {"synthetic": {"jobs": 20, "arrivals_per_s": 10}, "pools": [pool], "seed": 7}
+    first = await post(gateway, "simulate", asked)
+    assert first["jobs_completed"] == 20
+    assert first["first_token"]["p99_ms"] > 0
+    # The same request gives the same report, but for what is measured on this machine.
+    second = await post(gateway, "simulate", asked)
+    for virtual in ("virtual_ms", "first_token", "queue_wait", "utilization", "decisions"):
+        assert first[virtual] == second[virtual]
+
+
 async def test_a_simulation_can_tell_its_progress() -> None:
     async with simulating() as (gateway, service):
         headers = {"Accept": "text/event-stream"}
