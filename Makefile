@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # Two test processes: the machines that this project is built on have two cores, and more would only disturb the tests
 # that watch deadlines.
 TEST_PROCESSES ?= 2
+# Cases of each property of the core in `make test`.
+CASES ?= 100
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo up test check lint lint-style lint-types lint-imports lint-protos bench generate \
@@ -26,7 +28,7 @@ install: $(VENV)/.installed ## everything that a contributor needs, into .venv
 
 test: lint ## everything that a contributor must pass
 	$(BIN)/pytest tests/core tests/scenarios --quiet --cov --cov-report=term
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
+	BEEYARD_CASES=$(CASES) $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
 
 check: lint ## the static checks and the style tests
 	$(BIN)/pytest tests/style --quiet

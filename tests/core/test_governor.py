@@ -20,13 +20,14 @@ from beeyard_core.governor import (
 from beeyard_core.ids import PoolId
 from beeyard_core.instant import Instant
 from beeyard_core.job import Priority
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.cases import in_cases
 from tests.support.core_values import START, pool_of
 from tests.support.heavy_work import IDLE_API, IDLE_HOST
 
-in_many_worlds = settings(max_examples=500, deadline=None, derandomize=True, database=None)
+in_many_worlds = in_cases(50)
 
 percents = st.floats(min_value=0, max_value=100)
 hosts = st.builds(HostLoad, cpu_percent=percents, memory_percent=percents)

@@ -4,7 +4,6 @@ A history is a list of numbers that `Player` turns into asks, so that a failing 
 checked by the harness as well: the yard's invariants hold, and nothing is told that is not durable.
 """
 
-import os
 from dataclasses import dataclass, field
 
 from beeyard_core import limits
@@ -32,9 +31,10 @@ from beeyard_core.work_ask import (
     WorkAnswer,
 )
 from beeyard_core.work_yard import CapacitySettings
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.cases import in_cases
 from tests.support.heavy_work import IDLE_HOST, HeavyWork, claim_of, wanted
 
 HOSTS = ("p1", "p2")
@@ -170,11 +170,7 @@ HISTORIES = st.binary(min_size=60, max_size=160).map(
     lambda raw: list(zip(raw[::2], raw[1::2], strict=False))
 )
 in_every_history = given(HISTORIES)
-# Some on every run; `BEEYARD_HISTORIES=10000 pytest tests/core/test_heavy_work_properties.py` looks harder.
-HISTORIES_COUNT = int(os.environ.get("BEEYARD_HISTORIES", "60"))
-as_often_as_is_fast = settings(
-    max_examples=HISTORIES_COUNT, deadline=None, derandomize=True, database=None
-)
+as_often_as_is_fast = in_cases(6)
 History = list[tuple[int, int]]
 
 

@@ -2,7 +2,7 @@
 
 from beeyard_core import limits
 from beeyard_core.dispatch import enqueue
-from beeyard_core.event import LeaseFinished, PoolReported, WorkerAttached
+from beeyard_core.event import CancelRequested, LeaseFinished, PoolReported, WorkerAttached
 from beeyard_core.fairness import tenant_of
 from beeyard_core.fleet import ProcessReport, Traits, WorkerReport, WorkerState
 from beeyard_core.ids import ModelName, PoolId, TenantId, WorkerId, lease_id_of
@@ -16,9 +16,10 @@ from beeyard_core.policy.twin import Twin
 from beeyard_core.policy.world import GpuRow, JobRow, ModelRow, PrefixRow, TenantRow, WorkerRow
 from beeyard_core.state import QueenState, Tenant
 from beeyard_core.step import step
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.cases import in_cases
 from tests.support.core_values import (
     GIB,
     START,
@@ -111,7 +112,7 @@ def chosen_among(reports: list[WorkerReport]) -> tuple[WorkerId | None, QueenSta
     return job.worker_id, state
 
 
-@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@in_cases(10)
 @given(REPORTS, st.randoms(use_true_random=False))
 def test_the_choice_does_not_depend_on_the_order_in_which_workers_came(
     reports: list[WorkerReport], chance: object
@@ -121,7 +122,7 @@ def test_the_choice_does_not_depend_on_the_order_in_which_workers_came(
     assert chosen_among(reports)[0] == chosen_among(shuffled)[0]
 
 
-@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@in_cases(10)
 @given(REPORTS)
 def test_somebody_is_chosen_if_anybody_can_take_the_job(reports: list[WorkerReport]) -> None:
     chosen, state = chosen_among(reports)
@@ -326,3 +327,36 @@ def test_a_worker_has_the_traits_of_its_host() -> None:
     (row,) = [c for c in projection.drain(here.state, START.mono_ms) if isinstance(c, WorkerRow)]
     assert (row.cost_per_token, row.geo_lat, row.geo_lon) == (0.5, 52.5, 13.4)
     assert row.capability == "image-gen"
+
+
+def test_a_job_waits_for_a_quantization_that_it_accepts() -> None:
+    wanted = Requirements(quantizations=("Q8_0",))
+    for has_worker in (True, False):
+        here = Yard(QueenState())
+        step(here.state, PoolReported(pool_of("p1")), START)
+        if has_worker:
+            step(here.state, WorkerAttached(session=1, report=report_of("w1")), START)
+        here.wait("j1", requirements=wanted)
+        (outcome, *_) = schedule(here.state, Projection(), Twin(), START, [])
+        assert isinstance(outcome.intent, Wait)
+
+
+def test_a_slot_whose_job_is_forgotten_runs_nothing_that_a_policy_sees() -> None:
+    here = yard()
+    job = here.run("j1")
+    here.state.fleet.workers[WorkerId("w1")].session = 1
+    step(here.state, CancelRequested(job.job_id), START)
+    del here.state.jobs[job.job_id]
+    assert here.state.leases
+    assert world_of(here.state, START.mono_ms, Projection()).running == {}
+
+
+def test_a_tenant_whose_job_cannot_start_does_not_hold_up_the_next() -> None:
+    here = yard()
+    step(here.state, PoolReported(pool_of("p1")), START)
+    here.run("earlier", tenant_id=TenantId("b"))
+    here.wait("a1", tenant_id=TenantId("a"), requirements=Requirements(quantizations=("Q8_0",)))
+    here.state.tenants[TenantId("a")].tokens_served = 0
+    here.wait("b1", tenant_id=TenantId("b"))
+    (outcome, *_) = schedule(here.state, Projection(), Twin(), START, [])
+    assert outcome.intent == Dispatch(job_id="b1", worker_id="w1", reason="fair share")

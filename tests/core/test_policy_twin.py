@@ -15,13 +15,14 @@ from beeyard_core.policy.world import (
     World,
 )
 from beeyard_core.policy.yard import capability_number
-from hypothesis import given, settings
+from hypothesis import given
 
+from tests.support.cases import in_cases
 from tests.support.policy_rows import NOW_MS, histories
 from tests.support.policy_worlds import Hive
 
 
-@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@in_cases(30)
 @given(histories())
 def test_the_twin_decides_what_can_be_done(history: list[tuple[object, ...]]) -> None:
     hive = Hive()

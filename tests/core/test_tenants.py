@@ -10,15 +10,16 @@ from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.state import QueenState, Settings
 from beeyard_core.tenants import Tenants
 from beeyard_core.work_ask import Completion, Told
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.apiary import Apiary
+from tests.support.cases import in_cases
 from tests.support.core_values import GIB, cached_of, pool_of, report_of, spec_of
 from tests.support.heavy_work import HeavyWork, claim_of
 
 ANN, BEN = TenantId("ann"), TenantId("ben")
-in_many_histories = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+in_many_histories = in_cases(6)
 
 
 def yard(quota: Quota | None = None, *, is_enforced: bool = True, slots: int = 4) -> Apiary:

@@ -3,7 +3,6 @@
 They are numbers so that a failing history can be shrunk. Every single step is checked by the apiary.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -35,10 +34,11 @@ from beeyard_core.fleet import WorkerState
 from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, WorkerId
 from beeyard_core.job import Finish, PlacementWish, Priority
 from beeyard_core.refusal import Refusal
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.apiary import Apiary
+from tests.support.cases import in_cases
 from tests.support.core_values import cached_of, pool_of, report_of, spec_of
 
 FINISH = Finish(reason="stop", decode_ms=5.0)
@@ -265,8 +265,4 @@ HISTORIES = st.binary(min_size=100, max_size=200).map(
     lambda raw: list(zip(raw[::2], raw[1::2], strict=False))
 )
 in_every_history = given(HISTORIES)
-# A few on every run; `BEEYARD_HISTORIES=2000 pytest tests/core/test_properties.py` looks harder.
-HISTORIES_COUNT = int(os.environ.get("BEEYARD_HISTORIES", "15"))
-as_often_as_is_fast = settings(
-    max_examples=HISTORIES_COUNT, deadline=None, derandomize=True, database=None
-)
+as_often_as_is_fast = in_cases(4)
