@@ -14,6 +14,7 @@ from beeyard_core.effect import (
     Refuse,
     RefuseWorker,
     RemoveWorker,
+    SaveJob,
     SaveJobSoon,
     SendDesired,
 )
@@ -125,15 +126,31 @@ def test_the_oldest_ended_jobs_are_forgotten_with_their_request_ids() -> None:
     oldest = state.jobs[JobId("old-0")]
     oldest.request_id = "r"
     state.requests[oldest.spec.tenant_id, "r"] = oldest.job_id
+    later = START.later(limits.ENDED_JOB_KEPT_MS_MIN + 1)
     for number in range(2):
         job = job_of(f"j{number}", 10**6 + number)
         state.jobs[job.job_id] = job
         enqueue(state, job)
-        effects = step(state, CancelRequested(job.job_id), START)
+        effects = step(state, CancelRequested(job.job_id), later)
         assert ForgetJob(JobId(f"old-{number}")) in effects
     assert len(state.ended) == limits.ENDED_JOBS_KEPT_MAX
     assert state.requests == {}
     check_invariants(state)
+
+
+def test_no_job_is_forgotten_before_its_end_is_saved_however_many_end_at_once() -> None:
+    state = QueenState()
+    for number in range(limits.ENDED_JOBS_KEPT_MAX + 5):
+        job = job_of(f"j{number}", number, spec_of(deadline_ms=1_000))
+        job.deadline_at_ms = START.mono_ms + 1_000
+        state.jobs[job.job_id] = job
+        enqueue(state, job)
+        state.set_timer(job.deadline_at_ms, TimerKind.DEADLINE, job.job_id)
+    effects = step(state, Ticked(), START.later(1_001))
+    saved = [effect.job_id for effect in effects if isinstance(effect, SaveJob)]
+    assert len(saved) == limits.ENDED_JOBS_KEPT_MAX + 5
+    # The shell cuts the rows from the state, after the step.
+    assert all(job_id in state.jobs for job_id in saved)
 
 
 def test_no_more_workers_than_the_limit_are_let_in() -> None:

@@ -149,7 +149,11 @@ def end(
     effects.append(SaveJob(job.job_id))
     effects.append(AnnounceEnded(job.job_id))
     state.ended.append(job.job_id)
+    oldest_ms = now.mono_ms - limits.ENDED_JOB_KEPT_MS_MIN
     while len(state.ended) > limits.ENDED_JOBS_KEPT_MAX:
+        ended_at = state.jobs[state.ended[0]].ended_at
+        if ended_at is not None and ended_at.mono_ms > oldest_ms:
+            break
         _forget(state, effects)
 
 

@@ -83,6 +83,8 @@ CONCURRENT_RPCS_MAX: Final = 20_000
 # --- The queen ---
 QUEUE_DEPTH_MAX: Final = 100_000
 ENDED_JOBS_KEPT_MAX: Final = 10_000
+# A job that has just ended stays in memory for so long, however many ended with it: its row is cut from there.
+ENDED_JOB_KEPT_MS_MIN: Final = 1_000
 INBOX_EVENTS_MAX: Final = 65_536
 BATCH_EVENTS_MAX: Final = 64
 BATCH_WINDOW_MS: Final = 2
