@@ -167,3 +167,13 @@ def test_a_journal_that_cannot_be_read_costs_what_policies_kept(
     journal.close()
     assert [path.stem for path in journal_files(tmp_path)][-1] == "decisions-0000000008"
     assert "journal_unreadable" in capfd.readouterr().err
+
+
+def test_a_file_of_another_name_is_left_alone(tmp_path: Path) -> None:
+    stranger = tmp_path / "decisions-abc.journal"
+    stranger.write_bytes(b"mine")
+    journal = DecisionJournal(tmp_path, lambda: WORLD, files_max=1)
+    record(journal, 10)
+    journal.close()
+    assert stranger.read_bytes() == b"mine"
+    assert len(read(tmp_path)) == 1

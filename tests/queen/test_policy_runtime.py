@@ -10,8 +10,10 @@ from beeyard.pool.v1 import snapshot_pb2 as pool_pb
 from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard.queen.v1 import job_pb2
 from beeyard_core import limits
+from beeyard_core.effect import Effect
 from beeyard_core.event import PoolReported
-from beeyard_core.policy.intent import Dispatch, Wait
+from beeyard_core.instant import Instant
+from beeyard_core.policy.intent import Dispatch, Reject, Wait
 from beeyard_core.refusal import Refusal
 from beeyard_queen.ingress.pool_wire import pool_report_of
 from beeyard_queen.policy.decision_feed import DecisionFeed, DecisionRecord
@@ -170,6 +172,39 @@ async def test_what_the_state_does_not_allow_is_dropped_counted_and_told() -> No
         )
         # It is not asked the same over and over: only a change, or some time, brings the next question.
         assert policies.counts.decisions["dispatch", "dropped"] <= 2
+
+
+async def test_a_long_answer_is_applied_in_several_turns_and_in_order() -> None:
+    source = b"""
+    function schedule(context)
+      local actions = {}
+      for n, job in ipairs(context.queue) do
+        actions[n] = { action = "reject", job_id = job.id, reason = tostring(n) }
+      end
+      if #actions == 0 then return { action = "wait" } end
+      return { action = "batch", actions = actions }
+    end
+    """
+    count = limits.DECISIONS_PER_ROUND_MAX + 44
+    async with running_queen() as queen, attached_worker(queen.channel, "w1", slots=0):
+        jobs = [await submit(queen) for _ in range(count)]
+        policies = queen.queen.policies
+        rejected: list[int] = []
+        decide = policies.decide
+
+        def watched(now: Instant) -> list[Effect]:
+            effects = decide(now)
+            rejected.append(policies.counts.decisions["reject", "applied"])
+            return effects
+
+        policies.decide = watched  # type: ignore[method-assign]  # watched, and not replaced
+        await activate(queen, source)
+        await eventually(
+            lambda: policies.counts.decisions["reject", "applied"] == count, "all are rejected"
+        )
+        assert limits.DECISIONS_PER_ROUND_MAX in rejected
+        order = [r.intent.job_id for r in policies.decisions.last if isinstance(r.intent, Reject)]
+        assert order == jobs
 
 
 async def test_no_queued_job_notices_that_policies_are_swapped() -> None:

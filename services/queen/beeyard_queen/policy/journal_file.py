@@ -128,8 +128,8 @@ def pack_entry(entry: Entry) -> bytes:
 
 
 def journal_files(folder: Path) -> list[Path]:
-    """Return the files of a journal, the oldest first."""
-    return sorted(folder.glob(f"decisions-*{SUFFIX}"))
+    """Return the files of a journal, the oldest first; a file of another name is somebody else's."""
+    return sorted(folder.glob(f"decisions-{'[0-9]' * 10}{SUFFIX}"))
 
 
 @dataclass

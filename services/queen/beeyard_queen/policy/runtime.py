@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -56,6 +57,7 @@ class _Hosted:
             its place in the decision journal.
         has_news: Something changed since it was asked.
         is_late: It did not answer the last question in time.
+        rest: What is still to be applied of its last answer.
     """
 
     host: PolicyHost
@@ -68,6 +70,7 @@ class _Hosted:
     ruling: Ruling | None = None
     has_news: bool = False
     is_late: bool = False
+    rest: Iterator[Intent | DroppedIntent] | None = None
 
 
 @dataclass(slots=True)
@@ -281,9 +284,11 @@ class PolicyRuntime:
         ruling, hosted.ruling = hosted.ruling, None
         if ruling is not None:
             self._take_ruling(hosted, ruling, now, effects)
+        elif hosted.rest is not None:
+            self._apply(hosted, hosted.rest, 0, now, effects)
         changes = self._projection.drain(self._state, now.mono_ms)
         self._tell(changes)
-        may_ask = hosted.question is None and self._hosted is hosted
+        may_ask = hosted.question is None and hosted.rest is None and self._hosted is hosted
         if self._state.is_draining:
             self._state.ask_at_ms = None
         elif may_ask and (hosted.has_news or is_due(self._state, now)):
@@ -343,7 +348,8 @@ class PolicyRuntime:
         match ruling.outcome:
             case Outcome.DECIDED:
                 hosted.is_late = False
-                self._apply(hosted, ruling, now, effects)
+                cpu_us = int(ruling.elapsed_ms * 1000)
+                self._apply(hosted, read_answer(ruling.reply.decisions), cpu_us, now, effects)
                 return
             case Outcome.LATE:
                 self.counts.timeouts += 1
@@ -359,13 +365,23 @@ class PolicyRuntime:
             self._suspend(hosted, ruling.reason)
         self._by_platform(now, effects, because=ruling.outcome.value)
 
-    def _apply(self, hosted: _Hosted, ruling: Ruling, now: Instant, effects: list[Effect]) -> None:
-        """Do what the policy wants, as far as the state allows it now."""
-        version = hosted.asked_version
-        seed, cpu_us = seed_of(version), int(ruling.elapsed_ms * 1000)
+    def _apply(
+        self,
+        hosted: _Hosted,
+        answer: Iterator[Intent | DroppedIntent],
+        cpu_us: int,
+        now: Instant,
+        effects: list[Effect],
+    ) -> None:
+        """Do what the policy wants, as far as the state allows it now.
+
+        A long answer goes on with the next turns: a thousand intents at once would hold the loop up.
+        """
+        version, seed = hosted.asked_version, seed_of(hosted.asked_version)
         intent: Intent | None
         refused: Refused | None
-        for read in read_answer(ruling.reply.decisions):
+        part = list(islice(answer, limits.DECISIONS_PER_ROUND_MAX))
+        for read in part:
             if isinstance(read, DroppedIntent):
                 intent, refused = None, read.refused
             else:
@@ -377,6 +393,11 @@ class PolicyRuntime:
             self._record(
                 now, hosted.label, version, seed, intent, refused, is_fallback=False, cpu_us=cpu_us
             )  # fmt: skip
+
+        is_over = len(part) < limits.DECISIONS_PER_ROUND_MAX
+        hosted.rest = None if is_over else answer
+        if not is_over:
+            self._poke()
 
     def _journal_platform(self, now_ms: int, seed: int, intent: Intent) -> None:
         if self._journal is not None:
