@@ -24,7 +24,7 @@ from tests.support.attached_worker import (
 )
 from tests.support.eventually import eventually
 from tests.support.raw_calls import Outcome, outcome
-from tests.support.running_queen import RunningQueen
+from tests.support.running_queen import RunningQueen, running_queen
 from tests.support.told import refusal, text_of
 
 INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
@@ -57,6 +57,16 @@ async def text(queen: RunningQueen, job: job_pb2.Job) -> str:
     return text_of([event async for event in call])
 
 
+async def stale_writes(queen: RunningQueen) -> int:
+    call = queen.fleet.WatchFleet(fleet_pb.WatchFleetRequest())
+    try:
+        fleet = await call.read()
+        assert isinstance(fleet, fleet_pb.FleetSnapshot)
+        return fleet.stale_epoch_writes
+    finally:
+        call.cancel()
+
+
 async def test_a_hello_is_welcomed_with_the_terms(
     queen: RunningQueen, worker: AttachedWorker
 ) -> None:
@@ -66,6 +76,26 @@ async def test_a_hello_is_welcomed_with_the_terms(
     assert not worker.welcome.adopted
     listed = await queen.fleet.ListWorkers(fleet_pb.ListWorkersRequest())
     assert [(w.status.worker_id, w.attached) for w in listed.workers] == [("w1", True)]
+
+
+@pytest.mark.parametrize(("ttl_ms", "heartbeat_ms"), [(1_500, 500), (60_000, 1_000)])
+async def test_the_time_to_live_is_the_operators_to_choose(ttl_ms: int, heartbeat_ms: int) -> None:
+    async with (
+        running_queen(lease_ttl_ms=ttl_ms) as queen,
+        attached_worker(queen.channel) as worker,
+        attached_worker(queen.channel, "w2") as other,
+    ):
+        assert worker.welcome.lease_ttl_ms == ttl_ms
+        assert worker.welcome.heartbeat_interval_ms == heartbeat_ms, "three fit, at least"
+        await submit(queen)
+        await worker.accept(await worker.offer())
+        for _ in range(ttl_ms // 250 - 1):
+            await other.heartbeat()
+            await queen.tick()
+        assert not other.orders.offers
+        await other.heartbeat()
+        await queen.tick(times=2)
+        assert (await other.offer()).attempt == 2
 
 
 async def test_every_heartbeat_is_answered(worker: AttachedWorker) -> None:
@@ -197,11 +227,17 @@ async def test_the_jobs_of_a_silent_worker_go_to_another(
             await queen.tick(250, times=4)
         second = await other.offer()
         await worker.ended()
+        assert worker.error is not None
+        told = outcome(worker.error)
+        assert (told.code, told.reason) == (grpc.StatusCode.ABORTED, "STALE_EPOCH")
         # What the silent one says now comes too late; its stream is closed, so it says it on a new one.
         async with attached_worker(queen.channel, leases=[held(offer.epoch, 4)]) as late:
             assert not late.welcome.adopted
             await late.report(frames=[frame_of(offer.epoch, 3, " lies")])
             await late.until(lambda orders: orders.revocations, "it is told to stop")
+            (revocation,) = late.orders.revocations
+            assert revocation.reason == "STALE_EPOCH"
+            assert await stale_writes(queen) == 2, "its claim and its frame"
         await other.serve(second, *WORDS[3:])
         assert await text(queen, job) == "".join(WORDS)
 

@@ -199,7 +199,7 @@ class Player:
         effects = self.apiary.happen(LeaseFinished(worker_id, lease_id, epoch, 1, FINISH))
         # The fence: it is counted, the liar is told to forget it, and no job is touched by it.
         assert effects[:2] == [
-            CountStaleEpoch(lease_id),
+            CountStaleEpoch(worker_id, lease_id, epoch),
             AcknowledgeResult(worker_id, lease_id, epoch),
         ]
         assert not [each for each in effects if isinstance(each, AnnounceEnded)]

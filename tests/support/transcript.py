@@ -366,7 +366,7 @@ class Story:
                 return f"answer {_refused(refused) if refused else f'{worker_id} on {pool_id}'}"
             case fx.RemoveWorker(worker_id, _):
                 return f"remove {worker_id}"
-            case fx.CountStaleEpoch(lease_id):
+            case fx.CountStaleEpoch(_, lease_id):
                 return f"stale {lease_id}"
 
 

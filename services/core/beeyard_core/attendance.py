@@ -51,7 +51,7 @@ def worker_attached(
     adopted = _settle_claims(state, worker, event.claims, now, effects)
     effects.append(Welcome(report.worker_id, event.session, adopted))
     _take_report(state, worker, report, now)
-    state.set_timer(now.mono_ms + limits.LEASE_TTL_MS, TimerKind.SILENCE, report.worker_id)
+    state.set_timer(now.mono_ms + state.settings.lease_ttl_ms, TimerKind.SILENCE, report.worker_id)
 
 
 def _settle_claims(
@@ -66,7 +66,7 @@ def _settle_claims(
     for claim in claims:
         lease = state.leases.get(claim.lease_id)
         if lease is None or lease.epoch != claim.epoch or claim.lease_id not in worker.leases:
-            effects.append(CountStaleEpoch(claim.lease_id))
+            effects.append(CountStaleEpoch(worker.report.worker_id, claim.lease_id, claim.epoch))
         elif lease.is_current:
             if lease.state is LeaseState.OFFERED:
                 lease.move(LeaseVerb.ACCEPT)
@@ -122,7 +122,7 @@ def worker_reported(state: QueenState, event: WorkerReported, now: Instant) -> N
 
 def silence_timer(state: QueenState, worker: Worker, now: Instant, effects: list[Effect]) -> None:
     """Expire the leases of a worker that was silent for the time to live; look again later otherwise."""
-    due_ms = worker.heard_at_ms + limits.LEASE_TTL_MS
+    due_ms = worker.heard_at_ms + state.settings.lease_ttl_ms
     if now.mono_ms < due_ms:
         state.set_timer(due_ms, TimerKind.SILENCE, worker.report.worker_id)
         return
@@ -136,7 +136,7 @@ def offer_timer(state: QueenState, lease_id: LeaseId, now: Instant, effects: lis
         return
     revoke(state, lease)
     effects.append(Revoke(lease.worker_id, lease_id, lease.epoch))
-    state.set_timer(now.mono_ms + limits.LEASE_TTL_MS, TimerKind.REVOCATION, lease_id)
+    state.set_timer(now.mono_ms + state.settings.lease_ttl_ms, TimerKind.REVOCATION, lease_id)
     cause = Refused(
         reason=Refusal.WORKER_COMMUNICATION_FAILED,
         message="the worker did not answer the offer",

@@ -54,7 +54,7 @@ def lease(
         offered_at=now,
     )
     hold(state, given)
-    state.set_timer(now.mono_ms + limits.LEASE_TTL_MS, TimerKind.OFFER, given.lease_id)
+    state.set_timer(now.mono_ms + state.settings.lease_ttl_ms, TimerKind.OFFER, given.lease_id)
     effects.append(SaveJob(job.job_id))
     effects.append(Offer(given.worker_id, given.lease_id))
 
@@ -101,7 +101,9 @@ def take_back(state: QueenState, job: Job, now: Instant, effects: list[Effect]) 
     revoke(state, held)
     if state.fleet.workers[held.worker_id].session:
         effects.append(Revoke(held.worker_id, held.lease_id, held.epoch))
-        state.set_timer(now.mono_ms + limits.LEASE_TTL_MS, TimerKind.REVOCATION, held.lease_id)
+        state.set_timer(
+            now.mono_ms + state.settings.lease_ttl_ms, TimerKind.REVOCATION, held.lease_id
+        )
     else:
         free(state, held, LeaseVerb.RELEASE)
 

@@ -167,9 +167,11 @@ class RemoveWorker:
 
 @dataclass(frozen=True, slots=True)
 class CountStaleEpoch:
-    """A worker spoke for a lease that it no longer holds."""
+    """A worker spoke for a lease that it no longer holds, or never held."""
 
+    worker_id: WorkerId
     lease_id: LeaseId
+    epoch: Epoch
 
 
 Effect = (

@@ -56,10 +56,17 @@ FRAME_TOKENS_MAX: Final = 64
 # --- Links ---
 HEARTBEAT_INTERVAL_MS: Final = 1_000
 LEASE_TTL_MS: Final = 10_000
+# What an operator may choose instead.
+LEASE_TTL_MS_MIN: Final = 1_000
+LEASE_TTL_MS_MAX: Final = 60_000
+assert LEASE_TTL_MS_MIN <= LEASE_TTL_MS <= LEASE_TTL_MS_MAX
 # A worker may miss two heartbeats in a row without losing its leases.
-assert LEASE_TTL_MS >= 3 * HEARTBEAT_INTERVAL_MS
+HEARTBEATS_PER_TTL: Final = 3
+assert LEASE_TTL_MS >= HEARTBEATS_PER_TTL * HEARTBEAT_INTERVAL_MS
 TICK_INTERVAL_MS: Final = 250
 assert TICK_INTERVAL_MS < HEARTBEAT_INTERVAL_MS
+# With the shortest time to live heartbeats still come no faster than the core looks at the time.
+assert LEASE_TTL_MS_MIN >= HEARTBEATS_PER_TTL * TICK_INTERVAL_MS
 REPORT_INTERVAL_MS: Final = 1_000
 # A pool whose last report is older than this is stale, and nothing new is placed on it.
 REPORT_STALE_MS: Final = 5_000

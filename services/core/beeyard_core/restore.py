@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from beeyard_core import limits
 from beeyard_core.dispatch import enqueue, hold
 from beeyard_core.fleet import Worker, WorkerReport, WorkerState
 from beeyard_core.ids import Epoch, ModelName, PoolId, WorkerId, lease_id_of
@@ -67,7 +66,7 @@ def _restore_lease(state: QueenState, job: Job, now: Instant) -> None:
             context_tokens=0,
         )
         state.fleet.workers[worker_id] = Worker(report=absent, session=0, heard_at_ms=now.mono_ms)
-        state.set_timer(now.mono_ms + limits.LEASE_TTL_MS, TimerKind.SILENCE, worker_id)
+        state.set_timer(now.mono_ms + state.settings.lease_ttl_ms, TimerKind.SILENCE, worker_id)
     hold(
         state,
         Lease(

@@ -35,7 +35,7 @@ def _held(state: QueenState, spoken: _Spoken, effects: list[Effect]) -> Lease | 
     """Return the lease that the worker speaks for, or count a stale epoch."""
     lease = state.leases.get(spoken.lease_id)
     if lease is None or lease.epoch != spoken.epoch or lease.worker_id != spoken.worker_id:
-        effects.append(CountStaleEpoch(spoken.lease_id))
+        effects.append(CountStaleEpoch(spoken.worker_id, spoken.lease_id, spoken.epoch))
         effects.append(AcknowledgeResult(spoken.worker_id, spoken.lease_id, spoken.epoch))
         return None
     return lease

@@ -5,6 +5,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, unique
 
+from beeyard_core import limits
 from beeyard_core.fleet import DesiredWorker, Fleet
 from beeyard_core.forecast import Forecast
 from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, TenantId, WorkerId
@@ -56,6 +57,7 @@ class Settings:
         incarnation: Drawn at each start; part of the names of workers that this queen asks for.
         default_model: What a job without a model gets; empty: the only model there is.
         keep: Workers that should always run, by model.
+        lease_ttl_ms: How long a worker may be silent before its leases expire.
         start_on_demand: Whether a worker is started for a model that nobody serves although no policy asked for it.
         policy_config: What policies find in `context.config`.
         capacity: Units for heavy work, and what inference has to do with them.
@@ -65,6 +67,7 @@ class Settings:
     incarnation: str = "q"
     default_model: ModelName = ModelName("")
     keep: tuple[tuple[ModelName, int], ...] = ()
+    lease_ttl_ms: int = limits.LEASE_TTL_MS
     start_on_demand: bool = True
     policy_config: tuple[tuple[str, str | float | bool], ...] = ()
     capacity: CapacitySettings = field(default_factory=CapacitySettings)

@@ -50,6 +50,10 @@ from beeyard_queen.tracing import JobTraces
 from beeyard_queen.work_calls import WorkCalls
 
 _log = get_log("actor")
+_DISMISSED = Refused(
+    reason=Refusal.STALE_EPOCH,
+    message="the worker was silent for so long that its leases have expired; attach again",
+)
 
 
 @dataclass(slots=True)
@@ -188,7 +192,7 @@ class QueenActor:
                 self._close_link(worker_id, session, refused)
             case RemoveWorker(worker_id, session):
                 _log.warning("worker_lost", worker_id=worker_id)
-                self._close_link(worker_id, session, None)
+                self._close_link(worker_id, session, _DISMISSED)
             case DrainWorker(worker_id):
                 if link := self.links.find(worker_id):
                     link.drain(limits.WORKER_STOP_GRACE_MS)
@@ -206,8 +210,8 @@ class QueenActor:
                     waiter.set_result(effect)
             case AnswerWork(call_id, answer):
                 self.work_calls.answer(call_id, answer)
-            case CountStaleEpoch():
-                self.relay.stale_epoch_writes_count += 1
+            case CountStaleEpoch(worker_id, lease_id, epoch):
+                self.relay.count_stale(worker_id, lease_id, epoch)
             case SaveJob() | SaveJobSoon() | SaveWork():
                 pass  # the loop has committed them
             case _:
@@ -297,11 +301,14 @@ class QueenActor:
             adopted.append(
                 pb.AdoptedLease(lease_id=lease_id, epoch=epoch, resend_from=feed.log.next_index)
             )
+        ttl_ms = self.state.settings.lease_ttl_ms
         link.welcome.set_result(
             pb.Welcome(
                 queen_incarnation=self.welcome_incarnation,
-                heartbeat_interval_ms=limits.HEARTBEAT_INTERVAL_MS,
-                lease_ttl_ms=limits.LEASE_TTL_MS,
+                heartbeat_interval_ms=min(
+                    limits.HEARTBEAT_INTERVAL_MS, ttl_ms // limits.HEARTBEATS_PER_TTL
+                ),
+                lease_ttl_ms=ttl_ms,
                 adopted=adopted,
             )
         )

@@ -115,6 +115,7 @@ async def _assemble(
             keep=tuple(
                 (ModelName(model), count) for model, count in settings.kept_models().items()
             ),
+            lease_ttl_ms=settings.lease_ttl_ms,
             start_on_demand=settings.start_on_demand,
             policy_config=tuple(settings.policy_values().items()),
             capacity=settings.capacity(),
@@ -213,6 +214,7 @@ class Queen:
             answers=self._answers,
             clock=self._clock,
             post=self.loop.post,
+            stale_writes=lambda: self._relay.stale_epoch_writes_count,
         )
         workers = WorkerServicer(self._links, self._relay, self.loop.post)
         pools = PoolServicer(self._hosts, self._clock, self.loop.post)

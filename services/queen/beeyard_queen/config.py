@@ -26,6 +26,7 @@ class QueenSettings(ServiceSettings):
         start_on_demand: Whether a worker is started for a model that nobody serves, whatever the policy decides.
         policy_config: What policies find in `context.config`, as NAME=VALUE; may be repeated. A value is a number,
             true, false or a text. The platform policy reads promote_after_ms.
+        lease_ttl_ms: How long a worker may be silent before its leases expire and their jobs go to others.
         retention_hours: How long ended jobs with their output, and ended work, are kept.
         capacity_units: Units of each host for heavy work, when the host is idle.
         capacity_reserve_units: Units of each host that are never leased.
@@ -48,6 +49,9 @@ class QueenSettings(ServiceSettings):
         default_factory=list, max_length=limits.POLICY_CONFIG_ENTRIES_MAX
     )
     policy_mode: Literal["lab", "platform"] = "lab"
+    lease_ttl_ms: int = Field(
+        default=limits.LEASE_TTL_MS, ge=limits.LEASE_TTL_MS_MIN, le=limits.LEASE_TTL_MS_MAX
+    )
     retention_hours: float = Field(default=limits.OUTPUT_RETENTION_MS / 3_600_000, gt=0)
     tenants: Path | None = None
     capacity_units: int = Field(

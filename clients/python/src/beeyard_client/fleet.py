@@ -121,13 +121,19 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """The whole fleet at one moment; `version` counts up with every change."""
+    """The whole fleet at one moment.
+
+    Attributes:
+        version: Counts up with every change.
+        stale_epoch_writes: What workers sent for leases that were no longer theirs, refused since the queen's start.
+    """
 
     version: int
     pools: tuple[Pool, ...]
     workers: tuple[Worker, ...]
     jobs_queued: int
     jobs_running: int
+    stale_epoch_writes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ def fleet(wire: fleet_service_pb2.FleetSnapshot) -> Fleet:
         workers=tuple(worker(one) for one in wire.workers),
         jobs_queued=wire.jobs_queued,
         jobs_running=wire.jobs_running,
+        stale_epoch_writes=wire.stale_epoch_writes,
     )
 
 

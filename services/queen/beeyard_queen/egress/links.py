@@ -34,7 +34,7 @@ class WorkerLink:
     is_closed: bool = False
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
     _offers: list[pb.LeaseOffer] = field(default_factory=list)
-    _revoked: dict[LeaseId, Epoch] = field(default_factory=dict)
+    _revoked: dict[LeaseId, pb.LeaseRevocation] = field(default_factory=dict)
     _acknowledged: dict[LeaseId, pb.TokenAcknowledgement] = field(default_factory=dict)
     _resend: dict[LeaseId, pb.ResendRequest] = field(default_factory=dict)
     _drain: pb.DrainOrder | None = None
@@ -44,9 +44,11 @@ class WorkerLink:
         self._offers.append(offer)
         self._woken.set()
 
-    def revoke(self, lease_id: LeaseId, epoch: Epoch) -> None:
-        """Take a lease back."""
-        self._revoked[lease_id] = epoch
+    def revoke(self, lease_id: LeaseId, epoch: Epoch, reason: Refusal | None = None) -> None:
+        """Take a lease back; with a reason, as an answer to what was refused."""
+        self._revoked[lease_id] = pb.LeaseRevocation(
+            lease_id=lease_id, epoch=epoch, reason=reason.value if reason else ""
+        )
         self._woken.set()
 
     def acknowledge(
@@ -97,10 +99,7 @@ class WorkerLink:
             return None
         orders = pb.Orders(
             offers=self._offers,
-            revocations=[
-                pb.LeaseRevocation(lease_id=lease_id, epoch=epoch)
-                for lease_id, epoch in self._revoked.items()
-            ],
+            revocations=self._revoked.values(),
             acknowledgements=self._acknowledged.values(),
             resends=self._resend.values(),
             drain=self._drain,

@@ -21,13 +21,17 @@ from beeyard_core.event import (
 )
 from beeyard_core.ids import Epoch, LeaseId
 from beeyard_core.lease import Lease
+from beeyard_core.refusal import Refusal
 from beeyard_core.state import QueenState
 from beeyard_core.stream import Accepted, Dropped, Frame, Gap
 from beeyard_runtime.clock import Clock
+from beeyard_runtime.log import get_log
 
 from beeyard_queen.egress.feed import AttemptStarted, Feeds, JobFeed
 from beeyard_queen.egress.links import WorkerLink
 from beeyard_queen.ingress.worker_wire import finish_of, refusal_of
+
+_log = get_log("relay")
 
 
 @dataclass(slots=True)
@@ -38,7 +42,7 @@ class Relay:
         state: The core's state; read here, never written.
         post: Hands an event to the writer loop.
         on_unsaved: Called when a job's feed holds enough tokens to be made durable.
-        stale_epoch_writes_count: Frames and results that were refused for a stale epoch.
+        stale_epoch_writes_count: Frames, results and claims that were refused for a stale epoch.
     """
 
     state: QueenState
@@ -47,6 +51,7 @@ class Relay:
     post: Callable[[Event], None]
     on_unsaved: Callable[[], None]
     stale_epoch_writes_count: int = 0
+    _last_stale: str = ""
 
     def take(self, link: WorkerLink, report: pb.Report) -> None:
         """Take in everything of one report but its heartbeat: replies, then tokens, then results."""
@@ -175,5 +180,19 @@ class Relay:
                 self.post(LeaseStopped(link.worker_id, lease_id, epoch))
 
     def _refuse_stale(self, link: WorkerLink, lease_id: str, epoch: int) -> None:
+        self.count_stale(link.worker_id, lease_id, epoch)
+        link.revoke(LeaseId(lease_id), Epoch(epoch), Refusal.STALE_EPOCH)
+
+    def count_stale(self, worker_id: str, lease_id: str, epoch: int) -> None:
+        """Count something that was refused because its lease does not count any more."""
         self.stale_epoch_writes_count += 1
-        link.revoke(LeaseId(lease_id), Epoch(epoch))
+        # A worker that does not listen could fill the disk with what it goes on to send: one line a lease.
+        if lease_id != self._last_stale:
+            self._last_stale = lease_id
+            _log.warning(
+                "stale_epoch_write_refused",
+                worker_id=worker_id,
+                lease_id=lease_id,
+                epoch=epoch,
+                count=self.stale_epoch_writes_count,
+            )

@@ -40,8 +40,19 @@ class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
         answers: Answers,
         clock: Clock,
         post: Callable[[Event], None],
+        stale_writes: Callable[[], int],
     ) -> None:
-        """Serve the fleet; `post` hands an event to the writer loop."""
+        """Serve the fleet.
+
+        Args:
+            state: Read here, never written.
+            hosts: What the hosts said last.
+            answers: Where the writer loop answers operators.
+            clock: The time.
+            post: Hands an event to the writer loop.
+            stale_writes: Returns how much was refused for a stale epoch.
+        """
+        self._stale_writes = stale_writes
         self._state = state
         self._hosts = hosts
         self._answers = answers
@@ -103,6 +114,7 @@ class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
             workers=workers_of(self._state, self._hosts),
             jobs_queued=len(self._state.queue),
             jobs_running=len(self._state.leases),
+            stale_epoch_writes=self._stale_writes(),
         )
 
     async def StartWorker(  # noqa: N802

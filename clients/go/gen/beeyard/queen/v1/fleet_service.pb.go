@@ -634,9 +634,11 @@ type FleetSnapshot struct {
 	// Jobs waiting.
 	JobsQueued int32 `protobuf:"varint,4,opt,name=jobs_queued,json=jobsQueued,proto3" json:"jobs_queued,omitempty"`
 	// Jobs leased or running.
-	JobsRunning   int32 `protobuf:"varint,5,opt,name=jobs_running,json=jobsRunning,proto3" json:"jobs_running,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	JobsRunning int32 `protobuf:"varint,5,opt,name=jobs_running,json=jobsRunning,proto3" json:"jobs_running,omitempty"`
+	// What workers sent for leases that were no longer theirs, refused since the queen's start.
+	StaleEpochWrites int64 `protobuf:"varint,6,opt,name=stale_epoch_writes,json=staleEpochWrites,proto3" json:"stale_epoch_writes,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *FleetSnapshot) Reset() {
@@ -700,6 +702,13 @@ func (x *FleetSnapshot) GetJobsQueued() int32 {
 func (x *FleetSnapshot) GetJobsRunning() int32 {
 	if x != nil {
 		return x.JobsRunning
+	}
+	return 0
+}
+
+func (x *FleetSnapshot) GetStaleEpochWrites() int64 {
+	if x != nil {
+		return x.StaleEpochWrites
 	}
 	return 0
 }
@@ -1324,14 +1333,15 @@ const file_beeyard_queen_v1_fleet_service_proto_rawDesc = "" +
 	"\x12ListModelsResponse\x124\n" +
 	"\x06models\x18\x01 \x03(\v2\x1c.beeyard.queen.v1.FleetModelR\x06models\";\n" +
 	"\x11WatchFleetRequest\x12&\n" +
-	"\x0fmin_interval_ms\x18\x01 \x01(\x03R\rminIntervalMs\"\xcf\x01\n" +
+	"\x0fmin_interval_ms\x18\x01 \x01(\x03R\rminIntervalMs\"\xfd\x01\n" +
 	"\rFleetSnapshot\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x03R\aversion\x12,\n" +
 	"\x05pools\x18\x02 \x03(\v2\x16.beeyard.queen.v1.PoolR\x05pools\x122\n" +
 	"\aworkers\x18\x03 \x03(\v2\x18.beeyard.queen.v1.WorkerR\aworkers\x12\x1f\n" +
 	"\vjobs_queued\x18\x04 \x01(\x05R\n" +
 	"jobsQueued\x12!\n" +
-	"\fjobs_running\x18\x05 \x01(\x05R\vjobsRunning\"\xad\x01\n" +
+	"\fjobs_running\x18\x05 \x01(\x05R\vjobsRunning\x12,\n" +
+	"\x12stale_epoch_writes\x18\x06 \x01(\x03R\x10staleEpochWrites\"\xad\x01\n" +
 	"\x04Pool\x12\x17\n" +
 	"\apool_id\x18\x01 \x01(\tR\x06poolId\x129\n" +
 	"\bsnapshot\x18\x02 \x01(\v2\x1d.beeyard.pool.v1.HostSnapshotR\bsnapshot\x12;\n" +

@@ -1305,7 +1305,10 @@ type LeaseRevocation struct {
 	// The lease.
 	LeaseId string `protobuf:"bytes,1,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
 	// Its epoch.
-	Epoch         int64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch int64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// STALE_EPOCH (ABORTED, were it a call's status): the answer to something that the worker sent for a lease which was
+	// no longer its own. Empty: the queen wants the lease back.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1352,6 +1355,13 @@ func (x *LeaseRevocation) GetEpoch() int64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *LeaseRevocation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 // Says up to where the queen has a lease's tokens in its durable store, or that its result is committed.
@@ -1632,10 +1642,11 @@ const file_beeyard_worker_v1_worker_service_proto_rawDesc = "" +
 	"\aattempt\x18\x04 \x01(\x05R\aattempt\x12<\n" +
 	"\arequest\x18\x05 \x01(\v2\".beeyard.worker.v1.GenerateRequestR\arequest\x12 \n" +
 	"\vtraceparent\x18\x06 \x01(\tR\vtraceparent\x12\x1b\n" +
-	"\tkv_tokens\x18\a \x01(\x05R\bkvTokens\"B\n" +
+	"\tkv_tokens\x18\a \x01(\x05R\bkvTokens\"Z\n" +
 	"\x0fLeaseRevocation\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\tR\aleaseId\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\"\x91\x01\n" +
+	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x91\x01\n" +
 	"\x14TokenAcknowledgement\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\tR\aleaseId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x1d\n" +

@@ -37,6 +37,10 @@ type WorkerServiceClient interface {
 	// a step for all its jobs together, and at least once a heartbeat interval. Nothing in this protocol depends on a
 	// message arriving exactly once: after a break the worker attaches again, tells which leases it still holds, and
 	// both sides go on from the token indexes that they name.
+	//
+	// A worker that is silent for its leases' time to live loses them, and its stream ends with ABORTED (STALE_EPOCH): it
+	// may attach again. What it goes on to say for a lease that is no longer its own is refused, counted, and answered
+	// with a revocation for the same reason.
 	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachRequest, AttachResponse], error)
 }
 
@@ -74,6 +78,10 @@ type WorkerServiceServer interface {
 	// a step for all its jobs together, and at least once a heartbeat interval. Nothing in this protocol depends on a
 	// message arriving exactly once: after a break the worker attaches again, tells which leases it still holds, and
 	// both sides go on from the token indexes that they name.
+	//
+	// A worker that is silent for its leases' time to live loses them, and its stream ends with ABORTED (STALE_EPOCH): it
+	// may attach again. What it goes on to say for a lease that is no longer its own is refused, counted, and answered
+	// with a revocation for the same reason.
 	Attach(grpc.BidiStreamingServer[AttachRequest, AttachResponse]) error
 	mustEmbedUnimplementedWorkerServiceServer()
 }

@@ -361,12 +361,15 @@ class FleetSnapshot(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     JOBS_QUEUED_FIELD_NUMBER: _builtins.int
     JOBS_RUNNING_FIELD_NUMBER: _builtins.int
+    STALE_EPOCH_WRITES_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Counts up with every change."""
     jobs_queued: _builtins.int
     """Jobs waiting."""
     jobs_running: _builtins.int
     """Jobs leased or running."""
+    stale_epoch_writes: _builtins.int
+    """What workers sent for leases that were no longer theirs, refused since the queen's start."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pool]:
         """Every pool, by id."""
@@ -383,10 +386,11 @@ class FleetSnapshot(_message.Message):
         workers: _abc.Iterable[Global___Worker] | None = ...,
         jobs_queued: _builtins.int = ...,
         jobs_running: _builtins.int = ...,
+        stale_epoch_writes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs_queued", b"jobs_queued", "jobs_running", b"jobs_running", "pools", b"pools", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs_queued", b"jobs_queued", "jobs_running", b"jobs_running", "pools", b"pools", "stale_epoch_writes", b"stale_epoch_writes", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

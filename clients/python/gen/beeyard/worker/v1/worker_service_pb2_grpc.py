@@ -54,6 +54,10 @@ class WorkerServiceServicer:
         a step for all its jobs together, and at least once a heartbeat interval. Nothing in this protocol depends on a
         message arriving exactly once: after a break the worker attaches again, tells which leases it still holds, and
         both sides go on from the token indexes that they name.
+
+        A worker that is silent for its leases' time to live loses them, and its stream ends with ABORTED (STALE_EPOCH): it
+        may attach again. What it goes on to say for a lease that is no longer its own is refused, counted, and answered
+        with a revocation for the same reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

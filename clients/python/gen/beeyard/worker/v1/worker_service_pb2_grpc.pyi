@@ -41,6 +41,10 @@ class WorkerServiceStub:
     a step for all its jobs together, and at least once a heartbeat interval. Nothing in this protocol depends on a
     message arriving exactly once: after a break the worker attaches again, tells which leases it still holds, and
     both sides go on from the token indexes that they name.
+
+    A worker that is silent for its leases' time to live loses them, and its stream ends with ABORTED (STALE_EPOCH): it
+    may attach again. What it goes on to say for a lease that is no longer its own is refused, counted, and answered
+    with a revocation for the same reason.
     """
 
 @_typing.type_check_only
@@ -56,6 +60,10 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     a step for all its jobs together, and at least once a heartbeat interval. Nothing in this protocol depends on a
     message arriving exactly once: after a break the worker attaches again, tells which leases it still holds, and
     both sides go on from the token indexes that they name.
+
+    A worker that is silent for its leases' time to live loses them, and its stream ends with ABORTED (STALE_EPOCH): it
+    may attach again. What it goes on to say for a lease that is no longer its own is refused, counted, and answered
+    with a revocation for the same reason.
     """
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -74,6 +82,10 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         a step for all its jobs together, and at least once a heartbeat interval. Nothing in this protocol depends on a
         message arriving exactly once: after a break the worker attaches again, tells which leases it still holds, and
         both sides go on from the token indexes that they name.
+
+        A worker that is silent for its leases' time to live loses them, and its stream ends with ABORTED (STALE_EPOCH): it
+        may attach again. What it goes on to say for a lease that is no longer its own is refused, counted, and answered
+        with a revocation for the same reason.
         """
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
