@@ -1,13 +1,18 @@
 """The jobs API: submit, look, follow, cancel, explain, over HTTP."""
 
 import pytest
-from beeyard_core import limits
 from beeyard_core.state import QueenState
 
-from tests.support.attached_worker import AttachedWorker
+from tests.support.attached_worker import AttachedWorker, attached_worker
 from tests.support.eventually import eventually
-from tests.support.running_gateway import RunningGateway, SentEvent, sent_events
-from tests.support.running_queen import RunningQueen
+from tests.support.running_gateway import (
+    RunningGateway,
+    SentEvent,
+    asking,
+    running_gateway,
+    sent_events,
+)
+from tests.support.running_queen import RunningQueen, running_queen
 
 JOB = {"model": "tiny", "prompt": "bee", "max_tokens": 4}
 
@@ -128,30 +133,50 @@ async def test_headers_and_body_say_the_same_or_nothing(
     assert (refused.status_code, refused.json()["field"]) == (400, "priority")
 
 
-async def test_a_full_queue_says_when_to_come_back(
-    gateway: RunningGateway,
-    queen: RunningQueen,
-    worker: AttachedWorker,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "QUEUE_DEPTH_MAX", 1)
-    for _ in range(3):
-        await submitted(gateway)
-    state: QueenState = queen.queen.loop.state
-    await eventually(lambda: len(state.queue) == 1, "the queue is full")
-    for path, body in (("/v2/jobs", JOB), ("/v1/completions", JOB)):
-        answer = await gateway.client.post(path, json=body)
-        assert answer.status_code == 429
-        backoff_ms = int(answer.headers["x-backoff-ms"])
-        assert int(answer.headers["retry-after"]) * 1_000 >= backoff_ms > 0
-        assert answer.headers["x-queue-position"] == "1"
-        assert answer.headers["x-queue-eta-ms"].isdecimal()
-        told = answer.json().get("error", answer.json())
-        assert (told["reason"], told["retriable"]) == ("QUEUE_FULL_REJECT", True)
-        assert (told["policy_label"], told["retry_after_ms"]) == ("reject", backoff_ms)
-    figures = await gateway.figures()
-    assert figures['tasks_rejected_total{reason="QUEUE_FULL_REJECT"}'] == 2
-    assert figures['admission_backpressure_events_total{reason="QUEUE_FULL_REJECT"}'] == 2
+async def test_a_full_queue_says_when_to_come_back() -> None:
+    async with (
+        running_queen(queue_depth=1) as queen,
+        attached_worker(queen.channel),
+        running_gateway(queen.queen.server.address) as gateway,
+    ):
+        for _ in range(3):
+            await submitted(gateway)
+        state: QueenState = queen.queen.loop.state
+        await eventually(lambda: len(state.queue) == 1, "the queue is full")
+        for path, body in (("/v2/jobs", JOB), ("/v1/completions", JOB)):
+            answer = await gateway.client.post(path, json=body)
+            assert answer.status_code == 429
+            backoff_ms = int(answer.headers["x-backoff-ms"])
+            assert int(answer.headers["retry-after"]) * 1_000 >= backoff_ms > 0
+            assert answer.headers["x-queue-position"] == "1"
+            assert answer.headers["x-queue-eta-ms"].isdecimal()
+            told = answer.json().get("error", answer.json())
+            assert (told["reason"], told["retriable"]) == ("QUEUE_FULL_REJECT", True)
+            assert (told["policy_label"], told["retry_after_ms"]) == ("reject", backoff_ms)
+        figures = await gateway.figures()
+        assert figures['tasks_rejected_total{reason="QUEUE_FULL_REJECT"}'] == 2
+        assert figures['admission_backpressure_events_total{reason="QUEUE_FULL_REJECT"}'] == 2
+
+
+async def test_who_made_way_for_more_urgent_work_is_told_when_to_come_back() -> None:
+    async with (
+        running_queen(queue_depth=1, queue_overflow="drop-lru") as queen,
+        attached_worker(queen.channel, slots=0),
+        running_gateway(queen.queen.server.address) as gateway,
+    ):
+        headers = {"X-Beeyard-Priority": "background"}
+        async with asking(gateway.client, "/v1/completions", JOB, **headers) as waiting:
+            state: QueenState = queen.queen.loop.state
+            await eventually(lambda: len(state.queue) == 1, "the queue is full")
+            await submitted(gateway)
+            answer = await waiting
+            assert answer.status_code == 429
+            assert int(answer.headers["x-backoff-ms"]) > 0
+            assert answer.headers["retry-after"].isdecimal()
+            await answer.aread()
+            told = answer.json()["error"]
+            assert (told["reason"], told["retriable"]) == ("QUEUE_FULL_DROP_LRU", True)
+            assert told["policy_label"] == "drop-lru"
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/explain"])

@@ -16,7 +16,7 @@ from beeyard_core.fleet import (
 )
 from beeyard_core.ids import JobId, ModelName, PoolId, WorkerId, lease_id_of
 from beeyard_core.instant import Instant
-from beeyard_core.job import Job, JobSpec, JobState
+from beeyard_core.job import Job, JobSpec, JobState, Priority
 from beeyard_core.queue import JobQueue
 from beeyard_core.state import QueenState
 
@@ -98,6 +98,11 @@ class CrowdedQueue(JobQueue):
 
     def __len__(self) -> int:
         """As many as may."""
+        return limits.QUEUE_DEPTH_MAX
+
+    def ahead_of_new(self, priority: Priority) -> int:
+        """They are all as urgent."""
+        del priority
         return limits.QUEUE_DEPTH_MAX
 
 

@@ -1,7 +1,7 @@
 """Calls of bytes as they are, for tests of what a server does with requests that no generated client would send."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
@@ -13,7 +13,7 @@ from tests.support.reflection import ServedMethod
 CALL_TIMEOUT_S = 20.0
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Outcome:
     """How a call ended.
 
@@ -24,6 +24,7 @@ class Outcome:
         domain: `ErrorInfo.domain`.
         field: The first field of `BadRequest`; empty if there is none.
         retry_after_ms: Of `RetryInfo`; None if there is none.
+        metadata: Of `ErrorInfo`.
     """
 
     code: grpc.StatusCode
@@ -32,6 +33,7 @@ class Outcome:
     domain: str = ""
     field: str = ""
     retry_after_ms: int | None = None
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
 
 async def call(channel: grpc.aio.Channel, method: ServedMethod, request: bytes) -> Outcome:
@@ -89,16 +91,18 @@ def _start(channel: grpc.aio.Channel, method: ServedMethod, first: bytes) -> Any
 def outcome(error: grpc.aio.AioRpcError) -> Outcome:
     """Return what a failed call says."""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]  # what is read is the same in aio
-    reason = domain = field = ""
-    retry_after_ms = None
+    reason = domain = at = ""
+    retry_after_ms, metadata = None, {}
     for detail in status.details if status else ():
         told = error_details_pb2.ErrorInfo()
         retry = error_details_pb2.RetryInfo()
         bad = error_details_pb2.BadRequest()
         if detail.Unpack(told):
-            reason, domain = told.reason, told.domain
+            reason, domain, metadata = told.reason, told.domain, dict(told.metadata)
         elif detail.Unpack(retry):
             retry_after_ms = retry.retry_delay.ToMilliseconds()
         elif detail.Unpack(bad) and bad.field_violations:
-            field = bad.field_violations[0].field
-    return Outcome(error.code(), error.details() or "", reason, domain, field, retry_after_ms)
+            at = bad.field_violations[0].field
+    return Outcome(
+        error.code(), error.details() or "", reason, domain, at, retry_after_ms, metadata
+    )

@@ -19,7 +19,7 @@ Commands (words in brackets may be left out; `5s`, `250ms`, `24g` are what they 
     process P W model= [state= exited failure=]
     start MODEL [pool= request=]          stop W [keep]
     drain          restart [away=5s]          advance 10s
-    settings [default=m keep=m:2]         before anything else
+    settings [default=m keep=m:2 depth= depths=batch:2,... overflow= high_water=]         before anything else
     crowd | uncrowd         from now on the queue is, or is not, as full as it may be
     jobs           print every job that the queen keeps
 """
@@ -31,6 +31,7 @@ from dataclasses import replace
 from beeyard_core import effect as fx
 from beeyard_core import event as ev
 from beeyard_core import limits
+from beeyard_core.backpressure import Overflow, QueueSettings
 from beeyard_core.fleet import (
     CachedModel,
     DesiredWorker,
@@ -307,6 +308,7 @@ class Story:
             Settings(
                 default_model=ModelName(words.text("default")),
                 keep=tuple((ModelName(model), int(count)) for model, _, count in keep),
+                queue=_queue(words),
             )
         )
         return []
@@ -368,6 +370,16 @@ class Story:
                 return f"remove {worker_id}"
             case fx.CountStaleEpoch(_, lease_id):
                 return f"stale {lease_id}"
+
+
+def _queue(words: Words) -> QueueSettings:
+    depths = (each.partition(":") for each in words.several("depths"))
+    return QueueSettings(
+        depth_max=words.number("depth", limits.QUEUE_DEPTH_MAX),
+        depth_max_by_class={Priority[name.upper()]: int(depth) for name, _, depth in depths},
+        overflow=Overflow(words.text("overflow", "reject")),
+        high_water=float(words.text("high_water", "0.5")),
+    )
 
 
 def _refused(refused: Refused) -> str:

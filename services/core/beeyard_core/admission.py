@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Iterator
 
 from beeyard_core import limits
+from beeyard_core.backpressure import NoRoom, Overflow, room_for
 from beeyard_core.fleet import CachedModel
 from beeyard_core.ids import ModelName, PoolId
-from beeyard_core.job import JobSpec
+from beeyard_core.job import Job, JobSpec
 from beeyard_core.placement import (
     Exclusion,
     incompatibility,
@@ -28,7 +29,20 @@ _CLOSENESS = {
 _MODELS_NAMED_MAX = 20
 
 
-def admit(state: QueenState, spec: JobSpec) -> JobSpec | Refused:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Admitted:
+    """A job that may wait.
+
+    Attributes:
+        spec: It, with its model resolved.
+        dropped: A waiting job that must make way for it; None: there is room.
+    """
+
+    spec: JobSpec
+    dropped: Job | None
+
+
+def admit(state: QueenState, spec: JobSpec) -> Admitted | Refused:
     """Return the job with its model resolved, or why it is refused."""
     if state.is_draining:
         return Refused(
@@ -40,29 +54,42 @@ def admit(state: QueenState, spec: JobSpec) -> JobSpec | Refused:
     if isinstance(model, Refused):
         return model
     resolved = spec if model == spec.model else dataclasses.replace(spec, model=model)
-    if len(state.queue) >= limits.QUEUE_DEPTH_MAX:
-        return _queue_full(state, model)
+    room = room_for(state.queue, state.settings.queue, resolved.priority)
+    if isinstance(room, NoRoom):
+        return _queue_full(state, resolved, room)
     return (
         _impossible(state, resolved)
         # Last, since it charges the tenant.
         or state.quotas.admit_job(resolved, state.settings.quotas, state.fleet, state.now_ms)
-        or resolved
+        or Admitted(resolved, room)
     )
 
 
-def _queue_full(state: QueenState, model: ModelName) -> Refused:
+def _queue_full(state: QueenState, spec: JobSpec, room: NoRoom) -> Refused:
     """Say when there is room again, and how far away the job would have been."""
-    queued = len(state.queue)
-    start_ms = state.forecast.start_ms(model, queued, state.fleet)
+    ahead = state.queue.ahead_of_new(spec.priority)
+    start_ms = state.forecast.start_ms(spec.model, ahead, state.fleet)
+    jobs = f"{spec.priority.name} jobs" if room.of_class else "jobs"
     return Refused(
         reason=Refusal.QUEUE_FULL_REJECT,
-        message=f"{limits.QUEUE_DEPTH_MAX} jobs wait already; send the request again later",
-        retry_after_ms=state.forecast.retry_after_ms(model, queued, state.fleet),
+        message=f"{room.depth} {jobs} wait already; send the request again later",
+        retry_after_ms=state.forecast.retry_after_ms(spec.model, room.depth, state.fleet),
         metadata={
-            "policy_label": "reject",
-            "queue_position": str(queued),
+            "policy_label": room.label,
+            "queue_position": str(ahead),
             "queue_eta_ms": str(start_ms),
         },
+    )
+
+
+def dropped(state: QueenState, job: Job) -> Refused:
+    """Say why a job that was accepted makes way, and when to send it again."""
+    model = job.spec.model
+    return Refused(
+        reason=Refusal.QUEUE_FULL_DROP_LRU,
+        message="the queue was full and this job made way for more urgent work; send it again later",
+        retry_after_ms=state.forecast.retry_after_ms(model, len(state.queue), state.fleet),
+        metadata={"policy_label": Overflow.DROP_LRU.value},
     )
 
 

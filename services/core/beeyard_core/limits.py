@@ -89,6 +89,8 @@ CONCURRENT_RPCS_MAX: Final = 20_000
 
 # --- The queen ---
 QUEUE_DEPTH_MAX: Final = 100_000
+# The part of the queue from which on low priorities are refused, where the operator wants them shed.
+QUEUE_HIGH_WATER: Final = 0.8
 ENDED_JOBS_KEPT_MAX: Final = 10_000
 # A job that has just ended stays in memory for so long, however many ended with it: its row is cut from there.
 ENDED_JOB_KEPT_MS_MIN: Final = 1_000

@@ -30,9 +30,10 @@ class _Line:
 
 @dataclass(slots=True)
 class _Class:
-    """One priority class."""
+    """One priority class. `untried`: the jobs that never began, oldest first, and some that began or left since."""
 
     shapes: dict[ModelName, dict[Shape, _Line]] = field(default_factory=dict)
+    untried: list[tuple[int, JobId]] = field(default_factory=list)
     runs: dict[int, set[int]] = field(default_factory=dict)
     depth: int = 0
 
@@ -75,7 +76,27 @@ class JobQueue:
         group.runs.setdefault(job.sequence // _RUN, set()).add(job.sequence)
         group.depth += 1
         self._queued[job.job_id] = job
+        if not job.attempt:
+            self._note_untried(group, job)
         self._by_model[job.spec.model] = self._by_model.get(job.spec.model, 0) + 1
+
+    def _note_untried(self, group: _Class, job: Job) -> None:
+        """Remember a job that never began; swept once most of what is remembered is out of date."""
+        if len(group.untried) > max(2 * group.depth, _SWEEP_MIN):
+            group.untried = [entry for entry in group.untried if self._is_untried(entry[1])]
+            heapq.heapify(group.untried)
+        heapq.heappush(group.untried, (job.sequence, job.job_id))
+
+    def _is_untried(self, job_id: JobId) -> bool:
+        job = self._queued.get(job_id)
+        return job is not None and not job.attempt
+
+    def oldest_untried(self, priority: Priority) -> Job | None:
+        """Return the oldest job of a class of which no attempt was begun, or None."""
+        untried = self._classes[priority].untried
+        while untried and not self._is_untried(untried[0][1]):
+            heapq.heappop(untried)
+        return self._queued[untried[0][1]] if untried else None
 
     def remove(self, job: Job) -> None:
         """Take a queued job out."""
@@ -123,6 +144,10 @@ class JobQueue:
     def waiting_for(self, model: ModelName) -> int:
         """How many jobs wait for a model."""
         return self._by_model.get(model, 0)
+
+    def depth(self, priority: Priority) -> int:
+        """How many jobs of a class wait."""
+        return self._classes[priority].depth
 
     def depths(self) -> tuple[int, ...]:
         """How many jobs of each class wait, the most urgent class first."""

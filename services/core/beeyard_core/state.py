@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum, unique
 
 from beeyard_core import limits
+from beeyard_core.backpressure import QueueSettings
 from beeyard_core.fleet import DesiredWorker, Fleet
 from beeyard_core.forecast import Forecast
 from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, TenantId, WorkerId
@@ -62,6 +63,7 @@ class Settings:
         policy_config: What policies find in `context.config`.
         capacity: Units for heavy work, and what inference has to do with them.
         quotas: What each tenant may have.
+        queue: How many jobs may wait, and what happens when more come.
     """
 
     incarnation: str = "q"
@@ -72,6 +74,7 @@ class Settings:
     policy_config: tuple[tuple[str, str | float | bool], ...] = ()
     capacity: CapacitySettings = field(default_factory=CapacitySettings)
     quotas: QuotaSettings = field(default_factory=QuotaSettings)
+    queue: QueueSettings = field(default_factory=QueueSettings)
 
 
 @dataclass(slots=True)

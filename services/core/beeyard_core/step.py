@@ -8,7 +8,7 @@ policy decide (`policy/schedule.py`).
 
 from typing import assert_never
 
-from beeyard_core.admission import admit
+from beeyard_core.admission import admit, dropped
 from beeyard_core.attendance import (
     offer_timer,
     pool_reported,
@@ -133,9 +133,13 @@ def _job_submitted(
     if isinstance(admitted, Refused):
         effects.append(Refuse(event.job_id, admitted))
         return
+    if admitted.dropped is not None:
+        why = dropped(state, admitted.dropped)
+        end(state, admitted.dropped, JobVerb.FAIL, now, effects, failure=why)
+    spec = admitted.spec
     job = Job(
         job_id=event.job_id,
-        spec=admitted,
+        spec=spec,
         sequence=state.next_sequence(),
         accepted_at=now,
         request_id=event.request_id,
@@ -144,12 +148,12 @@ def _job_submitted(
     state.jobs[job.job_id] = job
     if job.request_id:
         state.requests[key] = job.job_id
-    if admitted.deadline_ms is not None:
-        job.deadline_at_ms = now.mono_ms + admitted.deadline_ms
+    if spec.deadline_ms is not None:
+        job.deadline_at_ms = now.mono_ms + spec.deadline_ms
         state.set_timer(job.deadline_at_ms, TimerKind.DEADLINE, job.job_id)
-    position = state.queue.ahead_of_new(admitted.priority)
+    position = state.queue.ahead_of_new(spec.priority)
     enqueue(state, job)
-    predicted_ms = state.forecast.start_ms(admitted.model, position, state.fleet)
+    predicted_ms = state.forecast.start_ms(spec.model, position, state.fleet)
     effects.append(SaveJob(job.job_id))
     effects.append(Accept(job.job_id, position, predicted_ms))
 

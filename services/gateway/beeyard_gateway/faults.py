@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from beeyard.queen.v1 import job_pb2
 from beeyard_core import limits
+from beeyard_core.backpressure import Overflow
 from beeyard_core.refusal import Refusal, Refused
 
 Headers = list[tuple[bytes, bytes]]
@@ -235,10 +236,12 @@ def of_refused(refused: Refused) -> Fault:
 
 def of_failed(failed: job_pb2.JobFailed) -> JobFault:
     """Return how a job ended that was accepted and did not finish."""
+    is_dropped = failed.reason == Refusal.QUEUE_FULL_DROP_LRU.value
     return JobFault(
         failed.reason or Refusal.INTERNAL,
         failed.message or "the job failed",
         retry_after_ms=failed.retry_after_ms or None,
+        metadata={"policy_label": Overflow.DROP_LRU.value} if is_dropped else {},
         is_retriable=failed.retriable,
     )
 

@@ -120,6 +120,7 @@ async def _assemble(
             policy_config=tuple(settings.policy_values().items()),
             capacity=settings.capacity(),
             quotas=quotas,
+            queue=settings.queue(),
         ),
         jobs,
         epoch=restored.epoch,

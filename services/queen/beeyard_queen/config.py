@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from beeyard_core import limits
+from beeyard_core.backpressure import Overflow, QueueSettings
+from beeyard_core.job import Priority
 from beeyard_core.work_yard import CapacitySettings, InferenceShare
 from beeyard_runtime.config import ServiceSettings
 from beeyard_runtime.flags import parse_flags
@@ -32,6 +34,14 @@ class QueenSettings(ServiceSettings):
         capacity_reserve_units: Units of each host that are never leased.
         capacity_inference: What inference has to do with units: ignored; counted, so that a running job takes its
             cost_units from heavy work; or gated, so that jobs wait besides where their host is too busy for them.
+        queue_depth: Most jobs that may wait.
+        queue_class: Most jobs of one class that may wait, what happens when the queue is full for it, or both, as
+            CLASS=DEPTH, CLASS=OVERFLOW or CLASS=DEPTH:OVERFLOW; may be repeated. Classes are interactive, normal,
+            batch and background.
+        queue_overflow: What happens to a job that finds the queue full: reject refuses it; drop-lru lets the oldest
+            background job, then the oldest batch job, make way for more urgent work; shed-low-priority refuses the
+            least urgent classes first, from the high-water mark on.
+        queue_high_water: The part of the queue from which on low priorities are shed.
         work_lease_ttl_ms: How long a lease for heavy work lives without a heartbeat.
         policy_mode: lab takes any scheduling policy, and only counts what is beyond a quota; platform keeps to the
             platform policy and enforces quotas.
@@ -59,6 +69,10 @@ class QueenSettings(ServiceSettings):
     )
     capacity_reserve_units: int = Field(default=0, ge=0, le=limits.CAPACITY_UNITS_MAX)
     capacity_inference: Literal["ignored", "counted", "gated"] = "counted"
+    queue_depth: int = Field(default=limits.QUEUE_DEPTH_MAX, ge=1, le=limits.QUEUE_DEPTH_MAX)
+    queue_class: list[str] = Field(default_factory=list)
+    queue_overflow: Literal["reject", "drop-lru", "shed-low-priority"] = "reject"
+    queue_high_water: float = Field(default=limits.QUEUE_HIGH_WATER, gt=0, le=1)
     work_lease_ttl_ms: int = Field(
         default=limits.WORK_LEASE_TTL_MS,
         ge=limits.WORK_LEASE_TTL_MS_MIN,
@@ -81,6 +95,24 @@ class QueenSettings(ServiceSettings):
             reserve_units=self.capacity_reserve_units,
             inference=InferenceShare(self.capacity_inference),
             lease_ttl_ms=self.work_lease_ttl_ms,
+        )
+
+    @field_validator("queue_class")
+    @classmethod
+    def _classes_have_bounds(cls, texts: list[str]) -> list[str]:
+        for text in texts:
+            _bound_of(text)
+        return texts
+
+    def queue(self) -> QueueSettings:
+        """Return what the core must know of the queue."""
+        bounds = [_bound_of(text) for text in self.queue_class]
+        return QueueSettings(
+            depth_max=self.queue_depth,
+            depth_max_by_class={name: depth for name, depth, _ in bounds if depth is not None},
+            overflow=Overflow(self.queue_overflow),
+            overflow_by_class={name: mode for name, _, mode in bounds if mode is not None},
+            high_water=self.queue_high_water,
         )
 
     @field_validator("policy_config")
@@ -136,6 +168,26 @@ def _value_of(text: str) -> str | float | bool:
     except ValueError:
         return text
     return number if math.isfinite(number) else text
+
+
+_OVERFLOWS = {mode.value: mode for mode in Overflow}
+_CLASSES = {priority.name.lower(): priority for priority in Priority}
+_BOUND_FORM = (
+    f"write CLASS=DEPTH, CLASS=OVERFLOW or CLASS=DEPTH:OVERFLOW, with a class out of {', '.join(_CLASSES)}, "
+    f"a depth from 0 to {limits.QUEUE_DEPTH_MAX}, and one of {', '.join(_OVERFLOWS)}"
+)
+
+
+def _bound_of(text: str) -> tuple[Priority, int | None, Overflow | None]:
+    """Split CLASS=DEPTH:OVERFLOW, of which depth or overflow may be left out."""
+    name, _, told = text.partition("=")
+    parts = told.split(":")
+    depths = [int(part) for part in parts if part.isdecimal()]
+    modes = [_OVERFLOWS[part] for part in parts if part in _OVERFLOWS]
+    is_clear = max(len(depths), len(modes)) == 1 and len(depths) + len(modes) == len(parts)
+    if name not in _CLASSES or not is_clear or max(depths, default=0) > limits.QUEUE_DEPTH_MAX:
+        raise ValueError(_BOUND_FORM)
+    return _CLASSES[name], next(iter(depths), None), next(iter(modes), None)
 
 
 def _kept(text: str) -> tuple[str, int]:
