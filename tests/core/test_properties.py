@@ -9,7 +9,7 @@ from collections import Counter
 from beeyard_core.effect import AnnounceEnded, Effect, Offer
 from beeyard_core.fleet import WorkerState
 from beeyard_core.ids import JobId
-from beeyard_core.job import JobState, Priority
+from beeyard_core.job import Priority
 from beeyard_core.placement import exclusion
 
 from tests.support.histories import Player, as_often_as_is_fast, in_every_history
@@ -99,7 +99,7 @@ def test_jobs_of_one_kind_start_in_the_order_of_their_acceptance(
             if isinstance(effect, Offer):
                 given_to = state.jobs[state.leases[effect.lease_id].job_id]
                 for job in state.jobs.values():
-                    if job.state is JobState.QUEUED and job.spec.shape == given_to.spec.shape:
+                    if job.job_id in state.queue and job.spec.shape == given_to.spec.shape:
                         same_class = job.spec.priority is given_to.spec.priority
                         # A job with a deadline comes before those that have time.
                         is_urgent = given_to.spec.deadline_ms is not None

@@ -146,12 +146,14 @@ def _check_jobs(state: QueenState) -> None:
     ended = set(state.ended)
     waiting = 0
     for job_id, job in state.jobs.items():
-        assert (job_id in state.queue) == (job.state is JobState.QUEUED)
+        is_waiting = job.state is JobState.QUEUED and not job.is_resting
+        assert (job_id in state.queue) == is_waiting
+        assert not job.is_resting or job.state is JobState.QUEUED
         assert (job_id in current) == (job.state in (JobState.LEASED, JobState.RUNNING))
         assert (job.ended_at is not None) == job.is_ended
         assert (job_id in ended) == job.is_ended
         assert job.attempt - job.preemptions <= job.spec.max_attempts
-        waiting += job.state is JobState.QUEUED
+        waiting += is_waiting
     assert JobQueue.__len__(state.queue) == waiting
     for (tenant_id, request_id), job_id in state.requests.items():
         job = state.jobs[job_id]
@@ -184,7 +186,7 @@ def _check_tenants(state: QueenState) -> None:
         jobs = [job for job in state.jobs.values() if job.spec.tenant_id == tenant_id]
         running = [job for job in jobs if job.state in (JobState.LEASED, JobState.RUNNING)]
         assert tenant.jobs_running == len(running)
-        assert tenant.jobs_waiting == sum(job.state is JobState.QUEUED for job in jobs)
+        assert tenant.jobs_waiting == sum(job.job_id in state.queue for job in jobs)
         assert tenant.tokens_served >= sum(job.tokens_charged for job in running)
 
 

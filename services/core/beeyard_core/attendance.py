@@ -1,7 +1,7 @@
 """Workers and hosts that come, report, fall silent and go."""
 
 from beeyard_core import limits
-from beeyard_core.dispatch import free, retry_or_fail, revoke
+from beeyard_core.dispatch import free, revoke
 from beeyard_core.effect import (
     CountStaleEpoch,
     Effect,
@@ -23,6 +23,7 @@ from beeyard_core.instant import Instant
 from beeyard_core.lease import Lease, LeaseState, LeaseVerb
 from beeyard_core.reconcile import see_process, send_desired
 from beeyard_core.refusal import Refusal, Refused
+from beeyard_core.retrying import retry_or_fail
 from beeyard_core.state import QueenState, TimerKind
 
 

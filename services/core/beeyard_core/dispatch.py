@@ -17,7 +17,7 @@ from beeyard_core.ids import lease_id_of
 from beeyard_core.instant import Instant
 from beeyard_core.job import Decision, Job, JobState, JobVerb
 from beeyard_core.lease import Lease, LeaseVerb
-from beeyard_core.refusal import Refusal, Refused
+from beeyard_core.refusal import Refused
 from beeyard_core.state import QueenState, TimerKind
 
 
@@ -116,23 +116,6 @@ def requeue(state: QueenState, job: Job, effects: list[Effect]) -> None:
     effects.append(AnnounceRequeued(job.job_id))
 
 
-def retry_or_fail(
-    state: QueenState, job: Job, cause: Refused, now: Instant, effects: list[Effect]
-) -> None:
-    """Let a job whose attempt broke try again, or end it when trying again cannot help or was tried enough."""
-    if not cause.reason.is_transient:
-        end(state, job, JobVerb.FAIL, now, effects, failure=cause)
-    elif job.attempt - job.preemptions < job.spec.max_attempts:
-        requeue(state, job, effects)
-    else:
-        failure = Refused(
-            reason=Refusal.ATTEMPTS_EXHAUSTED,
-            message=f"{job.attempt} of {job.attempt} attempts broke; the last one: {cause.message}",
-            metadata={"last_reason": cause.reason.value, "attempt": str(job.attempt)},
-        )
-        end(state, job, JobVerb.FAIL, now, effects, failure=failure)
-
-
 def end(
     state: QueenState,
     job: Job,
@@ -145,6 +128,7 @@ def end(
     """End a job for good: durable first, then told to everybody who follows it."""
     if job.job_id in state.queue:
         dequeue(state, job)
+    job.is_resting = False
     job.move(verb)
     job.ended_at, job.failure = now, failure
     state.quotas.end_job(job)

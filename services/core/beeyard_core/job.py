@@ -260,7 +260,9 @@ class Job:
         accepted_at: When the job became durable.
         deadline_at_ms: Monotonic milliseconds at which it expires; None: never.
         next_index: Tokens delivered so far, as far as the core was told; exact once the job has ended.
-        preemptions: Attempts that were taken back for more urgent jobs; they count against nothing.
+        preemptions: Attempts that were taken back for more urgent jobs, or because their worker was drained; they count
+            against nothing.
+        is_resting: The job is QUEUED and out of the queue for a while, since its attempts break.
         served_index: Tokens of the answer that were counted as served to its tenant.
         tokens_charged: What its tenant was charged for the running attempt in advance.
         epoch: Epoch of the current or last lease; 0 before the first.
@@ -276,6 +278,7 @@ class Job:
     state: JobState = JobState.QUEUED
     attempt: int = 0
     preemptions: int = 0
+    is_resting: bool = False
     epoch: Epoch = Epoch(0)
     worker_id: WorkerId | None = None
     next_index: int = 0

@@ -98,6 +98,12 @@ INBOX_EVENTS_MAX: Final = 65_536
 BATCH_EVENTS_MAX: Final = 64
 BATCH_WINDOW_MS: Final = 2
 RETRY_DELAY_MS: Final = 500
+# A job whose second attempt broke rests for half of this to this, twice as long each further time.
+ATTEMPT_REST_MS_MIN: Final = 1_000
+ATTEMPT_REST_MS_MAX: Final = 30_000
+# A job that has run for so long does not kill its worker by being started. Those that were lost with it wait as long at
+# most, so a longer time would hold up a crowd that was lost with its host.
+TRIAL_MS: Final = 10_000
 LOAD_FAILURES_MAX: Final = 3
 OPERATOR_REQUESTS_KEPT_MAX: Final = 1_000
 # Decisions of a policy between two batches of events; what is left to decide waits for the next turn. One that is taken

@@ -45,6 +45,7 @@ def restore(
         if job.deadline_at_ms is not None:
             state.set_timer(job.deadline_at_ms, TimerKind.DEADLINE, job.job_id)
         if job.state is JobState.QUEUED:
+            job.is_resting = False
             enqueue(state, job)
         else:
             _restore_lease(state, job, now)

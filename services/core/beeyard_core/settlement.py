@@ -4,7 +4,7 @@ Everything here begins with the fence: the lease must exist, belong to the speak
 names. What does not pass is counted and answered so that the worker forgets it; it changes nothing.
 """
 
-from beeyard_core.dispatch import end, free, requeue, retry_or_fail
+from beeyard_core.dispatch import end, free, requeue
 from beeyard_core.effect import (
     AcknowledgeResult,
     CountStaleEpoch,
@@ -24,6 +24,7 @@ from beeyard_core.instant import Instant
 from beeyard_core.job import JobState, JobVerb
 from beeyard_core.lease import Lease, LeaseState, LeaseVerb
 from beeyard_core.refusal import Refusal, Refused
+from beeyard_core.retrying import retry_or_fail
 from beeyard_core.state import QueenState
 
 _Spoken = (

@@ -28,6 +28,7 @@ class TimerKind(Enum):
     SILENCE = "silence"
     OFFER = "offer"
     REVOCATION = "revocation"
+    REST = "rest"
 
 
 @dataclass(slots=True)
@@ -129,6 +130,7 @@ class QueenState:
         requests: Job by idempotency key.
         ended: Ended jobs still kept, oldest first.
         timers: Heap of (due in monotonic ms, number, kind, id); `armed` has the kind and id of each.
+        trials: Of the jobs that were lost with one worker, twice and more, the one that is tried now; by that worker.
         wishes: Workers that should be, by id.
         drained: Incarnations of workers that are to take no new work, by worker; they may come and go meanwhile.
         answered: Worker and pool by the idempotency key of the operator's request.
@@ -150,6 +152,7 @@ class QueenState:
     timers: list[tuple[int, int, TimerKind, str]] = field(default_factory=list)
     timer_count: int = 0
     armed: set[tuple[TimerKind, str]] = field(default_factory=set)
+    trials: dict[WorkerId, JobId] = field(default_factory=dict)
     wishes: dict[WorkerId, Wish] = field(default_factory=dict)
     answered: dict[str, tuple[WorkerId, PoolId]] = field(default_factory=dict)
     drained: dict[WorkerId, str] = field(default_factory=dict)

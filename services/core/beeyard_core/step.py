@@ -48,6 +48,7 @@ from beeyard_core.leasing import work_asked, work_ticked
 from beeyard_core.operation import start_requested, stop_requested
 from beeyard_core.reconcile import reconcile
 from beeyard_core.refusal import Refusal, Refused
+from beeyard_core.retrying import rest_timer
 from beeyard_core.settlement import (
     first_token_arrived,
     lease_failed,
@@ -198,6 +199,8 @@ def _ticked(state: QueenState, now: Instant, effects: list[Effect]) -> None:
                 offer_timer(state, LeaseId(key), now, effects)
             case TimerKind.REVOCATION:
                 revocation_timer(state, LeaseId(key))
+            case TimerKind.REST:
+                rest_timer(state, JobId(key), now)
             case _:
                 assert_never(kind)
     work_ticked(state, now, effects)

@@ -119,6 +119,9 @@ class Following:
         if fractions and not served:
             fraction = max(fractions)
             stage, message = "loading_model", f"loading the model, {fraction:.0%}"
+        elif job.is_resting:
+            fraction, stage = 0.0, "retrying"
+            message = f"resting, since {job.attempt} attempts broke"
         elif not served:
             fraction, stage = 0.0, "queued"
             message = "waiting for a worker of this model"

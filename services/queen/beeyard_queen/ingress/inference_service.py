@@ -156,8 +156,10 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         state = self._loop.state
         now_ms = self._clock.now().mono_ms
         found = candidates(job.spec, state.fleet, now_ms, most=limits.CANDIDATES_KEPT_MAX)
-        ahead = state.queue.position(job)
+        ahead = state.queue.position(job) if job.job_id in state.queue else 0
         explanation.summary = f"waits with {ahead} jobs before it"
+        if job.is_resting:
+            explanation.summary = f"rests, since {job.attempt} attempts broke"
         if all(candidate.exclusion for candidate in found):
             explanation.summary += "; no worker can take it now"
         last = self._decisions.about(job.job_id)
