@@ -6,7 +6,8 @@ import pytest
 from beeyard.queen.v1 import job_pb2
 from beeyard_core import limits
 from beeyard_gateway.faults import Fault
-from beeyard_gateway.metrics import GatewayMetrics, LabelValues
+from beeyard_gateway.metrics import GatewayMetrics
+from beeyard_runtime.metrics import LabelValues
 
 from tests.support.attached_worker import AttachedWorker
 from tests.support.running_gateway import TEXT, RunningGateway, asking

@@ -29,6 +29,8 @@ from beeyard_queen.egress.feed import Feeds, JobFeed
 from beeyard_queen.egress.links import Links, WorkerLink
 from beeyard_queen.egress.relay import Relay
 from beeyard_queen.ingress.worker_wire import report_of
+from beeyard_queen.metrics import QueenMetrics
+from beeyard_runtime.metrics import Figures
 from beeyard_runtime.testing import ManualClock
 
 from tests.support.attached_worker import failed_of, finished_of, frame_of, status_of, stopped_of
@@ -50,7 +52,10 @@ class Rig:
     pokes: int = 0
 
     def __post_init__(self) -> None:
-        self.relay = Relay(self.state, self.feeds, self.clock, self.posted.append, self.poke)
+        metrics = QueenMetrics(Figures())
+        self.relay = Relay(
+            self.state, self.feeds, self.clock, self.posted.append, self.poke, metrics
+        )
         self.link = self.attach("w1")
         spec = JobSpec(model=ModelName("tiny"), prompt_tokens=1, max_tokens=1_000)
         self.step(JobSubmitted(job_id=JOB, spec=spec))

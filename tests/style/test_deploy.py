@@ -15,6 +15,7 @@ import yaml
 from beeyard_runtime import semconv
 
 from tests.style.repository import ROOT, files, text_of
+from tests.support.debian_tools import debian_tool
 
 BIN = Path(sys.executable).parent
 DOCKERFILES = [name for name in files() if name.startswith("deploy/docker/")]
@@ -93,7 +94,9 @@ def test_nothing_is_published_beyond_loopback() -> None:
         for port in service.get("ports", []):
             assert str(port).startswith("127.0.0.1:"), f"{name}: {port}"
         for word in service.get("command", []):
-            if str(word).startswith(("--listen=", "--admin-listen=")):
+            if str(word).startswith(
+                ("--listen=", "--admin-listen=", "--metrics-listen=", "--web.listen-address=")
+            ):
                 assert "=127.0.0.1:" in word, f"{name}: {word}"
 
 
@@ -102,7 +105,9 @@ def test_no_two_services_share_a_port_of_the_host() -> None:
         match
         for service in services().values()
         for word in [*service.get("command", []), *service.get("ports", [])]
-        for match in re.findall(r"^(?:--(?:admin-)?listen=)?127\.0\.0\.1:(\d+)", str(word))
+        for match in re.findall(
+            r"^(?:--[a-z.-]*listen(?:-address)?=)?127\.0\.0\.1:(\d+)", str(word)
+        )
     ]
     assert len(ports) == len(set(ports)), sorted(ports)
 
@@ -118,13 +123,13 @@ def test_collector_pipelines_name_only_what_is_configured() -> None:
 
 def test_prometheus_scrapes_services_that_exist() -> None:
     jobs = load("deploy/prometheus/prometheus.yaml")["scrape_configs"]
-    hosts = {
-        target.split(":")[0]
-        for job in jobs
-        for c in job["static_configs"]
-        for target in c["targets"]
-    }
-    assert hosts <= {*services(), "localhost"}
+    targets = {t for job in jobs for c in job["static_configs"] for t in c["targets"]}
+    told = " ".join(
+        str(word)
+        for service in services().values()
+        for word in [*service.get("command", []), *service.get("ports", [])]
+    )
+    assert {target for target in targets if target not in told} == set()
 
 
 def test_dashboards_ask_for_spans_that_are_recorded() -> None:
@@ -133,5 +138,51 @@ def test_dashboards_ask_for_spans_that_are_recorded() -> None:
         if name.startswith("deploy/grafana/dashboards/"):
             board = json.loads(text_of(name))
             asked = re.findall(r'span_name=\\?"([^"\\]+)', json.dumps(board))
-            assert asked, name
             assert set(asked) <= spans, name
+
+
+def test_dashboards_and_alerts_ask_for_figures_that_are_kept() -> None:
+    kept = {
+        *(
+            _bare(name)
+            for name in re.findall(r"^\| `(\w+)`", text_of("docs/metrics.md"), re.MULTILINE)
+        ),
+        *("up", "traces_span_metrics_calls", "traces_span_metrics_duration_milliseconds"),
+    }
+    for name in files():
+        if name.startswith("deploy/grafana/dashboards/"):
+            panels = json.loads(text_of(name))["panels"]
+            asked = [target["expr"] for panel in panels for target in panel["targets"]]
+        elif name == "deploy/prometheus/alerts.yaml":
+            asked = [rule["expr"] for group in load(name)["groups"] for rule in group["rules"]]
+        else:
+            continue
+        for expression in asked:
+            assert _figures_in(expression) <= kept, f"{name}: {expression}"
+
+
+def _figures_in(expression: str) -> set[str]:
+    """Return the names of the figures in a query: what is no function, label, keyword or number."""
+    bare = re.sub(r'\{[^}]*\}|\[[^\]]*\]|by \([^)]*\)|"[^"]*"', "", expression)
+    names = re.findall(r"[a-z][a-z_]+(?![a-z_]*\s*\()", bare)
+    return {_bare(each) for each in names}
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"_(total|bucket|count|sum)$", "", name)
+
+
+def test_the_table_of_figures_is_what_the_processes_keep() -> None:
+    told = run(sys.executable, "scripts/metrics_table.py", "--check")
+    assert told.returncode == 0, f"run scripts/metrics_table.py: {told.stderr}"
+
+
+def test_alerts_are_valid_and_fire_when_they_should() -> None:
+    promtool = debian_tool("prometheus", "usr/bin/promtool")
+    for what in (
+        "check rules deploy/prometheus/alerts.yaml",
+        "test rules deploy/prometheus/alerts_test.yaml",
+        "check config deploy/prometheus/prometheus.yaml",
+    ):
+        told = run(promtool, *what.split())
+        assert told.returncode == 0, told.stdout + told.stderr

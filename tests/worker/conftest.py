@@ -9,12 +9,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 from beeyard.worker.v1 import worker_service_pb2_grpc
 from beeyard_runtime.clock import Clock, SystemClock
+from beeyard_runtime.metrics import Figures
 from beeyard_runtime.telemetry import Telemetry
 from beeyard_runtime.testing import serving
 from beeyard_worker.drain import Drain
 from beeyard_worker.engine.port import Engine
 from beeyard_worker.engine_service import DirectCalls
 from beeyard_worker.leases import Leases
+from beeyard_worker.metrics import WorkerMetrics
 from beeyard_worker.runner import Runner
 from beeyard_worker.session import Session
 from beeyard_worker.slots import Slots
@@ -39,6 +41,11 @@ class Rig:
 
 
 OpenRig = Callable[..., AbstractAsyncContextManager[Rig]]
+
+
+def fresh_metrics() -> WorkerMetrics:
+    """Return figures of a worker at zero."""
+    return WorkerMetrics(Figures(), engine="synthetic", model="scripted")
 
 
 def status_of(clock: Clock, *, slots: int, kv_tokens: int) -> WorkerStatus:
@@ -75,7 +82,9 @@ async def _open_rig(
     status = status_of(clock, slots=slots, kv_tokens=kv_tokens)
     if loaded:
         await load(engine, status, kv_tokens)
-    runner = Runner(engine=engine, status=status, clock=clock, telemetry=telemetry)
+    runner = Runner(
+        engine=engine, status=status, clock=clock, telemetry=telemetry, metrics=fresh_metrics()
+    )
     leases = Leases(runner=runner, status=status, clock=clock, telemetry=telemetry)
     drain = Drain(status=status, clock=clock, grace_ms=10_000)
     direct = DirectCalls()

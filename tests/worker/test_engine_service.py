@@ -22,7 +22,7 @@ from beeyard_worker.runner import Runner
 from beeyard_worker.status import WorkerStatus
 
 from tests.support.scripted_engine import ScriptedEngine
-from tests.worker.conftest import load, status_of
+from tests.worker.conftest import fresh_metrics, load, status_of
 
 
 class Lone:
@@ -38,7 +38,11 @@ class Lone:
         self.drains: list[int] = []
         self.service = EngineService(
             runner=Runner(
-                engine=self.engine, status=self.status, clock=clock, telemetry=Telemetry()
+                engine=self.engine,
+                status=self.status,
+                clock=clock,
+                telemetry=Telemetry(),
+                metrics=fresh_metrics(),
             ),
             status=self.status,
             direct=self.direct,

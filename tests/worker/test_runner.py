@@ -13,7 +13,7 @@ from beeyard_worker.status import SpeedMeter
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.support.scripted_engine import ScriptedEngine
-from tests.worker.conftest import load, status_of
+from tests.worker.conftest import fresh_metrics, load, status_of
 
 TRACEPARENT = f"00-{7:032x}-{9:016x}-01"
 GENERATION = Generation(
@@ -41,7 +41,9 @@ async def runner_of(
     telemetry = setup_telemetry("worker", exporter=exporter)
     status = status_of(clock, slots=2, kv_tokens=100)
     await load(engine, status, 100)
-    runner = Runner(engine=engine, status=status, clock=clock, telemetry=telemetry)
+    runner = Runner(
+        engine=engine, status=status, clock=clock, telemetry=telemetry, metrics=fresh_metrics()
+    )
     plan = await runner.plan(GENERATION)
     assert plan == 9
     task: asyncio.Task[object] = asyncio.create_task(
@@ -105,7 +107,13 @@ async def test_a_generation_that_breaks_frees_its_slot_and_ends_its_span(how: st
 async def test_a_draining_worker_plans_nothing() -> None:
     clock = ManualClock()
     engine, status = ScriptedEngine(), status_of(clock, slots=1, kv_tokens=10)
-    runner = Runner(engine=engine, status=status, clock=clock, telemetry=setup_telemetry("worker"))
+    runner = Runner(
+        engine=engine,
+        status=status,
+        clock=clock,
+        telemetry=setup_telemetry("worker"),
+        metrics=fresh_metrics(),
+    )
     early = await runner.plan(GENERATION)
     assert isinstance(early, Refused)
     assert early.reason is Refusal.WORKER_BUSY

@@ -84,6 +84,8 @@ def free(state: QueenState, lease: Lease, verb: LeaseVerb) -> None:
     if lease.is_current:
         stops_running(state, state.jobs[lease.job_id])
     lease.move(verb)
+    if verb is LeaseVerb.EXPIRE:
+        state.counts.leases_expired += 1
     worker = state.fleet.workers[lease.worker_id]
     del state.leases[lease.lease_id]
     worker.leases.discard(lease.lease_id)

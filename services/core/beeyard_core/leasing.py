@@ -324,6 +324,7 @@ def _look_at(state: QueenState, work: Work, now: Instant, effects: list[Effect])
     elif lease is not None:
         # Its time to live is what the holder had to learn of this by itself.
         yard.vacate(work, is_known_to_holder=True)
+        state.counts.leases_expired += 1
         failure = f"no heartbeat for {lease.ttl_ms} ms"
         if work.has_attempts_left:
             _requeue(state, work, effects, failure=failure)

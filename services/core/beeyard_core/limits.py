@@ -234,6 +234,16 @@ LIVE_MESSAGE_BYTES_MAX: Final = 4 << 10
 METRIC_PRIORITIES_MAX: Final = 8
 METRIC_REASONS_MAX: Final = 64
 METRIC_MODELS_MAX: Final = 1_024
+METRIC_ENGINES_MAX: Final = 4
+METRIC_ENGINE_VERSIONS_MAX: Final = 64
+METRIC_POOLS_MAX: Final = 256
+METRIC_POLICIES_MAX: Final = 64
+METRIC_DEVICES_MAX: Final = 64
+# Words out of a closed list, such as the actions of a policy.
+METRIC_WORDS_MAX: Final = 32
+# Series of one figure whose labels multiply; further ones are left out of a sample.
+METRIC_SERIES_MAX: Final = 4_096
+METRICS_INTERVAL_MS: Final = 5_000
 
 # --- Policies in YAML ---
 POLICY_SOURCE_BYTES_MAX: Final = 256 << 10

@@ -97,6 +97,19 @@ class Touched:
 
 
 @dataclass(slots=True)
+class Counts:
+    """What happened since the queen's start and can be seen from no present state.
+
+    Attributes:
+        leases_expired: Leases that ended since nothing was heard of their holder, heavy work included.
+        preemptions: Attempts that were taken back for more urgent jobs.
+    """
+
+    leases_expired: int = 0
+    preemptions: int = 0
+
+
+@dataclass(slots=True)
 class Tenant:
     """What a tenant has of the fleet.
 
@@ -137,6 +150,7 @@ class QueenState:
     """
 
     settings: Settings = Settings()
+    counts: Counts = field(default_factory=Counts)
     now_ms: int = 0
     touched: Touched = field(default_factory=Touched)
     ask_at_ms: int | None = None

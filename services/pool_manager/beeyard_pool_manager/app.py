@@ -12,6 +12,8 @@ from beeyard_core import limits
 from beeyard_runtime.clock import Clock, SystemClock
 from beeyard_runtime.lifecycle import Stop, announce
 from beeyard_runtime.log import get_log, setup_log
+from beeyard_runtime.metrics import Figures
+from beeyard_runtime.metrics_server import MetricsServer
 from beeyard_runtime.rpc_channel import open_channel
 from beeyard_runtime.rpc_server import RpcServer
 from beeyard_runtime.telemetry import setup_telemetry
@@ -21,6 +23,7 @@ from beeyard_pool_manager.config import PoolManagerSettings
 from beeyard_pool_manager.gpus.choose import choose_inventory
 from beeyard_pool_manager.gpus.reader import InventoryReader
 from beeyard_pool_manager.host import Changes, Host
+from beeyard_pool_manager.metrics import HostMetrics
 from beeyard_pool_manager.pool_service import PoolService
 from beeyard_pool_manager.report_loop import ReportLoop
 from beeyard_pool_manager.snapshot import HostIdentity
@@ -134,6 +137,8 @@ async def _serve(
         place=settings.place(),
         capability=settings.capability,
     )
+    figures = Figures()
+    scrapes = MetricsServer(figures.registry, settings.metrics_listen)
     host = Host(
         identity,
         inventory=parts.inventory,
@@ -141,6 +146,7 @@ async def _serve(
         supervisor=parts.supervisor,
         changes=parts.changes,
         clock=parts.clock,
+        metrics=HostMetrics(figures),
     )
     service = PoolService(
         host=host,
@@ -152,16 +158,23 @@ async def _serve(
     await parts.catalogue.refresh()
     # The port comes before adopting: a process that cannot have it must not take over anybody's workers.
     await server.start()
+    scrapes.start()
     host.settle(server.address)
     try:
         await parts.supervisor.adopt()
         parts.starter.open()
         async with _background(_duties(settings, parts, host)):
-            announce("pool_manager", server.address, admin_address=server.admin_address or None)
+            announce(
+                "pool_manager",
+                server.address,
+                admin_address=server.admin_address or None,
+                metrics_address=scrapes.address,
+            )
             await stop.wait()
             await _wind_down(settings, parts, server)
     finally:
         service.close()
+        await asyncio.to_thread(scrapes.stop)
         await server.stop(limits.RPC_DEADLINE_MS)
         await asyncio.to_thread(telemetry.shutdown)
 

@@ -26,6 +26,8 @@ class PoolManagerSettings(ServiceSettings):
     Attributes:
         listen: HOST:PORT of the PoolManagerService.
         admin_listen: HOST:PORT of channelz, health and reflection; port 0 takes a free one.
+        metrics_listen: `host:port` where Prometheus reads figures, under /metrics; port 0 takes a free one, an empty
+            text means not at all.
         queen: HOST:PORT of the queen; empty: this host stands alone.
         pool_id: The host's id; the host name if not set.
         work_dir: Records and logs of workers; belongs to one pool manager at a time.
@@ -50,6 +52,7 @@ class PoolManagerSettings(ServiceSettings):
 
     listen: str = "127.0.0.1:7701"
     admin_listen: str = "127.0.0.1:0"
+    metrics_listen: str = "127.0.0.1:0"
     queen: str = "127.0.0.1:7700"
     pool_id: Annotated[str, Field(min_length=1, max_length=limits.ID_BYTES_MAX)] = Field(
         default_factory=socket.gethostname

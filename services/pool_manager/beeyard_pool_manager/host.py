@@ -10,6 +10,7 @@ from beeyard_pool_manager.catalogue import Catalogue
 from beeyard_pool_manager.cpu_usage import CpuUsage
 from beeyard_pool_manager.gpus.reader import InventoryReader
 from beeyard_pool_manager.host_load import read_host_load
+from beeyard_pool_manager.metrics import HostMetrics
 from beeyard_pool_manager.snapshot import HostIdentity, make_snapshot
 from beeyard_pool_manager.workers.supervisor import Supervisor
 
@@ -52,6 +53,7 @@ class Host:
         supervisor: Its workers.
         changes: Counts what readers should hear of at once.
         clock: The time.
+        metrics: Shown each snapshot.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Host:
         supervisor: Supervisor,
         changes: Changes,
         clock: Clock,
+        metrics: HostMetrics,
     ) -> None:
         self._identity = identity
         self.changes = changes
@@ -70,6 +73,7 @@ class Host:
         self._catalogue = catalogue
         self._supervisor = supervisor
         self._clock = clock
+        self._metrics = metrics
         self._usage = CpuUsage()
         self._sequence = 0
 
@@ -81,7 +85,7 @@ class Host:
         """Return the host as it is now."""
         devices = await self._inventory.read()
         self._sequence += 1
-        return make_snapshot(
+        snapshot = make_snapshot(
             self._identity,
             sequence=self._sequence,
             now=self._clock.now(),
@@ -90,3 +94,5 @@ class Host:
             workers=self._supervisor.workers(),
             models=self._catalogue.entries(),
         )
+        self._metrics.take(snapshot)
+        return snapshot

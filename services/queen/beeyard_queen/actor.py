@@ -42,6 +42,7 @@ from beeyard_queen.egress.feed import Feeds, JobEnded
 from beeyard_queen.egress.hosts import Hosts
 from beeyard_queen.egress.links import Links
 from beeyard_queen.egress.relay import Relay
+from beeyard_queen.metrics import QueenMetrics
 from beeyard_queen.prompts import Prompts
 from beeyard_queen.store.port import Batch, StoreUnavailable
 from beeyard_queen.store.rows import row_of
@@ -94,6 +95,7 @@ class QueenActor:
     post: Callable[[Event], None]
     welcome_incarnation: str
     work_calls: WorkCalls
+    metrics: QueenMetrics
 
     # --- Before and after the commit ---
 
@@ -220,6 +222,7 @@ class QueenActor:
     def _accept(self, effect: Accept) -> None:
         job = self.state.jobs[effect.job_id]
         self.traces.accepted(job)
+        self.metrics.accepted(job)
         _log.debug("job_accepted", job_id=job.job_id, position=effect.position)
         if effect.job_id in self.answers.disowned and not job.request_id:
             self.post(CancelRequested(effect.job_id))
@@ -232,6 +235,7 @@ class QueenActor:
 
     def _refuse(self, effect: Refuse) -> None:
         self.traces.refused(effect.job_id, effect.refused.reason.value)
+        self.metrics.refused(effect.refused)
         self.prompts.forget(effect.job_id)
         _log.info("job_refused", job_id=effect.job_id, reason=effect.refused.reason.value)
         self.answers.answer_submitter(effect.job_id, effect.refused)
@@ -260,7 +264,8 @@ class QueenActor:
             return
         request = engine_pb.GenerateRequest.FromString(stored)
         feed = self.feeds.by_job.get(job.job_id)
-        if feed is not None and feed.log.next_index:
+        is_resumed = feed is not None and bool(feed.log.next_index)
+        if feed is not None and is_resumed:
             request.resume_ids.extend(feed.log.ids())
             request.resume_text = feed.log.text()
             request.resume_count = feed.log.next_index
@@ -274,6 +279,7 @@ class QueenActor:
             epoch=lease.epoch,
             attempt=lease.attempt,
         )
+        self.metrics.offered(job, self.state, is_resumed=is_resumed)
         link.offer(
             pb.LeaseOffer(
                 lease_id=lease.lease_id,
@@ -331,6 +337,7 @@ class QueenActor:
         self.prompts.forget(job_id)
         if job is not None:
             self.traces.ended(job)
+            self.metrics.ended(job, self.state)
             failure = job.failure.reason.value if job.failure else None
             _log.info(
                 "job_ended",

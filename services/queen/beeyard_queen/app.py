@@ -25,6 +25,8 @@ from beeyard_runtime.clock import Clock, SystemClock
 from beeyard_runtime.faults import StartFailed
 from beeyard_runtime.lifecycle import Stop, announce
 from beeyard_runtime.log import get_log
+from beeyard_runtime.metrics import Figures
+from beeyard_runtime.metrics_server import MetricsServer
 from beeyard_runtime.rpc_server import RpcServer
 from beeyard_runtime.telemetry import Telemetry, setup_telemetry
 
@@ -34,6 +36,7 @@ from beeyard_queen.egress.feed import Feeds
 from beeyard_queen.egress.hosts import Hosts
 from beeyard_queen.egress.links import Links
 from beeyard_queen.egress.relay import Relay
+from beeyard_queen.gauges import Gauges, LoopFigures
 from beeyard_queen.ingress.fleet_service import FleetServicer
 from beeyard_queen.ingress.following import Following
 from beeyard_queen.ingress.inference_service import InferenceServicer
@@ -46,6 +49,7 @@ from beeyard_queen.ingress.submission import Submissions
 from beeyard_queen.ingress.work_looking import WorkLooking
 from beeyard_queen.ingress.worker_service import WorkerServicer
 from beeyard_queen.loop import WriterLoop, every
+from beeyard_queen.metrics import QueenMetrics
 from beeyard_queen.policy.desk import Desk
 from beeyard_queen.policy.runtime import PolicyRuntime
 from beeyard_queen.policy.sandbox import Sandbox
@@ -184,7 +188,14 @@ class Queen:
             sandbox=self._sandbox,
             clock=clock,
         )
-        self._relay = Relay(state, feeds, clock, self.loop.post, self.loop.poke)
+        self.figures = Figures()
+        metrics = QueenMetrics(self.figures)
+        self.policies.on_decided = lambda record, outcome: metrics.decided(record, outcome, state)
+        self._relay = Relay(state, feeds, clock, self.loop.post, self.loop.poke, metrics)
+        self._gauges = Gauges(
+            self.figures, state=state, relay=self._relay, policies=self.policies, metrics=metrics
+        )
+        self._scrapes = MetricsServer(self.figures.registry, settings.metrics_listen)
         self._actor = QueenActor(
             state=state,
             clock=clock,
@@ -198,6 +209,7 @@ class Queen:
             post=self.loop.post,
             welcome_incarnation=incarnation,
             work_calls=WorkCalls(self.loop.post),
+            metrics=metrics,
         )
         self.server = RpcServer(
             "queen",
@@ -267,6 +279,11 @@ class Queen:
             clock=self._clock,
         )
 
+    @property
+    def metrics_address(self) -> str | None:
+        """Where figures are read; None: nowhere, or not yet."""
+        return self._scrapes.address
+
     async def run(self, stop: Stop) -> None:
         """Serve until `stop`, then drain: nothing new, followers told to come back, what was taken in made durable."""
         try:
@@ -287,22 +304,30 @@ class Queen:
 
     async def _serve(self, stop: Stop) -> None:
         await self.server.start()
-        announce("queen", self.server.address, admin_address=self.server.admin_address)
+        self._scrapes.start()
+        announce(
+            "queen",
+            self.server.address,
+            admin_address=self.server.admin_address,
+            metrics_address=self._scrapes.address,
+        )
         writer = asyncio.create_task(self.loop.run(self._actor, self.policies))
         ticker = asyncio.create_task(self.loop.tick())
         keeper = asyncio.create_task(every(self._clock, limits.RETENTION_INTERVAL_MS, self._forget))
         meter = asyncio.create_task(self._measure())
+        reader = asyncio.create_task(self._read_gauges())
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait((writer, ticker, stopping), return_when=asyncio.FIRST_COMPLETED)
             await self._drain()
         finally:
-            for task in (ticker, keeper, meter, stopping):
+            for task in (ticker, keeper, meter, reader, stopping):
                 task.cancel()
             self.loop.stop()
-            await asyncio.gather(ticker, keeper, meter, stopping, return_exceptions=True)
+            await asyncio.gather(ticker, keeper, meter, reader, stopping, return_exceptions=True)
             # The writer ends by itself; a fault in it ends the queen, and the restart takes up from the store.
             await writer
+            await asyncio.to_thread(self._scrapes.stop)
 
     async def _measure(self) -> None:
         """Tell the governor how the queen's own calls are doing, for ever."""
@@ -310,6 +335,13 @@ class Queen:
             figures = self.server.call_figures()
             self.loop.post(ApiMeasured(ApiLoad(**figures._asdict())))
             await self._clock.sleep_ms(limits.API_MEASURE_INTERVAL_MS)
+
+    async def _read_gauges(self) -> None:
+        """Show Prometheus how things are, for ever."""
+        while True:
+            loop = LoopFigures(self.loop.commits_count, self.loop.is_store_healthy)
+            self._gauges.read(loop)
+            await self._clock.sleep_ms(limits.METRICS_INTERVAL_MS)
 
     async def _drain(self) -> None:
         await self.server.drain()

@@ -20,6 +20,8 @@ class QueenSettings(ServiceSettings):
     Attributes:
         listen: `host:port` of the gRPC services.
         admin_listen: `host:port` of channelz, health and reflection.
+        metrics_listen: `host:port` where Prometheus reads figures, under /metrics; port 0 takes a free one, an empty
+            text means not at all.
         store: The SQLite file; made if it is not there.
         decision_journal: A folder for the decision journal, which `beeyard policy replay` repeats; `auto`: beside the
             store; `off`: none.
@@ -50,6 +52,7 @@ class QueenSettings(ServiceSettings):
 
     listen: str = "127.0.0.1:7700"
     admin_listen: str = "127.0.0.1:0"
+    metrics_listen: str = "127.0.0.1:0"
     store: Path = Path("beeyard.sqlite")
     decision_journal: Annotated[str, Field(min_length=1)] = "auto"
     default_model: str = Field(default="", max_length=limits.ID_BYTES_MAX)

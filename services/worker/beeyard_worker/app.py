@@ -18,6 +18,8 @@ from beeyard_core.refusal import Refusal
 from beeyard_runtime.clock import SystemClock
 from beeyard_runtime.lifecycle import StartFailed, Stop, announce
 from beeyard_runtime.log import get_log, setup_log
+from beeyard_runtime.metrics import Figures
+from beeyard_runtime.metrics_server import MetricsServer
 from beeyard_runtime.rpc_channel import open_channel
 from beeyard_runtime.rpc_server import RpcServer
 from beeyard_runtime.telemetry import Telemetry, setup_telemetry
@@ -28,6 +30,7 @@ from beeyard_worker.engine.port import Engine, EngineFault
 from beeyard_worker.engine_service import DirectCalls, EngineService
 from beeyard_worker.engines import engine_from
 from beeyard_worker.leases import Leases
+from beeyard_worker.metrics import WorkerMetrics
 from beeyard_worker.runner import Runner
 from beeyard_worker.session import Session
 from beeyard_worker.slots import Slots
@@ -79,8 +82,15 @@ class Worker:
             context_tokens=settings.context_tokens,
             clock=self._clock,
         )
+        figures = Figures()
+        self._metrics = WorkerMetrics(figures, engine=settings.engine, model=settings.model)
+        self._scrapes = MetricsServer(figures.registry, settings.metrics_listen)
         self._runner = Runner(
-            engine=self._engine, status=self.status, clock=self._clock, telemetry=telemetry
+            engine=self._engine,
+            status=self.status,
+            clock=self._clock,
+            telemetry=telemetry,
+            metrics=self._metrics,
         )
         self._leases = Leases(
             runner=self._runner, status=self.status, clock=self._clock, telemetry=telemetry
@@ -106,6 +116,7 @@ class Worker:
         )
         server.set_serving(False)
         await server.start()
+        self._scrapes.start()
         try:
             with state_file(self._settings.state_file, self.status.identity, server.address):
                 if not self._is_lone:
@@ -113,12 +124,13 @@ class Worker:
                 await self._serve(stop, server)
         finally:
             await server.stop(0)
+            await asyncio.to_thread(self._scrapes.stop)
             await self._engine.close()
 
     async def _serve(self, stop: Stop, server: RpcServer) -> None:
         """Run everything side by side until the drain is over or something breaks."""
         async with AsyncExitStack() as stack:
-            background = [self._begin_drain_on(stop), self._load(server)]
+            background = [self._begin_drain_on(stop), self._load(server), self._read_gauges()]
             if self._settings.queen:
                 channel = await stack.enter_async_context(open_channel(self._settings.queen))
                 background.append(self._session(channel, server.address).run())
@@ -147,6 +159,11 @@ class Worker:
             self._announce(server)
         _log.info("model_loaded", model=self._settings.model, engine=facts.engine)
 
+    async def _read_gauges(self) -> None:
+        while True:
+            self._metrics.read(self.status)
+            await self._clock.sleep_ms(limits.METRICS_INTERVAL_MS)
+
     async def _begin_drain_on(self, stop: Stop) -> None:
         await stop.wait()
         self._drain.begin()
@@ -165,6 +182,7 @@ class Worker:
             "worker",
             server.address,
             admin_address=server.admin_address or None,
+            metrics_address=self._scrapes.address,
             worker_id=self._settings.worker_id,
         )
 

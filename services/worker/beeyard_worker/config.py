@@ -19,6 +19,8 @@ class WorkerSettings(ServiceSettings):
         pool_id: The host that it runs on.
         listen: HOST:PORT of its EngineService; port 0 takes a free one.
         admin_listen: The same for channelz, health and reflection; port 0 takes a free one.
+        metrics_listen: `host:port` where Prometheus reads figures, under /metrics; port 0 takes a free one, an empty
+            text means not at all.
         engine: What generates the tokens.
         model: The name under which jobs ask for the model.
         model_source: A GGUF file or package:NAME for `llamacpp`; URL#UPSTREAM-MODEL for `openai_http`; tokens a
@@ -43,6 +45,7 @@ class WorkerSettings(ServiceSettings):
     pool_id: str = Field(default="", max_length=limits.ID_BYTES_MAX)
     listen: str = "127.0.0.1:0"
     admin_listen: str = "127.0.0.1:0"
+    metrics_listen: str = "127.0.0.1:0"
     engine: Literal["llamacpp", "openai_http", "synthetic"]
     model: str = Field(min_length=1, max_length=limits.ID_BYTES_MAX)
     model_source: str = ""

@@ -17,6 +17,7 @@ from opentelemetry.trace import Span
 
 from beeyard_worker.engine.port import Engine, EngineFault, Finish, Generation, Token
 from beeyard_worker.kv_plan import plan_kv
+from beeyard_worker.metrics import WorkerMetrics
 from beeyard_worker.status import WorkerStatus
 
 Sink = Callable[[Sequence[Token]], Awaitable[None]]
@@ -30,13 +31,20 @@ class Runner:
     """The engine with its slots round it."""
 
     def __init__(
-        self, *, engine: Engine, status: WorkerStatus, clock: Clock, telemetry: Telemetry
+        self,
+        *,
+        engine: Engine,
+        status: WorkerStatus,
+        clock: Clock,
+        telemetry: Telemetry,
+        metrics: WorkerMetrics,
     ) -> None:
         """Run on `engine` within the slots of `status`."""
         self._engine = engine
         self._status = status
         self._clock = clock
         self._telemetry = telemetry
+        self._metrics = metrics
 
     async def plan(self, generation: Generation) -> int | Refused:
         """Return the KV tokens that the generation may need, or why this worker can never run it.
@@ -100,7 +108,11 @@ class Runner:
             WorkerBusy: There is no room; ask `refusal` first.
         """
         with self._seat(job_id, kv_tokens), _Phases(self._telemetry, parent, attributes) as phases:
-            return await self._steps(generation, sink, phases)
+            try:
+                return await self._steps(generation, sink, phases)
+            except EngineFault as fault:
+                self._metrics.broke(fault.reason)
+                raise
 
     @contextlib.contextmanager
     def _seat(self, job_id: str, kv_tokens: int) -> Iterator[None]:
@@ -124,6 +136,7 @@ class Runner:
                 if isinstance(step, Finish):
                     self._status.speed.add(measured, self._clock.now().mono_ms - since_ms)
                     phases.finished(step)
+                    self._metrics.finished(step, step.completion_tokens - generation.resume_count)
                     return step
                 if not since_ms:
                     # The first token ends the prefill, so decoding is measured from here on.

@@ -91,6 +91,11 @@ class WorkerStatus:
         """Whether the engine can generate."""
         return self._facts is not None and not self.failure
 
+    @property
+    def engine_version(self) -> str:
+        """What the engine says of itself; empty until the model is loaded."""
+        return self._facts.version if self._facts else ""
+
     def loading(self, progress: float) -> None:
         """Note how much of the model is loaded, 0 to 1."""
         self.load_progress = min(max(progress, 0.0), 1.0)

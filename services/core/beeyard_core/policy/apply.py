@@ -165,6 +165,7 @@ def _preempt(
     if why is not None:
         return why
     victim.preemptions += 1
+    state.counts.preemptions += 1
     take_back(state, victim, now, effects)
     requeue(state, victim, effects)
     return None

@@ -30,6 +30,7 @@ from beeyard_runtime.log import get_log
 from beeyard_queen.egress.feed import AttemptStarted, Feeds, JobFeed
 from beeyard_queen.egress.links import WorkerLink
 from beeyard_queen.ingress.worker_wire import finish_of, refusal_of
+from beeyard_queen.metrics import QueenMetrics
 
 _log = get_log("relay")
 
@@ -42,6 +43,7 @@ class Relay:
         state: The core's state; read here, never written.
         post: Hands an event to the writer loop.
         on_unsaved: Called when a job's feed holds enough tokens to be made durable.
+        metrics: Told how long first tokens took.
         stale_epoch_writes_count: Frames, results and claims that were refused for a stale epoch.
     """
 
@@ -50,6 +52,7 @@ class Relay:
     clock: Clock
     post: Callable[[Event], None]
     on_unsaved: Callable[[], None]
+    metrics: QueenMetrics
     stale_epoch_writes_count: int = 0
     _last_stale: str = ""
 
@@ -151,12 +154,17 @@ class Relay:
     def _deliver(self, feed: JobFeed, lease: Lease, frame: Frame, now_ms: int) -> None:
         if feed.awaits_first:
             feed.awaits_first = False
+            self._count_first(lease)
             self.post(FirstTokenArrived(lease.worker_id, lease.lease_id, lease.epoch))
         feed.append(frame, now_ms)
         self.feeds.unsaved.add(feed.job_id)
         if feed.needs_saving(now_ms) and feed.job_id not in self.feeds.due:
             self.feeds.due.add(feed.job_id)
             self.on_unsaved()
+
+    def _count_first(self, lease: Lease) -> None:
+        job, worker = self.state.jobs[lease.job_id], self.state.fleet.workers[lease.worker_id]
+        self.metrics.first_token(job, worker.report.engine, self.clock.now())
 
     def _take_result(self, link: WorkerLink, result: pb.LeaseResult) -> None:
         lease_id, epoch = LeaseId(result.lease_id), Epoch(result.epoch)

@@ -143,6 +143,8 @@ class PolicyRuntime:
         #: Wall time after which a policy that is activated from now on is not waited for, in milliseconds.
         self.patience_ms = limits.POLICY_PATIENCE_MS
         self.on_suspended: Callable[[str, str], None] | None = None
+        #: Told of every decision, waits among them.
+        self.on_decided: Callable[[DecisionRecord, str], None] | None = None
         self._state = state
         self._clock = clock
         self._poke = poke
@@ -453,17 +455,17 @@ class PolicyRuntime:
                 "intent_dropped", policy=label, action=action, reason=refused.reason.value,
                 detail=refused.message,
             )  # fmt: skip
-        if isinstance(intent, Wait) and not self.decisions.is_watched:
-            return
-        self.decisions.tell(
-            DecisionRecord(
-                at=now,
-                label=label,
-                state_version=version,
-                seed=seed,
-                intent=intent,
-                refused=refused,
-                is_fallback=is_fallback,
-                cpu_us=cpu_us,
-            )
+        record = DecisionRecord(
+            at=now,
+            label=label,
+            state_version=version,
+            seed=seed,
+            intent=intent,
+            refused=refused,
+            is_fallback=is_fallback,
+            cpu_us=cpu_us,
         )
+        if self.on_decided is not None:
+            self.on_decided(record, result)
+        if not isinstance(intent, Wait) or self.decisions.is_watched:
+            self.decisions.tell(record)
