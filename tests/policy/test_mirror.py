@@ -76,6 +76,7 @@ jobs = rows(
     estimated_vram_bytes=bytes_few,
     engine=one_of_few(["", "", "llamacpp"]),
     pin_pool_id=one_of_few(["", "", "p1"]),
+    session_turn=one_of_few([0, 0, 0, 1, 64]),
     labels=one_of_few([(), (("team", "a"),), (("team", "b"), ("zone", "x"))]),
 )
 running = rows(
@@ -332,7 +333,8 @@ def walked_jobs(world: World) -> Iterator[str]:
         )
         for model in MODELS:
             waiting = [job for job in of_class if job.model_ref == model]
-            heads = {need(job): job.job_id for job in reversed(waiting)}
+            in_turn = sorted(waiting, key=attrgetter("session_turn", "seq"))
+            heads = {need(job): job.job_id for job in reversed(in_turn)}
             yield ",".join(job.job_id for job in waiting if job.job_id in heads.values())
             yield ",".join(sorted({job.tenant_id for job in waiting}))
             yield waiting[0].job_id if waiting else "-"

@@ -81,6 +81,7 @@ JOB: Mapping[str, Rows] = {
     "prefer_pool_ids": one_of([*[""] * 6, "p1", "p2", "p1,p2"]),
     "avoid_pool_ids": one_of([*[""] * 9, "p2"]),
     "min_vram_bytes": one_of([*[0] * 9, 20 * GIB]),
+    "session_turn": one_of([0, 0, 0, 1, 64, 64]),
 }
 RUN: Mapping[str, Rows] = {
     "job_id": RUNNING,

@@ -12,7 +12,13 @@ from beeyard_core.effect import (
     Revoke,
     SaveJob,
 )
-from beeyard_core.fairness import starts_running, starts_waiting, stops_running, stops_waiting
+from beeyard_core.fairness import (
+    starts_running,
+    starts_waiting,
+    stops_running,
+    stops_waiting,
+    takes_turn,
+)
 from beeyard_core.ids import lease_id_of
 from beeyard_core.instant import Instant
 from beeyard_core.job import Decision, Job, JobState, JobVerb
@@ -41,6 +47,7 @@ def lease(
     """Give a waiting job to the worker that was chosen. The lease is durable before it is offered."""
     epoch = state.next_epoch()
     job.move(JobVerb.LEASE)
+    takes_turn(state, job)
     dequeue(state, job)
     job.attempt += 1
     job.epoch, job.worker_id, job.leased_at, job.decision = epoch, decision.worker_id, now, decision

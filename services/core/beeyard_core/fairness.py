@@ -11,6 +11,7 @@ from beeyard_core import limits
 from beeyard_core.ids import TenantId
 from beeyard_core.job import Job
 from beeyard_core.state import QueenState, Tenant
+from beeyard_core.turns import Turns
 
 #: The heap of shares is not swept below this many entries.
 _SWEEP_MIN = 64
@@ -42,6 +43,9 @@ def starts_waiting(state: QueenState, job: Job) -> None:
     tenant_id = job.spec.tenant_id
     tenant = tenant_of(state, tenant_id)
     if tenant.is_idle:
+        # None of its sessions waits for another.
+        for turns in tenant.turns.values():
+            turns.last.clear()
         least = _least_served(state)
         if tenant.tokens_served < least:
             tenant.tokens_served = least
@@ -50,6 +54,7 @@ def starts_waiting(state: QueenState, job: Job) -> None:
         _enter(state, tenant_id, tenant)
     else:
         tenant.jobs_waiting += 1
+    gets_place(state, job)
 
 
 def _enter(state: QueenState, tenant_id: TenantId, tenant: Tenant) -> None:
@@ -75,6 +80,26 @@ def _least_served(state: QueenState) -> int:
 def stops_waiting(state: QueenState, job: Job) -> None:
     """Count a job that left the queue."""
     tenant_of(state, job.spec.tenant_id).jobs_waiting -= 1
+
+
+def gets_place(state: QueenState, job: Job) -> None:
+    """Let a job that has none yet have a place among its tenant's jobs, behind those of its session."""
+    if job.place is None:
+        turns = _turns_of(tenant_of(state, job.spec.tenant_id), job)
+        job.place = turns.join(job.spec.session_id)
+
+
+def takes_turn(state: QueenState, job: Job) -> None:
+    """A waiting job is about to start: the turn goes on to the next session of its tenant."""
+    _turns_of(tenant_of(state, job.spec.tenant_id), job).serve(job.place or 0)
+
+
+def _turns_of(tenant: Tenant, job: Job) -> Turns:
+    key = (job.spec.priority, job.spec.model)
+    found = tenant.turns.get(key)
+    if found is None:
+        found = tenant.turns[key] = Turns()
+    return found
 
 
 def starts_running(state: QueenState, job: Job) -> None:

@@ -259,6 +259,7 @@ class Job:
         sequence: Order of acceptance, which is the order within a class; kept over re-attempts.
         accepted_at: When the job became durable.
         deadline_at_ms: Monotonic milliseconds at which it expires; None: never.
+        place: Where it stands among its tenant's jobs of its class and model (`turns.py`); None: nowhere yet.
         next_index: Tokens delivered so far, as far as the core was told; exact once the job has ended.
         preemptions: Attempts that were taken back for more urgent jobs, or because their worker was drained; they count
             against nothing.
@@ -275,6 +276,7 @@ class Job:
     request_id: str = ""
     digest: bytes = b""
     deadline_at_ms: int | None = None
+    place: int | None = None
     state: JobState = JobState.QUEUED
     attempt: int = 0
     preemptions: int = 0

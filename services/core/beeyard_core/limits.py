@@ -111,6 +111,9 @@ OPERATOR_REQUESTS_KEPT_MAX: Final = 1_000
 DECISIONS_PER_ROUND_MAX: Final = 128
 # How often one job may be taken back for more urgent ones; after that it keeps its slot.
 PREEMPTIONS_PER_JOB_MAX: Final = 16
+# Jobs of a tenant, class and model that start in one round of its sessions: with more sessions than this, one that has
+# waiting jobs still gets its turn after so many.
+SESSION_ROUND_STEPS: Final = 64
 POLICY_CONFIG_ENTRIES_MAX: Final = 256
 TENANTS_KEPT_MAX: Final = 10_000
 # A policy is told which hosts can load a model if they are no more than this; of more, a wrong choice is dropped.

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from beeyard_core.dispatch import enqueue, hold
+from beeyard_core.fairness import gets_place
 from beeyard_core.fleet import Worker, WorkerReport, WorkerState
 from beeyard_core.ids import Epoch, ModelName, PoolId, WorkerId, lease_id_of
 from beeyard_core.instant import Instant
@@ -35,11 +36,13 @@ def restore(
     """
     state = QueenState(settings=settings, sequence=sequence, epoch=Epoch(epoch), now_ms=now.mono_ms)
     state.fleet.known_models.update(ModelName(model) for model in models)
-    for job in jobs:
+    # Sessions join in the order in which their jobs were accepted.
+    for job in sorted(jobs, key=lambda each: each.sequence):
         state.jobs[job.job_id] = job
         state.quotas.restore_job(job)
         # An earlier queen counted these; the counters begin anew.
         job.served_index = job.next_index
+        job.place = None
         if job.request_id:
             state.requests[job.spec.tenant_id, job.request_id] = job.job_id
         if job.deadline_at_ms is not None:
@@ -54,6 +57,7 @@ def restore(
 
 def _restore_lease(state: QueenState, job: Job, now: Instant) -> None:
     """Keep a lease for the worker that held it, which is expected to come back."""
+    gets_place(state, job)
     worker_id = WorkerId(job.worker_id or "")
     if worker_id not in state.fleet.workers:
         absent = WorkerReport(

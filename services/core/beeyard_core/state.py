@@ -10,11 +10,12 @@ from beeyard_core.backpressure import QueueSettings
 from beeyard_core.fleet import DesiredWorker, Fleet
 from beeyard_core.forecast import Forecast
 from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, TenantId, WorkerId
-from beeyard_core.job import Job
+from beeyard_core.job import Job, Priority
 from beeyard_core.lease import Lease
 from beeyard_core.queue import JobQueue
 from beeyard_core.quota import QuotaSettings
 from beeyard_core.tenants import Tenants
+from beeyard_core.turns import Turns
 from beeyard_core.work_yard import CapacitySettings, WorkYard
 
 
@@ -117,11 +118,13 @@ class Tenant:
         tokens_served: The virtual token counter of fair share: tokens generated for it, prompt tokens included.
         jobs_running: Its jobs that hold a lease which counts.
         jobs_waiting: Its jobs in the queue.
+        turns: Whose turn it is of its sessions, by class and model.
     """
 
     tokens_served: int = 0
     jobs_running: int = 0
     jobs_waiting: int = 0
+    turns: dict[tuple[Priority, ModelName], Turns] = field(default_factory=dict)
 
     @property
     def is_idle(self) -> bool:

@@ -49,6 +49,7 @@ def job_row(job: Job) -> JobRow:
         deadline_at=job.deadline_at_ms,
         cost_units=spec.cost_units,
         type=labels.get("type", ""),
+        session_turn=job.place or 0,
         geo_lat=_degrees(labels.get("geo.lat")),
         geo_lon=_degrees(labels.get("geo.lon")),
         engine=spec.engine,

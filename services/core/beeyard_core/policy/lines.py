@@ -39,11 +39,16 @@ def need_of(job: JobRow) -> Need:
 
 
 Entry = tuple[int, str]
+Turn = tuple[int, int, str]
 Due = tuple[int, int, str]
 
 
 def _drop(line: list[Entry], entry: Entry) -> None:
     del line[bisect_left(line, entry)]
+
+
+def _turn_of(job: JobRow) -> Turn:
+    return (job.session_turn, job.seq, job.job_id)
 
 
 @dataclass(slots=True)
@@ -52,12 +57,12 @@ class Group:
 
     Attributes:
         line: All of them, oldest first.
-        lanes: Tenant -> need -> the jobs, oldest first.
+        lanes: Tenant -> need -> the jobs by turn of their sessions, as (turn, seq, id).
         deadlines: Tenant -> need -> the jobs with a deadline, the earliest first, as (deadline, seq, id).
     """
 
     line: list[Entry] = field(default_factory=list)
-    lanes: dict[str, dict[Need, list[Entry]]] = field(default_factory=dict)
+    lanes: dict[str, dict[Need, list[Turn]]] = field(default_factory=dict)
     deadlines: dict[str, dict[Need, list[Due]]] = field(default_factory=dict)
 
 
@@ -79,7 +84,7 @@ class Lines:
         group = self.groups[rank].setdefault(job.model_ref, Group())
         insort(group.line, entry)
         lane = group.lanes.setdefault(job.tenant_id, {})
-        insort(lane.setdefault(need_of(job), []), entry)
+        insort(lane.setdefault(need_of(job), []), _turn_of(job))
         if job.deadline_at is not None:
             due = group.deadlines.setdefault(job.tenant_id, {})
             insort(due.setdefault(need_of(job), []), (job.deadline_at, *entry))
@@ -95,7 +100,7 @@ class Lines:
         group = self.groups[rank][job.model_ref]
         _drop(group.line, entry)
         lane, need = group.lanes[job.tenant_id], need_of(job)
-        _drop(lane[need], entry)
+        del lane[need][bisect_left(lane[need], _turn_of(job))]
         if not lane[need]:
             del lane[need]
         if not lane:
@@ -120,11 +125,14 @@ class Lines:
         """The jobs of a class and model, oldest first."""
         return (self.jobs[job_id] for _, job_id in self.groups[rank][model].line)
 
-    def heads(self, rank: int, model: str, tenant: str) -> Iterator[JobRow]:
-        """The oldest job of each need of a tenant, in no order."""
+    def heads(self, rank: int, model: str, tenant: str) -> Iterator[tuple[int, JobRow]]:
+        """The job of each need of a tenant whose turn it is, in no order, and how far its turn is from the first."""
         group = self.groups[rank].get(model)
-        for line in (group.lanes.get(tenant, {}) if group else {}).values():
-            yield self.jobs[line[0][1]]
+        lane = group.lanes.get(tenant) if group else None
+        if lane:
+            first = min(line[0][0] for line in lane.values())
+            for line in lane.values():
+                yield line[0][0] - first, self.jobs[line[0][2]]
 
     def earliest(self, rank: int, model: str, may_start: Callable[[str], bool]) -> Iterator[JobRow]:
         """The job with the earliest deadline of each need of the tenants that may start one."""

@@ -220,26 +220,28 @@ class Twin:
             models += [(below, model, before) for model in self._models(below)]
         if not models:
             return None
-        heads: list[JobRow] = []
+        heads: list[tuple[int, JobRow]] = []
         last: tuple[float, float] | None = None
         for share, running, tenant_id in self._turns:
             if heads and (share, running) != last:
-                placed = self._oldest(heads)
+                placed = self._next(heads)
                 if placed is not None:
                     return placed
                 heads = []
             last = (share, running)
             for of_rank, model, queued_before in models:
                 heads += self._heads(of_rank, model, tenant_id, queued_before)
-        return self._oldest(heads)
+        return self._next(heads)
 
-    def _heads(self, rank: int, model: str, tenant: str, before: float) -> Iterator[JobRow]:
-        for job in self.lines.heads(rank, model, tenant):
+    def _heads(
+        self, rank: int, model: str, tenant: str, before: float
+    ) -> Iterator[tuple[int, JobRow]]:
+        for turn, job in self.lines.heads(rank, model, tenant):
             if job.queued_at <= before and self._within_quota(job):
-                yield job
+                yield turn, job
 
-    def _oldest(self, heads: list[JobRow]) -> Placed | None:
-        for job in sorted(heads, key=lambda head: head.seq):
+    def _next(self, heads: list[tuple[int, JobRow]]) -> Placed | None:
+        for _, job in sorted(heads, key=lambda head: (head[0], head[1].seq)):
             worker = self.yard.best_worker(job)
             if worker is not None:
                 return job, worker

@@ -67,6 +67,7 @@ class JobRow(NamedTuple):
         seed: None: the client gave none.
         deadline_at: Milliseconds, on the clock of `now_ms`; None: as long as it takes.
         estimated_vram_bytes: Memory that the job needs on its worker's device; 0: unknown, which excludes nothing.
+        session_turn: Its place among its tenant's jobs of its class and model, by which sessions take turns.
         min_compute_capability: Such as `8.6`; empty: any device. This and what follows demand nothing by default.
         quantizations: Accepted quantizations, separated by commas, like the pools that follow.
         min_vram_bytes: Least memory of the device, free or not.
@@ -91,6 +92,7 @@ class JobRow(NamedTuple):
     estimated_duration_ms: int = 0
     cost_units: int = 1
     type: str = ""
+    session_turn: int = 0
     geo_lat: float | None = None
     geo_lon: float | None = None
     engine: str = ""

@@ -32,6 +32,7 @@
 ---@field estimated_vram_bytes integer Memory that it needs on its worker's device; 0: unknown.
 ---@field estimated_duration_ms integer How long it will likely run; 0: unknown.
 ---@field cost_units integer 1 to 100.
+---@field session_turn integer Its place among its tenant's jobs of its class and model: sessions take turns.
 ---@field labels table<string, string> The client's labels.
 ---@field type string Such as `text` or `image-gen`.
 ---@field user { geo?: Geo } Where the client is, if it said so.
@@ -185,7 +186,8 @@ function Helpers.get_job_priority_score(job) end
 ---Example: `helpers.predict_start_ms("job-1")` → `0`
 function Helpers.predict_start_ms(job) end
 
----The oldest job of each tenant and need that waits for a model in a class, oldest first. Jobs with like needs stand and
+---Of each tenant and need the job that waits for a model in a class and whose session's turn it is, oldest first. Jobs
+---with like needs stand and
 ---fall together, so this is all that a decision has to look at.
 ---@param priority Priority
 ---@param model_ref string
@@ -238,7 +240,7 @@ function Helpers.unserved_models(priority) end
 function Helpers.tenants_in_turn(priority, or_priority) end
 
 ---Walk the jobs that could start next, in the order of fair share: the tenants in turn, those with equal shares
----together; of them the oldest job of each need, oldest first. What competes is a list of classes with models, each
+---together; of them the job of each need whose session's turn it is. What competes is a list of classes with models, each
 ---perhaps with the instant before which a job must have been queued.
 ---@param contest { class: Priority, models: string[], queued_before?: integer }[]
 ---@return fun(): Job?
@@ -253,7 +255,7 @@ function Helpers.jobs_in_turn(contest) end
 ---Example: `helpers.oldest_of_tenant("batch", "tenant-2", { "llama-7b", "llama-13b" }).id` → `"job-2"`
 function Helpers.oldest_of_tenant(priority, tenant_id, models) end
 
----The oldest job of each need of one tenant that waits for a model in a class, oldest first.
+---Of each need of one tenant the job that waits for a model in a class and whose session's turn it is, oldest first.
 ---@param priority Priority
 ---@param model_ref string
 ---@param tenant_id string

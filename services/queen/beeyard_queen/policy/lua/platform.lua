@@ -12,8 +12,9 @@
 -- The queen applies the answer and asks again, until it is `wait`.
 --
 -- Who comes first: the more urgent class; in it the earliest deadline; then the tenant that was served the fewest tokens
--- for its weight; then the job that came first. Batch and background jobs that waited long move up by one class, so
--- that everybody is served some day; nothing ever moves up into the interactive class, which is kept for people.
+-- for its weight; of its sessions the one whose turn it is; then the job that came first. Batch and background jobs that
+-- waited long move up by one class, so that everybody is served some day; nothing ever moves up into the interactive
+-- class, which is kept for people.
 -- Where it runs: the worker on which it would end first, by measured speed and what of its prompt is in the worker's
 -- cache; then the least loaded; then the one with the most memory free; then by id. That is `find_best_worker`.
 --

@@ -126,7 +126,7 @@ local dress_job, job_view = kind({
   "attempt", "cost_units", "created_at", "deadline_at", "deadline_ms", "engine", "estimated_duration_ms",
   "estimated_vram_bytes", "expected_tokens", "id", "labels", "max_tokens", "min_compute_capability",
   "min_context_tokens", "min_vram_bytes", "model_ref", "pin_pool_id", "priority", "prompt_hash", "prompt_tokens", "quantizations",
-  "queued_at", "seed", "session_id", "tenant_id", "type", "user", "wait_time_ms",
+  "queued_at", "seed", "session_id", "session_turn", "tenant_id", "type", "user", "wait_time_ms",
 }, {
   wait_time_ms = function(raw)
     local waited = M.now - raw.queued_at

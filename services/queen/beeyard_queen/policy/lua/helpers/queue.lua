@@ -5,14 +5,14 @@ local M, V, H, K = ...
 local ipairs, next, type = ipairs, next, type
 local huge, sort = math.huge, table.sort
 local text, optional_text, callable, bad, rank_of = K.text, K.optional_text, K.callable, K.bad, K.rank_of
-local job_view, line_head = V.job, M.lines.head
+local job_view = V.job
 
 local function views_of(nodes)
   for at, node in ipairs(nodes) do nodes[at] = job_view(node) end
   return nodes
 end
 
--- The oldest job of each tenant and need that waits for a model in a class, oldest first.
+-- The job of each tenant and need that waits for a model in a class and whose turn it is of its tenant's, oldest first.
 function H.queue_heads(priority, model_ref)
   local rank = rank_of(priority, 1, "queue_heads")
   return views_of(M.heads(rank, M.resolve(text(model_ref, 2, "queue_heads"))))
@@ -78,35 +78,38 @@ local function competitors(contest)
   return found
 end
 
-local function older(a, b) return a.seq < b.seq end
+local function nearer(a, b)
+  if a.turns_off ~= b.turns_off then return a.turns_off < b.turns_off end
+  return a.seq < b.seq
+end
 
--- The oldest job of all, in the lanes of tenants with equal shares. Most often it can start and the others are not
--- looked at.
+-- Of the jobs whose turn it is in the lanes of tenants with equal shares the oldest. Most often it can start and the
+-- others are not looked at.
 local function oldest_of(entered)
   local oldest, before
   for at = 1, #entered, 2 do
-    local line, limit = entered[at].line, entered[at + 1]
-    local node = line.items[line.head]
+    local node, limit = entered[at].first, entered[at + 1]
     if not oldest or node.seq < oldest.seq then oldest, before = node, limit end
   end
   if oldest.raw.queued_at <= before then return oldest end
   return nil
 end
 
--- The oldest jobs of each of their needs, oldest first: a small one may fit where a large one does not.
+-- The jobs of each of their needs whose turn it is, by how far their turn is from their lane's first, then the oldest
+-- first: a small one may fit where a large one does not.
 local function heads_of(entered, but)
   local heads, n = {}, 0
   for at = 1, #entered, 2 do
-    local before = entered[at + 1]
+    local first, before = entered[at].first.turn, entered[at + 1]
     for _, need in next, entered[at].needs do
-      local node = line_head(need)
+      local node = need[1]
       if node ~= but and node.raw.queued_at <= before then
         n = n + 1
-        heads[n] = node
+        heads[n], node.turns_off = node, node.turn - first
       end
     end
   end
-  if n > 1 then sort(heads, older) end
+  if n > 1 then sort(heads, nearer) end
   return heads
 end
 
@@ -123,7 +126,7 @@ end
 
 -- Walk the jobs that could start next, in the order of fair share: for job in jobs_in_turn({ { class = "normal", models
 -- = { "llama-7b" }, queued_before = nil } }) do. The tenants in turn, those with equal shares together; of them the
--- oldest job of each need, oldest first.
+-- job of each need whose session's turn it is.
 function H.jobs_in_turn(contest)
   local competing = competitors(contest)
   local only = #competing == 1 and competing[1].lanes
@@ -186,7 +189,7 @@ function H.oldest_of_tenant(priority, tenant_id, models)
   return best and job_view(best)
 end
 
--- The oldest job of each need of a tenant that waits for a model in a class, oldest first.
+-- The job of each need of a tenant that waits for a model in a class and whose turn it is, oldest first.
 function H.tenant_heads(priority, model_ref, tenant_id)
   local rank = rank_of(priority, 1, "tenant_heads")
   return views_of(M.heads(rank, text(model_ref, 2, "tenant_heads"), text(tenant_id, 3, "tenant_heads")))

@@ -30,7 +30,7 @@ local FIELDS = {
   job = {
     "id", "seq", "tenant_id", "session_id", "priority", "model_ref", "prompt_hash", "prompt_tokens", "max_tokens",
     "expected_tokens", "seed", "created_at", "queued_at", "attempt", "deadline_at", "estimated_vram_bytes",
-    "estimated_duration_ms", "cost_units", "type", "geo_lat", "geo_lon", "engine", "min_context_tokens",
+    "estimated_duration_ms", "cost_units", "type", "session_turn", "geo_lat", "geo_lon", "engine", "min_context_tokens",
     "min_compute_capability", "quantizations", "pin_pool_id", "prefer_pool_ids", "avoid_pool_ids", "min_vram_bytes",
   },
   worker = {

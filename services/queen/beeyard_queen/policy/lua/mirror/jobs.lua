@@ -25,6 +25,12 @@ local function due_earlier(a, b) return earlier(a.due[1], b.due[1]) end
 
 local function front_older(a, b) return a.front < b.front end
 
+-- The order in a lane, in which sessions take turns.
+local function sooner(a, b)
+  if a.turn ~= b.turn then return a.turn < b.turn end
+  return a.seq < b.seq
+end
+
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Filing
 
@@ -37,7 +43,7 @@ local take_group, give_group = M.lists.spares(function()
   }
 end)
 local take_lane, give_lane = M.lists.spares(function() return { line = lines.new(), needs = {} } end)
-local take_line, give_line = M.lists.spares(lines.new)
+local take_need, give_need = M.lists.spares(function() return heaps.new(sooner) end)
 
 local function group_of(class, model)
   local group = class.models[model]
@@ -82,6 +88,16 @@ local function file_due(group, lane, need)
   end
 end
 
+-- `lane.first`: the job of the lane whose turn it is. Call after it left.
+local function find_first(lane)
+  local first
+  for _, need in next, lane.needs do
+    local node = need[1]
+    if not first or sooner(node, first) then first = node end
+  end
+  lane.first = first
+end
+
 local function file_deadline(node, lane, need)
   need.due = need.due or heaps.new(earlier)
   heaps.add(need.due, node)
@@ -102,14 +118,15 @@ local function file_job(node)
   local lane = lane_of(class, group, tenant, node.seq)
   local need = lane.needs[node.need]
   if not need then
-    need = take_line()
+    need = take_need()
     lane.needs[node.need] = need
   end
   node.lane = lane
   line_add(class.line, node)
   line_add(group.line, node)
   line_add(lane.line, node)
-  line_add(need, node)
+  heaps.add(need, node)
+  if not lane.first or sooner(node, lane.first) then lane.first = node end
   file_front(lane)
   if node.deadline then file_deadline(node, lane, need) end
   class.by_tenant[tenant] = (class.by_tenant[tenant] or 0) + 1
@@ -138,12 +155,13 @@ local function unfile_job(node)
   line_drop(class.line)
   line_drop(group.line)
   line_drop(lane.line)
-  line_drop(need)
+  heaps.remove(need, node)
   if node.deadline then unfile_deadline(node, lane, need) end
-  if need.count == 0 then
+  if need.n == 0 then
     lane.needs[node.need] = nil
-    give_line(need)
+    give_need(need)
   end
+  if lane.first == node then find_first(lane) end
   if lane.line.count > 0 then file_front(lane) else close_lane(class, group, lane) end
   local of_class, of_tenant = class.by_tenant[tenant] - 1, waiting_by_tenant[tenant] - 1
   class.by_tenant[tenant] = of_class > 0 and of_class or nil
@@ -167,8 +185,8 @@ end
 function M.job(
   id, seq, tenant_id, session_id, priority, model_ref, prompt_hash, prompt_tokens, max_tokens, expected_tokens, seed,
   created_at, queued_at, attempt, deadline_at, estimated_vram_bytes, estimated_duration_ms, cost_units, type_,
-  geo_lat, geo_lon, engine, min_context_tokens, min_compute_capability, quantizations, pin_pool_id, prefer_pool_ids,
-  avoid_pool_ids, min_vram_bytes)
+  session_turn, geo_lat, geo_lon, engine, min_context_tokens, min_compute_capability, quantizations, pin_pool_id,
+  prefer_pool_ids, avoid_pool_ids, min_vram_bytes)
   local rank = RANK[priority] or error("job " .. tostring(id) .. ": unknown priority " .. tostring(priority), 2)
   if jobs[id] then take_out(id) end
   local raw = {
@@ -176,8 +194,9 @@ function M.job(
     prompt_hash = prompt_hash, prompt_tokens = prompt_tokens, max_tokens = max_tokens,
     expected_tokens = expected_tokens, seed = seed, created_at = created_at, queued_at = queued_at, attempt = attempt,
     deadline_at = deadline_at, estimated_vram_bytes = estimated_vram_bytes,
-    estimated_duration_ms = estimated_duration_ms, cost_units = cost_units, type = type_, geo_lat = geo_lat,
-    geo_lon = geo_lon, engine = engine or "", min_context_tokens = min_context_tokens or 0,
+    estimated_duration_ms = estimated_duration_ms, cost_units = cost_units, type = type_,
+    session_turn = session_turn or 0, geo_lat = geo_lat, geo_lon = geo_lon, engine = engine or "",
+    min_context_tokens = min_context_tokens or 0,
     min_compute_capability = min_compute_capability or "", quantizations = quantizations or "",
     pin_pool_id = pin_pool_id or "", prefer_pool_ids = prefer_pool_ids or "", avoid_pool_ids = avoid_pool_ids or "",
     min_vram_bytes = min_vram_bytes or 0,
@@ -188,7 +207,7 @@ function M.job(
   -- `plain`: it demands nothing but room. `deadline`: what heaps compare.
   local node = {
     raw = raw, id = id, seq = seq, rank = rank, model = model_ref, tenant = tenant_id, deadline = deadline_at,
-    plain = plain, need = M.need_of(raw, plain), lane = false, gone = false,
+    turn = raw.session_turn, plain = plain, need = M.need_of(raw, plain), lane = false, gone = false,
   }
   jobs[id] = node
   M.job_made(node)
@@ -277,10 +296,10 @@ end
 local function older(a, b) return a.seq < b.seq end
 
 local function add_heads(found, lane)
-  for _, need in next, lane.needs do found[#found + 1] = need.items[need.head] end
+  for _, need in next, lane.needs do found[#found + 1] = need[1] end
 end
 
--- The oldest job of each need of one tenant, or of all, of a model; oldest first.
+-- The job of each need of one tenant, or of all, of a model, whose turn it is; oldest first.
 function M.heads(rank, model, tenant)
   local found, group = {}, classes[rank].models[model]
   local lanes = group and group.tenants or {}
