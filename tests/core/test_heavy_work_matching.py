@@ -3,12 +3,12 @@
 import pytest
 from beeyard_core import limits
 from beeyard_core.capacity import rooms
+from beeyard_core.choice import placement_trace
 from beeyard_core.event import ApiMeasured, CancelRequested, JobSubmitted, Ticked, WorkerAttached
 from beeyard_core.fleet import HostLoad
 from beeyard_core.ids import JobId, ModelName, PoolId, WorkerId, WorkId
 from beeyard_core.inference_gate import close_all
 from beeyard_core.job import JobState, Priority
-from beeyard_core.placement import candidates
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.state import Settings
 from beeyard_core.work_ask import (
@@ -274,7 +274,7 @@ def test_inference_waits_where_it_is_gated_until_its_host_has_been_rated() -> No
     apiary = gated()
     apiary.happen(JobSubmitted(job_id=JobId("j0"), spec=spec_of()))
     job = apiary.state.jobs[JobId("j0")]
-    (found,) = candidates(job.spec, apiary.state.fleet, apiary.now.mono_ms, most=9)
+    (found,) = placement_trace(job.spec, apiary.state.fleet, apiary.now.mono_ms, 9)
     assert found.exclusion is not None
     assert found.exclusion.reason is Refusal.CAPACITY_GATED
     apiary.happen(ApiMeasured(IDLE_API))

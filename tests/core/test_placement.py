@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 from beeyard_core import limits
 from beeyard_core.fleet import Fleet, Worker, WorkerReport, WorkerState
-from beeyard_core.ids import ModelName, PoolId, WorkerId
+from beeyard_core.ids import PoolId, WorkerId
 from beeyard_core.job import JobSpec, PlacementWish, Requirements
-from beeyard_core.placement import candidates, exclusion
+from beeyard_core.placement import exclusion
 from beeyard_core.refusal import Refusal
 
 from tests.support.core_values import (
@@ -81,6 +81,15 @@ LASTING = [
 ]
 
 
+def test_a_job_that_the_whole_kv_memory_cannot_hold_never_fits() -> None:
+    fleet, worker = one_worker(report_of("w1", kv_tokens_total=500))
+    assert exclusion(spec_of(prompt_tokens=20, max_tokens=490), fleet, worker, NOW_MS) is None
+    found = exclusion(spec_of(prompt_tokens=20, max_tokens=491), fleet, worker, NOW_MS)
+    assert found is not None
+    assert found.reason is Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT
+    assert found.detail == "needs about 501 KV tokens, has 500 in all"
+
+
 @pytest.mark.parametrize(("spec", "reason", "detail"), LASTING)
 def test_what_a_worker_can_never_take_is_said_with_what_was_needed(
     spec: JobSpec, reason: Refusal, detail: str
@@ -149,7 +158,9 @@ def test_a_device_that_nobody_reported_satisfies_no_demand(
 
 
 def test_an_unknown_context_or_quantization_excludes_nothing_that_does_not_ask() -> None:
-    fleet, worker = one_worker(report_of("w1", context_tokens=0, quantization=""))
+    fleet, worker = one_worker(
+        report_of("w1", context_tokens=0, kv_tokens_total=0, quantization="")
+    )
     assert exclusion(spec_of(max_tokens=10_000), fleet, worker, NOW_MS) is None
     found = exclusion(needing(quantizations=("F16",)), fleet, worker, NOW_MS)
     assert found is not None
@@ -231,26 +242,7 @@ def test_a_worker_without_slots_takes_nothing() -> None:
 
 def test_an_estimate_beyond_all_kv_memory_waits_only_for_an_empty_worker() -> None:
     fleet, worker = one_worker(report_of("w1", context_tokens=0, kv_tokens_total=100))
-    huge = spec_of(prompt_tokens=5_000)
+    huge = spec_of(prompt_tokens=150)
     assert exclusion(huge, fleet, worker, NOW_MS) is None
     worker.kv_tokens_used = 1
     assert exclusion(huge, fleet, worker, NOW_MS) is not None
-
-
-# --- The explanation ---
-
-
-def test_an_explanation_shows_the_feasible_first_and_no_more_than_asked() -> None:
-    fleet = fleet_of(
-        report_of("w1", state=WorkerState.STARTING),
-        report_of("w3"),
-        report_of("w2"),
-        report_of("w0", model=ModelName("n")),
-    )
-    shown = candidates(spec_of(), fleet, NOW_MS, most=3)
-    assert [each.worker.report.worker_id for each in shown] == ["w2", "w3", "w0"]
-    assert [each.exclusion.reason if each.exclusion else None for each in shown] == [
-        None,
-        None,
-        Refusal.NO_CAPACITY_INCOMPATIBLE_MODEL,
-    ]

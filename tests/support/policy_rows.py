@@ -59,6 +59,7 @@ WORKER: Mapping[str, Rows] = {
     "gpu_ids": one_of(["", "0", "1", "0,1"]),
     "context_tokens": one_of([0, 0, 600, 4096]),
     "quantization": one_of(["", "q4", "q8"]),
+    "prefill_speedup": st.just(0.0),
 }
 JOB: Mapping[str, Rows] = {
     "job_id": JOBS,
@@ -183,7 +184,8 @@ def _scene(first: Rows, second: Rows, *more: Rows) -> Changes:
 
 def open_fleet() -> Changes:
     """A little of everything: jobs are placed, workers started."""
-    return _scene(workers(), jobs(), model_rows, gpus(), runs())
+    measured = workers(prefill_speedup=one_of([0.0, 2.0, 2.0]))
+    return _scene(measured, jobs(), model_rows, gpus(), runs())
 
 
 def full_fleet() -> Changes:

@@ -21,6 +21,7 @@ from beeyard_core.fleet import Pool, Worker, WorkerReport, WorkerState
 from beeyard_core.ids import Epoch, LeaseId
 from beeyard_core.instant import Instant
 from beeyard_core.lease import Lease, LeaseState, LeaseVerb
+from beeyard_core.measuring import note_speed
 from beeyard_core.reconcile import see_process, send_desired
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.retrying import retry_or_fail
@@ -100,6 +101,7 @@ def _take_report(state: QueenState, worker: Worker, report: WorkerReport, now: I
     if report.state in (WorkerState.READY, WorkerState.BUSY):
         state.failures.pop(report.model, None)
     state.fleet.reindex(worker)
+    note_speed(state.fleet, worker)
 
 
 def worker_detached(state: QueenState, event: WorkerDetached) -> None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from beeyard_core import limits
 from beeyard_core.ids import LeaseId, ModelName, PoolId, WorkerId
+from beeyard_core.speeds import Speeds
 
 
 @unique
@@ -252,7 +253,8 @@ class Fleet:
     version: int = 0
     #: Workers that changed since a policy's mirror was last brought up to date; see `state.Touched`.
     touched: dict[WorkerId, None] = field(default_factory=dict)
-
+    #: What was measured of workers, for those that measured nothing yet.
+    speeds: Speeds = field(default_factory=Speeds)
     #: Hosts that take new inference jobs, where something holds others closed; None: nothing does.
     open_pools: set[PoolId] | None = None
 

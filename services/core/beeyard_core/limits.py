@@ -123,6 +123,10 @@ SHAPE_TOKENS: Final = 512
 WORKERS_MAX: Final = 10_000
 POOLS_MAX: Final = 5_000
 CANDIDATES_KEPT_MAX: Final = 32
+# Measured speeds, one for each engine, model and device; those that were measured longest ago go first.
+SPEEDS_KEPT_MAX: Final = 1_024
+# The time of a shorter prompt says little of how fast prompts are computed.
+PREFILL_MEASURED_TOKENS_MIN: Final = 64
 PROMPT_MEMORY_BYTES_MAX: Final = 256 << 20
 OUTPUT_RETENTION_MS: Final = 7 * 24 * 3_600_000
 RETENTION_INTERVAL_MS: Final = 60_000

@@ -3,7 +3,6 @@
 What a policy wants is held against this before it counts (`policy/apply.py`), and `ExplainJob` shows it.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from beeyard_core.fleet import CachedModel, Device, Fleet, Worker, WorkerState
@@ -26,6 +25,7 @@ class Offering:
 
     Attributes:
         context_tokens: Longest prompt plus answer; 0: unknown, which excludes nothing.
+        kv_tokens: KV memory that all its slots share; 0: unknown, which excludes nothing.
         device: The device it runs on; None: unknown.
     """
 
@@ -34,6 +34,7 @@ class Offering:
     quantization: str
     context_tokens: int
     device: Device | None
+    kv_tokens: int = 0
 
 
 def offering_of_worker(fleet: Fleet, worker: Worker) -> Offering:
@@ -45,6 +46,7 @@ def offering_of_worker(fleet: Fleet, worker: Worker) -> Offering:
         quantization=report.quantization,
         context_tokens=report.context_tokens,
         device=fleet.device_of(worker),
+        kv_tokens=report.kv_tokens_total,
     )
 
 
@@ -119,6 +121,9 @@ def _context_mismatch(spec: JobSpec, offering: Offering) -> Exclusion | None:
     if offering.context_tokens and need > offering.context_tokens:
         detail = f"needs a context of about {need} tokens, has {offering.context_tokens}"
         return Exclusion(Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT, detail)
+    if offering.kv_tokens and spec.kv_tokens_min > offering.kv_tokens:
+        detail = f"needs about {spec.kv_tokens_min} KV tokens, has {offering.kv_tokens} in all"
+        return Exclusion(Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT, detail)
     return None
 
 
@@ -155,24 +160,7 @@ def exclusion(spec: JobSpec, fleet: Fleet, worker: Worker, now_ms: int) -> Exclu
 
 def worker_mismatch(spec: JobSpec, fleet: Fleet, worker: Worker) -> Exclusion | None:
     """Return the first lasting reason why a worker of its model can never take a job, or None."""
-    if spec.is_plain and spec.kv_tokens_min <= worker.report.context_tokens:
+    report = worker.report
+    if spec.is_plain and spec.kv_tokens_min <= min(report.context_tokens, report.kv_tokens_total):
         return None
     return incompatibility(spec, offering_of_worker(fleet, worker))
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One worker as an explanation shows it."""
-
-    worker: Worker
-    exclusion: Exclusion | None
-
-
-def candidates(spec: JobSpec, fleet: Fleet, now_ms: int, *, most: int) -> list[Candidate]:
-    """Return up to `most` workers with the first reason that excludes each; feasible ones first, then by id."""
-    looked_at: Iterable[Candidate] = (
-        Candidate(worker, exclusion(spec, fleet, worker, now_ms))
-        for worker in fleet.workers.values()
-    )
-    ordered = sorted(looked_at, key=lambda c: (c.exclusion is not None, c.worker.report.worker_id))
-    return ordered[:most]

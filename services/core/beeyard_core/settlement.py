@@ -23,6 +23,7 @@ from beeyard_core.fairness import was_served
 from beeyard_core.instant import Instant
 from beeyard_core.job import JobState, JobVerb
 from beeyard_core.lease import Lease, LeaseState, LeaseVerb
+from beeyard_core.measuring import note_finish
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.retrying import retry_or_fail
 from beeyard_core.state import QueenState
@@ -109,6 +110,7 @@ def lease_finished(
     job.next_index, job.finish = event.next_index, event.finish
     was_served(state, job, event.finish.prompt_tokens)
     state.forecast.observe(job.spec.model, now.mono_ms - lease.offered_at.mono_ms)
+    note_finish(state.fleet, lease, event.finish)
     end(state, job, JobVerb.FINISH, now, effects)
 
 

@@ -5,10 +5,11 @@ from typing import Final
 
 from beeyard_core import limits
 from beeyard_core.demand import Promised, free_bytes_of
-from beeyard_core.fleet import DesiredState, Device, Pool, Traits, Worker, WorkerState
+from beeyard_core.fleet import DesiredState, Device, Pool, Traits, Worker, WorkerReport, WorkerState
 from beeyard_core.ids import JobId, PoolId, TenantId, WorkerId, lease_id_of
 from beeyard_core.job import Job
 from beeyard_core.lease import Lease
+from beeyard_core.measuring import tokens_per_s_of
 from beeyard_core.policy.changes import WorkerLoad
 from beeyard_core.policy.world import (
     CLASSES,
@@ -134,17 +135,24 @@ def worker_row(
         model_ref=report.model,
         engine=report.engine,
         slots_total=report.slots_total,
-        tokens_per_s=report.tokens_per_s,
+        tokens_per_s=tokens_per_s_of(state.fleet, worker),
         cost_per_token=traits.cost_per_token,
         geo_lat=traits.latitude,
         geo_lon=traits.longitude,
         capability=traits.capability,
         started_at=started_at,
         gpu_ids=index,
-        context_tokens=report.context_tokens,
+        context_tokens=_window_of(report),
         quantization=report.quantization,
+        prefill_speedup=state.fleet.speeds.prefill_speedup(report.model),
         **load_of(state, worker, now_ms, device)._asdict(),
     )
+
+
+def _window_of(report: WorkerReport) -> int:
+    """The longest job that a worker could ever take: what its context and its KV memory both hold."""
+    known = [tokens for tokens in (report.context_tokens, report.kv_tokens_total) if tokens]
+    return min(known, default=0)
 
 
 def load_of(state: QueenState, worker: Worker, now_ms: int, device: Device | None) -> WorkerLoad:

@@ -50,12 +50,14 @@ class _Told:
         report: What it had said of itself; as long as that is the same object, only its load can have changed.
         host: The same of its host's last report.
         load: The figures that were told last.
+        speeds: The measured speeds of others that were known then, as their count of changes.
     """
 
     report: WorkerReport
     host: PoolReport | None
     device: Device | None
     load: WorkerLoad
+    speeds: int
 
 
 @dataclass(slots=True)
@@ -183,9 +185,15 @@ class Projection:
             changes.append(row)
 
     def _tell_workers(self, state: QueenState, now_ms: int, changes: list[Change]) -> None:
+        speeds = state.fleet.speeds.version
         for worker_id in state.fleet.touched:
             worker, told = state.fleet.workers.get(worker_id), self._told.get(worker_id)
-            if worker is not None and told is not None and worker.report is told.report:
+            if (
+                worker is not None
+                and told is not None
+                and worker.report is told.report
+                and speeds == told.speeds
+            ):
                 pool = state.fleet.pools.get(worker.report.pool_id)
                 if (pool.report if pool is not None else None) is told.host:
                     load = load_of(state, worker, now_ms, told.device)
@@ -217,7 +225,11 @@ class Projection:
             _, device = device_of(state, worker)
             load = load_of(state, worker, now_ms, device)
             self._told[worker_id] = _Told(
-                worker.report, pool.report if pool is not None else None, device, load
+                worker.report,
+                pool.report if pool is not None else None,
+                device,
+                load,
+                state.fleet.speeds.version,
             )
         if row != before:
             is_load = before is not None and but_load(before) == but_load(row)

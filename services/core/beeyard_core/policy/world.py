@@ -29,11 +29,12 @@ class WorkerRow(NamedTuple):
         status: `starting`, `ready`, `busy`, `away` (it was lost and may come back), `draining` or `failed`.
         vram_free: Free memory of its device in bytes.
         load: Share of its slots that are taken, 0 to 1.
-        tokens_per_s: Measured decode speed of one slot; 0: nothing measured yet.
+        tokens_per_s: Measured decode speed of one slot, its own or that of its kind; 0: nothing measured yet.
         started_at: Milliseconds, on the clock of `now_ms`.
         kv_free_tokens: None: unknown, which excludes nothing.
         gpu_ids: The GPUs that it runs on, separated by commas.
         context_tokens: Longest prompt plus answer of one job; 0: the model's.
+        prefill_speedup: How many prompt tokens it computes in the time of one token of an answer; 0: not measured.
     """
 
     worker_id: str
@@ -57,6 +58,7 @@ class WorkerRow(NamedTuple):
     jobs_served: int = 0
     context_tokens: int = 0
     quantization: str = ""
+    prefill_speedup: float = 0.0
 
 
 class JobRow(NamedTuple):

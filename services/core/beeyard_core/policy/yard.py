@@ -20,11 +20,10 @@ from beeyard_core.policy.world import (
     RunningRow,
     WorkerRow,
 )
+from beeyard_core.speeds import PREFILL_SPEEDUP
 
 #: Nothing new is placed on a pool of these states.
 CLOSED = ("offline", "stale", "draining", "unhealthy")
-#: Prefill is taken to be this much faster than decoding, token for token.
-PREFILL_SPEEDUP = 20
 
 SpeedKey = tuple[float, float, int, str]
 
@@ -217,7 +216,8 @@ class Yard:
             return math.inf
         held = self.holders.get(job.prompt_hash, {}).get(worker.worker_id, 0)
         fresh = job.prompt_tokens - min(held, job.prompt_tokens)
-        return (fresh / PREFILL_SPEEDUP + job.expected_tokens) * 1000 / worker.tokens_per_s
+        speedup = worker.prefill_speedup if worker.prefill_speedup > 0 else PREFILL_SPEEDUP
+        return (fresh / speedup + job.expected_tokens) * 1000 / worker.tokens_per_s
 
     def best_worker(self, job: JobRow) -> WorkerRow | None:
         """The worker on which a job would end first; in a preferred pool, if one has a place for it."""

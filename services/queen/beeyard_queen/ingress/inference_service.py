@@ -11,10 +11,10 @@ import grpc
 from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard.queen.v1 import inference_service_pb2_grpc, job_pb2
 from beeyard_core import limits
+from beeyard_core.choice import placement_trace
 from beeyard_core.event import CancelRequested
 from beeyard_core.ids import JobId
 from beeyard_core.job import Job, JobState
-from beeyard_core.placement import candidates
 from beeyard_core.refusal import Refusal
 from beeyard_runtime.clock import Clock
 from beeyard_runtime.rpc_errors import refuse
@@ -155,7 +155,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     def _explain_wait(self, job: Job, explanation: pb.JobExplanation) -> None:
         state = self._loop.state
         now_ms = self._clock.now().mono_ms
-        found = candidates(job.spec, state.fleet, now_ms, most=limits.CANDIDATES_KEPT_MAX)
+        found = placement_trace(job.spec, state.fleet, now_ms, limits.CANDIDATES_KEPT_MAX)
         ahead = state.queue.position(job) if job.job_id in state.queue else 0
         explanation.summary = f"waits with {ahead} jobs before it"
         if job.is_resting:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from beeyard_core.fleet import Fleet, Pool, Worker
 from beeyard_core.ids import PoolId
-from beeyard_core.policy.yard import PREFILL_SPEEDUP
+from beeyard_core.speeds import PREFILL_SPEEDUP
 
 from beeyard_queen.simulator.shapes import GIB
 

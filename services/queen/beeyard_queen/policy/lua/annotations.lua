@@ -59,7 +59,8 @@
 ---@field kv_free_tokens? integer Free KV memory in tokens; nil: unknown.
 ---@field context_tokens integer Longest prompt plus answer; 0: unknown.
 ---@field load number Share of its slots that are taken, 0 to 1.
----@field tokens_per_s number Measured decode speed of one slot; 0: nothing measured yet.
+---@field tokens_per_s number Measured decode speed of one slot, its own or that of its kind, on a grid; 0: nothing measured yet.
+---@field prefill_speedup number How many prompt tokens it computes in the time of one token of an answer; 0: not measured.
 ---@field cost_per_token? number
 ---@field geo? Geo
 ---@field capability string Such as `text` or `image-gen`.

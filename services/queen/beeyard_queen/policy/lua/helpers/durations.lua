@@ -6,7 +6,7 @@ local ipairs, next = ipairs, next
 local floor, sort = math.floor, table.sort
 local text, optional_text, job_of, worker_of, number_or = K.text, K.optional_text, K.job_of, K.worker_of, K.number_or
 
--- Prefill is taken to be this much faster than decoding, token for token; nobody measures it apart.
+-- Prompts are taken to be computed this much faster than answers, token for token, while nobody measured it.
 local PREFILL_SPEEDUP = 20
 
 local function cached_tokens(job, worker)
@@ -38,7 +38,9 @@ local function duration_on(job, worker)
   if not (speed > 0) then return nil end
   local fresh = number_or(job.prompt_tokens, 0) - cached_tokens(job, worker)
   local tokens = number_or(job.expected_tokens, number_or(job.max_tokens, 0))
-  return (fresh / PREFILL_SPEEDUP + tokens) * 1000 / speed
+  local speedup = number_or(worker.prefill_speedup, 0)
+  if not (speedup > 0) then speedup = PREFILL_SPEEDUP end
+  return (fresh / speedup + tokens) * 1000 / speed
 end
 K.duration_on = duration_on
 

@@ -60,7 +60,7 @@ end
 local function set_record(
   raw, id, pool_id, status, model_ref, engine, slots_total, slots_free, vram_free, kv_free_tokens, load, tokens_per_s,
   cost_per_token, geo_lat, geo_lon, capability, started_at, last_used_at, gpu_ids_csv, jobs_served, context_tokens,
-  quantization)
+  quantization, prefill_speedup)
   raw.id, raw.pool_id, raw.status, raw.model_ref, raw.engine = id, pool_id, status, model_ref, engine or ""
   raw.slots_total, raw.slots_free, raw.vram_free, raw.kv_free_tokens =
     slots_total, slots_free, vram_free or 0, kv_free_tokens
@@ -68,13 +68,14 @@ local function set_record(
   raw.geo_lat, raw.geo_lon, raw.capability = geo_lat, geo_lon, capability or ""
   raw.started_at, raw.last_used_at, raw.gpu_ids_csv = started_at or 0, last_used_at or 0, gpu_ids_csv or ""
   raw.jobs_served, raw.context_tokens, raw.quantization = jobs_served or 0, context_tokens or 0, quantization or ""
+  raw.prefill_speedup = prefill_speedup or 0
 end
 
 -- A worker, new or changed. The arguments after `gpu_ids_csv` are what only some deployments know.
 function M.worker(
   id, pool_id, status, model_ref, engine, slots_total, slots_free, vram_free, kv_free_tokens, load, tokens_per_s,
   cost_per_token, geo_lat, geo_lon, capability, started_at, last_used_at, gpu_ids_csv, jobs_served, context_tokens,
-  quantization)
+  quantization, prefill_speedup)
   local node = workers[id]
   if node and (node.model ~= model_ref or node.pool ~= pool_id) then
     M.worker_gone(id)
@@ -94,7 +95,7 @@ function M.worker(
   set_record(
     node.raw, id, pool_id, status, model_ref, engine, slots_total, slots_free, vram_free, kv_free_tokens, load,
     tokens_per_s, cost_per_token, geo_lat, geo_lon, capability, started_at, last_used_at, gpu_ids_csv, jobs_served,
-    context_tokens, quantization)
+    context_tokens, quantization, prefill_speedup)
   key_worker(node)
   M.worker_made(node)
   if is_new then
