@@ -113,9 +113,9 @@ def test_every_decision_record_is_listed_and_has_its_parts() -> None:
             if part not in headings
         ]
     assert not faults, "\n".join(faults)
-    assert [name.split("/")[-1][:4] for name in records] == [
-        f"{n:04}" for n in range(1, len(records) + 1)
-    ]
+    numbers = [name.split("/")[-1][:4] for name in records]
+    # A number may be taken before its record is written, and is never given twice.
+    assert numbers == sorted(set(numbers))
 
 
 def test_nothing_names_one_machine_or_a_registry() -> None:
