@@ -121,7 +121,7 @@ def test_more_urgent_classes_never_find_less_room() -> None:
 
 def test_a_refusal_says_which_mode_refused_and_when_there_is_room() -> None:
     apiary = yard(QueueSettings(depth_max=40, depth_max_by_class={BATCH: 20}))
-    apiary.attach(report_of("w2", slots_total=1, kv_tokens_total=1))
+    apiary.attach(report_of("w2", slots_total=1, kv_tokens_total=25))
     for number in range(21):
         apiary.happen(submitted(f"j{number}", priority=BATCH))
     # One of them runs, for an empty worker may try what seems too large; it takes a second, as the others will.
