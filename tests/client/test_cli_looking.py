@@ -18,6 +18,8 @@ from tests.support import scripted_queen as say
 from tests.support.command import beeyard
 from tests.support.scripted_queen import ScriptedQueen
 
+_PHASES = ("queue.wait", "policy.decide", "lease", "prefill", "decode")
+
 
 async def test_jobs_list_shows_at_most_what_is_asked(queen: ScriptedQueen, address: str) -> None:
     queen.jobs = [say.a_job(f"job-{n}") for n in range(5)]
@@ -211,3 +213,25 @@ def test_the_library_part_imports_no_service() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert ended.stdout == b"[]\n"
+
+
+async def test_trace_draws_each_phase_on_one_axis(queen: ScriptedQueen, address: str) -> None:
+    ended = await beeyard("trace", say.JOB_ID, queen=address)
+    assert ended.code == 0
+    lines = [line for line in ended.stdout.splitlines() if line.strip()]
+    found = {line.split()[0]: line for line in lines if line.split()[0] in _PHASES}
+    assert list(found) == list(_PHASES)
+    assert "\u2588" * 16 in found["queue.wait"]
+    assert "by mine@3" in found["policy.decide"]
+    assert "on w-1, ended completed" in found["lease"]
+    assert "goes on" in found["decode"]
+    assert ">" in found["decode"]
+    assert found["lease"].index("\u2588") == found["prefill"].index("\u2588")
+
+
+async def test_trace_as_json_is_what_the_client_has(queen: ScriptedQueen, address: str) -> None:
+    told = (await beeyard("trace", say.JOB_ID, "--json", queen=address)).json()
+    spans = told["spans"]
+    assert isinstance(spans, list)
+    assert [span["name"] for span in spans] == list(_PHASES)
+    assert spans[4]["end_time"] is None

@@ -30,6 +30,7 @@ from beeyard_queen.egress.links import Links, WorkerLink
 from beeyard_queen.egress.relay import Relay
 from beeyard_queen.ingress.worker_wire import report_of
 from beeyard_queen.metrics import QueenMetrics
+from beeyard_queen.timelines import Timelines
 from beeyard_runtime.metrics import Figures
 from beeyard_runtime.testing import ManualClock
 
@@ -54,7 +55,7 @@ class Rig:
     def __post_init__(self) -> None:
         metrics = QueenMetrics(Figures())
         self.relay = Relay(
-            self.state, self.feeds, self.clock, self.posted.append, self.poke, metrics
+            self.state, self.feeds, self.clock, self.posted.append, self.poke, metrics, Timelines()
         )
         self.link = self.attach("w1")
         spec = JobSpec(model=ModelName("tiny"), prompt_tokens=1, max_tokens=1_000)

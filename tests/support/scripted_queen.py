@@ -233,6 +233,24 @@ class ScriptedQueen(inference_rpc.InferenceServiceServicer, fleet_rpc.FleetServi
             ],
         )
 
+    async def GetJobTimeline(
+        self, request: inference_pb.GetJobTimelineRequest, context: Context
+    ) -> inference_pb.JobTimeline:
+        self._note(request, context)
+        told = inference_pb.JobTimeline(job=a_job(request.job_id))
+        for name, begin_ms, end_ms, attributes in (
+            ("queue.wait", 0, 400, {}),
+            ("policy.decide", 400, 400, {"beeyard.policy.version": "mine@3"}),
+            ("lease", 400, 1_000, {"beeyard.worker.id": "w-1", "state": "completed"}),
+            ("prefill", 400, 500, {}),
+            ("decode", 500, None, {}),
+        ):
+            span = told.spans.add(name=name, attempt=1, attributes=attributes)
+            span.begin_time.FromMilliseconds(1_790_000_000_000 + begin_ms)
+            if end_ms is not None:
+                span.end_time.FromMilliseconds(1_790_000_000_000 + end_ms)
+        return told
+
     async def ListPools(
         self, request: fleet_pb.ListPoolsRequest, context: Context
     ) -> fleet_pb.ListPoolsResponse:

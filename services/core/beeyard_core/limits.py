@@ -237,6 +237,9 @@ assert LIVE_INTERVAL_MS >= FLEET_INTERVAL_MIN_MS
 # Decisions kept for a live view that reads slowly; older ones are dropped, and the gap shows in their numbers.
 LIVE_DECISIONS_KEPT_MAX: Final = 256
 LIVE_MESSAGE_BYTES_MAX: Final = 4 << 10
+# Jobs whose timeline is kept, and moments of each: an attempt has at most three.
+TIMELINES_KEPT_MAX: Final = 10_000
+TIMELINE_MOMENTS_MAX: Final = 128
 # Values of one label that a metric may have; what comes later counts as `other`.
 METRIC_PRIORITIES_MAX: Final = 8
 METRIC_REASONS_MAX: Final = 64

@@ -191,7 +191,9 @@ class Queen:
         self.figures = Figures()
         metrics = QueenMetrics(self.figures)
         self.policies.on_decided = lambda record, outcome: metrics.decided(record, outcome, state)
-        self._relay = Relay(state, feeds, clock, self.loop.post, self.loop.poke, metrics)
+        self._relay = Relay(
+            state, feeds, clock, self.loop.post, self.loop.poke, metrics, traces.timelines
+        )
         self._gauges = Gauges(
             self.figures, state=state, relay=self._relay, policies=self.policies, metrics=metrics
         )

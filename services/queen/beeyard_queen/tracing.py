@@ -17,6 +17,8 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, StatusCode
 
+from beeyard_queen.timelines import Timelines
+
 _NS_PER_MS = 1_000_000
 
 
@@ -33,14 +35,16 @@ class _JobSpans:
 
 @dataclass(slots=True)
 class JobTraces:
-    """The spans of every job that has not ended. Does nothing for jobs that are not traced.
+    """The spans of every job that has not ended. Jobs that are not traced have a timeline only.
 
     Attributes:
         restored: Trace ids of jobs of an earlier queen, whose spans ended with it; the jobs' rows keep them.
+        timelines: The same moments in the queen's own memory, of every job.
     """
 
     telemetry: Telemetry
     restored: dict[JobId, str] = field(default_factory=dict)
+    timelines: Timelines = field(default_factory=Timelines)
     _jobs: dict[JobId, _JobSpans] = field(default_factory=dict)
 
     def submitted(self, job_id: JobId, now: Instant) -> None:
@@ -66,6 +70,7 @@ class JobTraces:
 
     def accepted(self, job: Job) -> None:
         """The job is durable and waits."""
+        self.timelines.accepted(job)
         spans = self._jobs.get(job.job_id)
         if spans is None:
             return
@@ -77,6 +82,7 @@ class JobTraces:
 
     def requeued(self, job_id: JobId, now: Instant) -> None:
         """The attempt is over and the job waits again."""
+        self.timelines.requeued(job_id, now)
         spans = self._jobs.get(job_id)
         if spans is None:
             return
@@ -85,6 +91,7 @@ class JobTraces:
 
     def leased(self, job: Job, lease: Lease, now: Instant) -> str:
         """The job was placed; return the traceparent that goes into the offer."""
+        self.timelines.leased(job, lease)
         spans = self._jobs.get(job.job_id)
         if spans is None:
             return ""
@@ -123,6 +130,7 @@ class JobTraces:
 
     def ended(self, job: Job) -> None:
         """The job is over."""
+        self.timelines.ended(job)
         self.restored.pop(job.job_id, None)
         spans = self._jobs.pop(job.job_id, None)
         if spans is None:

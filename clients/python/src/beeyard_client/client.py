@@ -16,7 +16,15 @@ from beeyard_client import fleet_wire, limits, wire
 from beeyard_client.connection import DEFAULT_QUEEN
 from beeyard_client.errors import BeeyardError
 from beeyard_client.fleet import Fleet, Model, Pool, Tenant, Worker
-from beeyard_client.job import Explanation, Job, JobOptions, JobRequest, JobState, Message
+from beeyard_client.job import (
+    Explanation,
+    Job,
+    JobOptions,
+    JobRequest,
+    JobState,
+    JobTimeline,
+    Message,
+)
 from beeyard_client.policy_calls import PolicyCalls
 from beeyard_client.resume import Cursor, Patience
 from beeyard_client.stream import EventCall, JobStream
@@ -198,6 +206,11 @@ class BeeyardClient(PolicyCalls, WorkCalls):
         """Say why a job waits, or why it ran where it ran."""
         request = inference_pb.ExplainJobRequest(job_id=job_id)
         return wire.explanation(await self._ask(self._inference().ExplainJob, request))
+
+    async def timeline(self, job_id: str) -> JobTimeline:
+        """Return the phases of a job with their times: a trace that needs no collector."""
+        request = inference_pb.GetJobTimelineRequest(job_id=job_id)
+        return wire.job_timeline(await self._ask(self._inference().GetJobTimeline, request))
 
     async def pools(self) -> tuple[Pool, ...]:
         """Return the hosts that have reported, by id."""

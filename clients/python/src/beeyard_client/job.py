@@ -209,3 +209,29 @@ class Explanation:
     job: Job
     summary: str
     candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpan:
+    """One phase of a job.
+
+    Attributes:
+        name: As in traces: queue.wait, policy.decide, lease, prefill, decode.
+        attempt: The attempt that it belongs to, from 1.
+        end_time: None: it goes on.
+        attributes: What is known of it, such as `beeyard.worker.id`.
+    """
+
+    name: str
+    attempt: int
+    begin_time: datetime
+    end_time: datetime | None
+    attributes: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobTimeline:
+    """A job with its phases, in the order in which they began."""
+
+    job: Job
+    spans: tuple[JobSpan, ...]

@@ -30,7 +30,9 @@ from beeyard_client.job import (
     Explanation,
     Job,
     JobRequest,
+    JobSpan,
     JobState,
+    JobTimeline,
     Placement,
     Priority,
     Requirements,
@@ -304,4 +306,19 @@ def explanation(wire: inference_service_pb2.JobExplanation) -> Explanation:
             )
             for one in wire.candidates
         ),
+    )
+
+
+def job_timeline(wire: inference_service_pb2.JobTimeline) -> JobTimeline:
+    """Return a timeline out of its message."""
+    return JobTimeline(job=job(wire.job), spans=tuple(_span(one) for one in wire.spans))
+
+
+def _span(wire: inference_service_pb2.JobSpan) -> JobSpan:
+    return JobSpan(
+        name=wire.name,
+        attempt=wire.attempt,
+        begin_time=wire.begin_time.ToDatetime(tzinfo=UTC),
+        end_time=moment(wire.end_time) if wire.HasField("end_time") else None,
+        attributes=dict(wire.attributes),
     )

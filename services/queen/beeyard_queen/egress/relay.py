@@ -31,6 +31,7 @@ from beeyard_queen.egress.feed import AttemptStarted, Feeds, JobFeed
 from beeyard_queen.egress.links import WorkerLink
 from beeyard_queen.ingress.worker_wire import finish_of, refusal_of
 from beeyard_queen.metrics import QueenMetrics
+from beeyard_queen.timelines import Timelines
 
 _log = get_log("relay")
 
@@ -44,6 +45,7 @@ class Relay:
         post: Hands an event to the writer loop.
         on_unsaved: Called when a job's feed holds enough tokens to be made durable.
         metrics: Told how long first tokens took.
+        timelines: Told when they came.
         stale_epoch_writes_count: Frames, results and claims that were refused for a stale epoch.
     """
 
@@ -53,6 +55,7 @@ class Relay:
     post: Callable[[Event], None]
     on_unsaved: Callable[[], None]
     metrics: QueenMetrics
+    timelines: Timelines
     stale_epoch_writes_count: int = 0
     _last_stale: str = ""
 
@@ -164,7 +167,9 @@ class Relay:
 
     def _count_first(self, lease: Lease) -> None:
         job, worker = self.state.jobs[lease.job_id], self.state.fleet.workers[lease.worker_id]
-        self.metrics.first_token(job, worker.report.engine, self.clock.now())
+        now = self.clock.now()
+        self.metrics.first_token(job, worker.report.engine, now)
+        self.timelines.first_token(lease.job_id, now)
 
     def _take_result(self, link: WorkerLink, result: pb.LeaseResult) -> None:
         lease_id, epoch = LeaseId(result.lease_id), Epoch(result.epoch)

@@ -26,6 +26,7 @@ from beeyard_queen.ingress.following import Following
 from beeyard_queen.ingress.paging import number_of, page_size_of, token_of
 from beeyard_queen.ingress.request import refuse_unknown_fields
 from beeyard_queen.ingress.submission import Submissions
+from beeyard_queen.ingress.timeline_wire import timeline_message
 from beeyard_queen.ingress.wire import JOB_STATES, wire_job_of
 from beeyard_queen.loop import WriterLoop
 from beeyard_queen.policy.decision_feed import DecisionFeed
@@ -151,6 +152,16 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         else:
             explanation.summary = "ended before it was placed"
         return explanation
+
+    async def GetJobTimeline(  # noqa: N802
+        self, request: pb.GetJobTimelineRequest, context: Context
+    ) -> pb.JobTimeline:
+        """Return the phases of a job with their times."""
+        refuse_unknown_fields(request)
+        job_id = _job_id(request.job_id)
+        wire = await self._wire_job(job_id)
+        job = self._loop.state.jobs.get(job_id) or await self._ended(job_id)
+        return timeline_message(wire, self._submissions.traces.timelines.spans(job))
 
     def _explain_wait(self, job: Job, explanation: pb.JobExplanation) -> None:
         state = self._loop.state

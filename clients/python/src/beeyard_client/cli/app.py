@@ -15,6 +15,7 @@ from beeyard_client.cli.policy import policy
 from beeyard_client.cli.printing import complain
 from beeyard_client.cli.session import USAGE, Target
 from beeyard_client.cli.tenants import tenants
+from beeyard_client.cli.trace import trace
 from beeyard_client.cli.up import up
 from beeyard_client.client import DEFAULT_QUEEN
 
@@ -55,6 +56,7 @@ app.add_typer(lease, name="lease")
 app.command()(fleet)
 app.command()(models)
 app.command()(tenants)
+app.command()(trace)
 app.command()(doctor)
 
 

@@ -12,6 +12,7 @@ import (
 	v1 "github.com/beeyard/beeyard/clients/go/gen/beeyard/worker/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -939,11 +940,194 @@ func (x *Candidate) GetDetail() string {
 	return ""
 }
 
+// Which job's timeline to return.
+type GetJobTimelineRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job.
+	JobId         string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetJobTimelineRequest) Reset() {
+	*x = GetJobTimelineRequest{}
+	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetJobTimelineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetJobTimelineRequest) ProtoMessage() {}
+
+func (x *GetJobTimelineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetJobTimelineRequest.ProtoReflect.Descriptor instead.
+func (*GetJobTimelineRequest) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_inference_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *GetJobTimelineRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+// What happened to a job and when.
+type JobTimeline struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job.
+	Job *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	// Its phases in the order in which they began; attempts follow each other.
+	Spans         []*JobSpan `protobuf:"bytes,2,rep,name=spans,proto3" json:"spans,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobTimeline) Reset() {
+	*x = JobTimeline{}
+	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobTimeline) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobTimeline) ProtoMessage() {}
+
+func (x *JobTimeline) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobTimeline.ProtoReflect.Descriptor instead.
+func (*JobTimeline) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_inference_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *JobTimeline) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+func (x *JobTimeline) GetSpans() []*JobSpan {
+	if x != nil {
+		return x.Spans
+	}
+	return nil
+}
+
+// One phase of a job, under the name that it has in traces.
+type JobSpan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `queue.wait`, `policy.decide`, `lease`, and within a lease `prefill` and `decode`, as the queen saw them.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The attempt that it belongs to, from 1.
+	Attempt int32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// When it began.
+	BeginTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=begin_time,json=beginTime,proto3" json:"begin_time,omitempty"`
+	// When it ended; unset while it goes on.
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// What is known of it, under the attribute names of traces, such as `beeyard.worker.id`.
+	Attributes    map[string]string `protobuf:"bytes,5,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobSpan) Reset() {
+	*x = JobSpan{}
+	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobSpan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobSpan) ProtoMessage() {}
+
+func (x *JobSpan) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobSpan.ProtoReflect.Descriptor instead.
+func (*JobSpan) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_inference_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *JobSpan) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *JobSpan) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *JobSpan) GetBeginTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BeginTime
+	}
+	return nil
+}
+
+func (x *JobSpan) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *JobSpan) GetAttributes() map[string]string {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
 var File_beeyard_queen_v1_inference_service_proto protoreflect.FileDescriptor
 
 const file_beeyard_queen_v1_inference_service_proto_rawDesc = "" +
 	"\n" +
-	"(beeyard/queen/v1/inference_service.proto\x12\x10beeyard.queen.v1\x1a\x1abeeyard/queen/v1/job.proto\x1a\"beeyard/worker/v1/generation.proto\"\xd8\x06\n" +
+	"(beeyard/queen/v1/inference_service.proto\x12\x10beeyard.queen.v1\x1a\x1abeeyard/queen/v1/job.proto\x1a\"beeyard/worker/v1/generation.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x06\n" +
 	"\fInferRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x14\n" +
@@ -1044,7 +1228,24 @@ const file_beeyard_queen_v1_inference_service_proto_rawDesc = "" +
 	"\x06chosen\x18\x03 \x01(\bR\x06chosen\x12\x1f\n" +
 	"\vexcluded_by\x18\x04 \x01(\tR\n" +
 	"excludedBy\x12\x16\n" +
-	"\x06detail\x18\x05 \x01(\tR\x06detail2\xa0\x04\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\".\n" +
+	"\x15GetJobTimelineRequest\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"g\n" +
+	"\vJobTimeline\x12'\n" +
+	"\x03job\x18\x01 \x01(\v2\x15.beeyard.queen.v1.JobR\x03job\x12/\n" +
+	"\x05spans\x18\x02 \x03(\v2\x19.beeyard.queen.v1.JobSpanR\x05spans\"\xb3\x02\n" +
+	"\aJobSpan\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\x05R\aattempt\x129\n" +
+	"\n" +
+	"begin_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tbeginTime\x125\n" +
+	"\bend_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12I\n" +
+	"\n" +
+	"attributes\x18\x05 \x03(\v2).beeyard.queen.v1.JobSpan.AttributesEntryR\n" +
+	"attributes\x1a=\n" +
+	"\x0fAttributesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xfa\x04\n" +
 	"\x10InferenceService\x12E\n" +
 	"\x05Infer\x12\x1e.beeyard.queen.v1.InferRequest\x1a\x1a.beeyard.queen.v1.JobEvent0\x01\x12F\n" +
 	"\tSubmitJob\x12\".beeyard.queen.v1.SubmitJobRequest\x1a\x15.beeyard.queen.v1.Job\x12K\n" +
@@ -1053,7 +1254,8 @@ const file_beeyard_queen_v1_inference_service_proto_rawDesc = "" +
 	"\bListJobs\x12!.beeyard.queen.v1.ListJobsRequest\x1a\".beeyard.queen.v1.ListJobsResponse\x12F\n" +
 	"\tCancelJob\x12\".beeyard.queen.v1.CancelJobRequest\x1a\x15.beeyard.queen.v1.Job\x12S\n" +
 	"\n" +
-	"ExplainJob\x12#.beeyard.queen.v1.ExplainJobRequest\x1a .beeyard.queen.v1.JobExplanationBDZBgithub.com/beeyard/beeyard/clients/go/gen/beeyard/queen/v1;queenv1b\x06proto3"
+	"ExplainJob\x12#.beeyard.queen.v1.ExplainJobRequest\x1a .beeyard.queen.v1.JobExplanation\x12X\n" +
+	"\x0eGetJobTimeline\x12'.beeyard.queen.v1.GetJobTimelineRequest\x1a\x1d.beeyard.queen.v1.JobTimelineBDZBgithub.com/beeyard/beeyard/clients/go/gen/beeyard/queen/v1;queenv1b\x06proto3"
 
 var (
 	file_beeyard_queen_v1_inference_service_proto_rawDescOnce sync.Once
@@ -1067,62 +1269,74 @@ func file_beeyard_queen_v1_inference_service_proto_rawDescGZIP() []byte {
 	return file_beeyard_queen_v1_inference_service_proto_rawDescData
 }
 
-var file_beeyard_queen_v1_inference_service_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_beeyard_queen_v1_inference_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_beeyard_queen_v1_inference_service_proto_goTypes = []any{
-	(*InferRequest)(nil),      // 0: beeyard.queen.v1.InferRequest
-	(*SubmitJobRequest)(nil),  // 1: beeyard.queen.v1.SubmitJobRequest
-	(*WatchJobRequest)(nil),   // 2: beeyard.queen.v1.WatchJobRequest
-	(*GetJobRequest)(nil),     // 3: beeyard.queen.v1.GetJobRequest
-	(*ListJobsRequest)(nil),   // 4: beeyard.queen.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),  // 5: beeyard.queen.v1.ListJobsResponse
-	(*CancelJobRequest)(nil),  // 6: beeyard.queen.v1.CancelJobRequest
-	(*ExplainJobRequest)(nil), // 7: beeyard.queen.v1.ExplainJobRequest
-	(*JobExplanation)(nil),    // 8: beeyard.queen.v1.JobExplanation
-	(*Candidate)(nil),         // 9: beeyard.queen.v1.Candidate
-	nil,                       // 10: beeyard.queen.v1.InferRequest.LabelsEntry
-	nil,                       // 11: beeyard.queen.v1.SubmitJobRequest.LabelsEntry
-	(*v1.ChatMessage)(nil),    // 12: beeyard.worker.v1.ChatMessage
-	(Priority)(0),             // 13: beeyard.queen.v1.Priority
-	(*Requirements)(nil),      // 14: beeyard.queen.v1.Requirements
-	(*Placement)(nil),         // 15: beeyard.queen.v1.Placement
-	(JobState)(0),             // 16: beeyard.queen.v1.JobState
-	(*Job)(nil),               // 17: beeyard.queen.v1.Job
-	(*JobEvent)(nil),          // 18: beeyard.queen.v1.JobEvent
+	(*InferRequest)(nil),          // 0: beeyard.queen.v1.InferRequest
+	(*SubmitJobRequest)(nil),      // 1: beeyard.queen.v1.SubmitJobRequest
+	(*WatchJobRequest)(nil),       // 2: beeyard.queen.v1.WatchJobRequest
+	(*GetJobRequest)(nil),         // 3: beeyard.queen.v1.GetJobRequest
+	(*ListJobsRequest)(nil),       // 4: beeyard.queen.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),      // 5: beeyard.queen.v1.ListJobsResponse
+	(*CancelJobRequest)(nil),      // 6: beeyard.queen.v1.CancelJobRequest
+	(*ExplainJobRequest)(nil),     // 7: beeyard.queen.v1.ExplainJobRequest
+	(*JobExplanation)(nil),        // 8: beeyard.queen.v1.JobExplanation
+	(*Candidate)(nil),             // 9: beeyard.queen.v1.Candidate
+	(*GetJobTimelineRequest)(nil), // 10: beeyard.queen.v1.GetJobTimelineRequest
+	(*JobTimeline)(nil),           // 11: beeyard.queen.v1.JobTimeline
+	(*JobSpan)(nil),               // 12: beeyard.queen.v1.JobSpan
+	nil,                           // 13: beeyard.queen.v1.InferRequest.LabelsEntry
+	nil,                           // 14: beeyard.queen.v1.SubmitJobRequest.LabelsEntry
+	nil,                           // 15: beeyard.queen.v1.JobSpan.AttributesEntry
+	(*v1.ChatMessage)(nil),        // 16: beeyard.worker.v1.ChatMessage
+	(Priority)(0),                 // 17: beeyard.queen.v1.Priority
+	(*Requirements)(nil),          // 18: beeyard.queen.v1.Requirements
+	(*Placement)(nil),             // 19: beeyard.queen.v1.Placement
+	(JobState)(0),                 // 20: beeyard.queen.v1.JobState
+	(*Job)(nil),                   // 21: beeyard.queen.v1.Job
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(*JobEvent)(nil),              // 23: beeyard.queen.v1.JobEvent
 }
 var file_beeyard_queen_v1_inference_service_proto_depIdxs = []int32{
-	12, // 0: beeyard.queen.v1.InferRequest.messages:type_name -> beeyard.worker.v1.ChatMessage
-	13, // 1: beeyard.queen.v1.InferRequest.priority:type_name -> beeyard.queen.v1.Priority
-	14, // 2: beeyard.queen.v1.InferRequest.requirements:type_name -> beeyard.queen.v1.Requirements
-	15, // 3: beeyard.queen.v1.InferRequest.placement:type_name -> beeyard.queen.v1.Placement
-	10, // 4: beeyard.queen.v1.InferRequest.labels:type_name -> beeyard.queen.v1.InferRequest.LabelsEntry
-	12, // 5: beeyard.queen.v1.SubmitJobRequest.messages:type_name -> beeyard.worker.v1.ChatMessage
-	13, // 6: beeyard.queen.v1.SubmitJobRequest.priority:type_name -> beeyard.queen.v1.Priority
-	14, // 7: beeyard.queen.v1.SubmitJobRequest.requirements:type_name -> beeyard.queen.v1.Requirements
-	15, // 8: beeyard.queen.v1.SubmitJobRequest.placement:type_name -> beeyard.queen.v1.Placement
-	11, // 9: beeyard.queen.v1.SubmitJobRequest.labels:type_name -> beeyard.queen.v1.SubmitJobRequest.LabelsEntry
-	16, // 10: beeyard.queen.v1.ListJobsRequest.states:type_name -> beeyard.queen.v1.JobState
-	17, // 11: beeyard.queen.v1.ListJobsResponse.jobs:type_name -> beeyard.queen.v1.Job
-	17, // 12: beeyard.queen.v1.JobExplanation.job:type_name -> beeyard.queen.v1.Job
+	16, // 0: beeyard.queen.v1.InferRequest.messages:type_name -> beeyard.worker.v1.ChatMessage
+	17, // 1: beeyard.queen.v1.InferRequest.priority:type_name -> beeyard.queen.v1.Priority
+	18, // 2: beeyard.queen.v1.InferRequest.requirements:type_name -> beeyard.queen.v1.Requirements
+	19, // 3: beeyard.queen.v1.InferRequest.placement:type_name -> beeyard.queen.v1.Placement
+	13, // 4: beeyard.queen.v1.InferRequest.labels:type_name -> beeyard.queen.v1.InferRequest.LabelsEntry
+	16, // 5: beeyard.queen.v1.SubmitJobRequest.messages:type_name -> beeyard.worker.v1.ChatMessage
+	17, // 6: beeyard.queen.v1.SubmitJobRequest.priority:type_name -> beeyard.queen.v1.Priority
+	18, // 7: beeyard.queen.v1.SubmitJobRequest.requirements:type_name -> beeyard.queen.v1.Requirements
+	19, // 8: beeyard.queen.v1.SubmitJobRequest.placement:type_name -> beeyard.queen.v1.Placement
+	14, // 9: beeyard.queen.v1.SubmitJobRequest.labels:type_name -> beeyard.queen.v1.SubmitJobRequest.LabelsEntry
+	20, // 10: beeyard.queen.v1.ListJobsRequest.states:type_name -> beeyard.queen.v1.JobState
+	21, // 11: beeyard.queen.v1.ListJobsResponse.jobs:type_name -> beeyard.queen.v1.Job
+	21, // 12: beeyard.queen.v1.JobExplanation.job:type_name -> beeyard.queen.v1.Job
 	9,  // 13: beeyard.queen.v1.JobExplanation.candidates:type_name -> beeyard.queen.v1.Candidate
-	0,  // 14: beeyard.queen.v1.InferenceService.Infer:input_type -> beeyard.queen.v1.InferRequest
-	1,  // 15: beeyard.queen.v1.InferenceService.SubmitJob:input_type -> beeyard.queen.v1.SubmitJobRequest
-	2,  // 16: beeyard.queen.v1.InferenceService.WatchJob:input_type -> beeyard.queen.v1.WatchJobRequest
-	3,  // 17: beeyard.queen.v1.InferenceService.GetJob:input_type -> beeyard.queen.v1.GetJobRequest
-	4,  // 18: beeyard.queen.v1.InferenceService.ListJobs:input_type -> beeyard.queen.v1.ListJobsRequest
-	6,  // 19: beeyard.queen.v1.InferenceService.CancelJob:input_type -> beeyard.queen.v1.CancelJobRequest
-	7,  // 20: beeyard.queen.v1.InferenceService.ExplainJob:input_type -> beeyard.queen.v1.ExplainJobRequest
-	18, // 21: beeyard.queen.v1.InferenceService.Infer:output_type -> beeyard.queen.v1.JobEvent
-	17, // 22: beeyard.queen.v1.InferenceService.SubmitJob:output_type -> beeyard.queen.v1.Job
-	18, // 23: beeyard.queen.v1.InferenceService.WatchJob:output_type -> beeyard.queen.v1.JobEvent
-	17, // 24: beeyard.queen.v1.InferenceService.GetJob:output_type -> beeyard.queen.v1.Job
-	5,  // 25: beeyard.queen.v1.InferenceService.ListJobs:output_type -> beeyard.queen.v1.ListJobsResponse
-	17, // 26: beeyard.queen.v1.InferenceService.CancelJob:output_type -> beeyard.queen.v1.Job
-	8,  // 27: beeyard.queen.v1.InferenceService.ExplainJob:output_type -> beeyard.queen.v1.JobExplanation
-	21, // [21:28] is the sub-list for method output_type
-	14, // [14:21] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	21, // 14: beeyard.queen.v1.JobTimeline.job:type_name -> beeyard.queen.v1.Job
+	12, // 15: beeyard.queen.v1.JobTimeline.spans:type_name -> beeyard.queen.v1.JobSpan
+	22, // 16: beeyard.queen.v1.JobSpan.begin_time:type_name -> google.protobuf.Timestamp
+	22, // 17: beeyard.queen.v1.JobSpan.end_time:type_name -> google.protobuf.Timestamp
+	15, // 18: beeyard.queen.v1.JobSpan.attributes:type_name -> beeyard.queen.v1.JobSpan.AttributesEntry
+	0,  // 19: beeyard.queen.v1.InferenceService.Infer:input_type -> beeyard.queen.v1.InferRequest
+	1,  // 20: beeyard.queen.v1.InferenceService.SubmitJob:input_type -> beeyard.queen.v1.SubmitJobRequest
+	2,  // 21: beeyard.queen.v1.InferenceService.WatchJob:input_type -> beeyard.queen.v1.WatchJobRequest
+	3,  // 22: beeyard.queen.v1.InferenceService.GetJob:input_type -> beeyard.queen.v1.GetJobRequest
+	4,  // 23: beeyard.queen.v1.InferenceService.ListJobs:input_type -> beeyard.queen.v1.ListJobsRequest
+	6,  // 24: beeyard.queen.v1.InferenceService.CancelJob:input_type -> beeyard.queen.v1.CancelJobRequest
+	7,  // 25: beeyard.queen.v1.InferenceService.ExplainJob:input_type -> beeyard.queen.v1.ExplainJobRequest
+	10, // 26: beeyard.queen.v1.InferenceService.GetJobTimeline:input_type -> beeyard.queen.v1.GetJobTimelineRequest
+	23, // 27: beeyard.queen.v1.InferenceService.Infer:output_type -> beeyard.queen.v1.JobEvent
+	21, // 28: beeyard.queen.v1.InferenceService.SubmitJob:output_type -> beeyard.queen.v1.Job
+	23, // 29: beeyard.queen.v1.InferenceService.WatchJob:output_type -> beeyard.queen.v1.JobEvent
+	21, // 30: beeyard.queen.v1.InferenceService.GetJob:output_type -> beeyard.queen.v1.Job
+	5,  // 31: beeyard.queen.v1.InferenceService.ListJobs:output_type -> beeyard.queen.v1.ListJobsResponse
+	21, // 32: beeyard.queen.v1.InferenceService.CancelJob:output_type -> beeyard.queen.v1.Job
+	8,  // 33: beeyard.queen.v1.InferenceService.ExplainJob:output_type -> beeyard.queen.v1.JobExplanation
+	11, // 34: beeyard.queen.v1.InferenceService.GetJobTimeline:output_type -> beeyard.queen.v1.JobTimeline
+	27, // [27:35] is the sub-list for method output_type
+	19, // [19:27] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_beeyard_queen_v1_inference_service_proto_init() }
@@ -1139,7 +1353,7 @@ func file_beeyard_queen_v1_inference_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeyard_queen_v1_inference_service_proto_rawDesc), len(file_beeyard_queen_v1_inference_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,13 +21,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	InferenceService_Infer_FullMethodName      = "/beeyard.queen.v1.InferenceService/Infer"
-	InferenceService_SubmitJob_FullMethodName  = "/beeyard.queen.v1.InferenceService/SubmitJob"
-	InferenceService_WatchJob_FullMethodName   = "/beeyard.queen.v1.InferenceService/WatchJob"
-	InferenceService_GetJob_FullMethodName     = "/beeyard.queen.v1.InferenceService/GetJob"
-	InferenceService_ListJobs_FullMethodName   = "/beeyard.queen.v1.InferenceService/ListJobs"
-	InferenceService_CancelJob_FullMethodName  = "/beeyard.queen.v1.InferenceService/CancelJob"
-	InferenceService_ExplainJob_FullMethodName = "/beeyard.queen.v1.InferenceService/ExplainJob"
+	InferenceService_Infer_FullMethodName          = "/beeyard.queen.v1.InferenceService/Infer"
+	InferenceService_SubmitJob_FullMethodName      = "/beeyard.queen.v1.InferenceService/SubmitJob"
+	InferenceService_WatchJob_FullMethodName       = "/beeyard.queen.v1.InferenceService/WatchJob"
+	InferenceService_GetJob_FullMethodName         = "/beeyard.queen.v1.InferenceService/GetJob"
+	InferenceService_ListJobs_FullMethodName       = "/beeyard.queen.v1.InferenceService/ListJobs"
+	InferenceService_CancelJob_FullMethodName      = "/beeyard.queen.v1.InferenceService/CancelJob"
+	InferenceService_ExplainJob_FullMethodName     = "/beeyard.queen.v1.InferenceService/ExplainJob"
+	InferenceService_GetJobTimeline_FullMethodName = "/beeyard.queen.v1.InferenceService/GetJobTimeline"
 )
 
 // InferenceServiceClient is the client API for InferenceService service.
@@ -56,6 +57,9 @@ type InferenceServiceClient interface {
 	CancelJob(ctx context.Context, in *CancelJobRequest, opts ...grpc.CallOption) (*Job, error)
 	// Says why a job waits, with the first constraint that excludes each candidate, or why it ran where it ran.
 	ExplainJob(ctx context.Context, in *ExplainJobRequest, opts ...grpc.CallOption) (*JobExplanation, error)
+	// Returns the phases of a job with their times: a trace that needs no collector. The queen keeps them for its youngest
+	// jobs; of an older one it tells what the job's own record says.
+	GetJobTimeline(ctx context.Context, in *GetJobTimelineRequest, opts ...grpc.CallOption) (*JobTimeline, error)
 }
 
 type inferenceServiceClient struct {
@@ -154,6 +158,16 @@ func (c *inferenceServiceClient) ExplainJob(ctx context.Context, in *ExplainJobR
 	return out, nil
 }
 
+func (c *inferenceServiceClient) GetJobTimeline(ctx context.Context, in *GetJobTimelineRequest, opts ...grpc.CallOption) (*JobTimeline, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(JobTimeline)
+	err := c.cc.Invoke(ctx, InferenceService_GetJobTimeline_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // InferenceServiceServer is the server API for InferenceService service.
 // All implementations must embed UnimplementedInferenceServiceServer
 // for forward compatibility.
@@ -180,6 +194,9 @@ type InferenceServiceServer interface {
 	CancelJob(context.Context, *CancelJobRequest) (*Job, error)
 	// Says why a job waits, with the first constraint that excludes each candidate, or why it ran where it ran.
 	ExplainJob(context.Context, *ExplainJobRequest) (*JobExplanation, error)
+	// Returns the phases of a job with their times: a trace that needs no collector. The queen keeps them for its youngest
+	// jobs; of an older one it tells what the job's own record says.
+	GetJobTimeline(context.Context, *GetJobTimelineRequest) (*JobTimeline, error)
 	mustEmbedUnimplementedInferenceServiceServer()
 }
 
@@ -210,6 +227,9 @@ func (UnimplementedInferenceServiceServer) CancelJob(context.Context, *CancelJob
 }
 func (UnimplementedInferenceServiceServer) ExplainJob(context.Context, *ExplainJobRequest) (*JobExplanation, error) {
 	return nil, status.Error(codes.Unimplemented, "method ExplainJob not implemented")
+}
+func (UnimplementedInferenceServiceServer) GetJobTimeline(context.Context, *GetJobTimelineRequest) (*JobTimeline, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetJobTimeline not implemented")
 }
 func (UnimplementedInferenceServiceServer) mustEmbedUnimplementedInferenceServiceServer() {}
 func (UnimplementedInferenceServiceServer) testEmbeddedByValue()                          {}
@@ -344,6 +364,24 @@ func _InferenceService_ExplainJob_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _InferenceService_GetJobTimeline_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetJobTimelineRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(InferenceServiceServer).GetJobTimeline(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: InferenceService_GetJobTimeline_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(InferenceServiceServer).GetJobTimeline(ctx, req.(*GetJobTimelineRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // InferenceService_ServiceDesc is the grpc.ServiceDesc for InferenceService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -370,6 +408,10 @@ var InferenceService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ExplainJob",
 			Handler:    _InferenceService_ExplainJob_Handler,
+		},
+		{
+			MethodName: "GetJobTimeline",
+			Handler:    _InferenceService_GetJobTimeline_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from beeyard.queen.v1 import job_pb2 as beeyard_dot_queen_dot_v1_dot_job__pb2
 from beeyard.worker.v1 import generation_pb2 as beeyard_dot_worker_dot_v1_dot_generation__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(beeyard/queen/v1/inference_service.proto\x12\x10\x62\x65\x65yard.queen.v1\x1a\x1a\x62\x65\x65yard/queen/v1/job.proto\x1a\"beeyard/worker/v1/generation.proto\"\x8c\x05\n\x0cInferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x30\n\x08messages\x18\x04 \x03(\x0b\x32\x1e.beeyard.worker.v1.ChatMessage\x12\x12\n\nmax_tokens\x18\x05 \x01(\x05\x12\x18\n\x0btemperature\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x08 \x01(\x05H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x03H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12,\n\x08priority\x18\x0b \x01(\x0e\x32\x1a.beeyard.queen.v1.Priority\x12\x11\n\ttenant_id\x18\x0c \x01(\t\x12\x12\n\nsession_id\x18\r \x01(\t\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x0e \x01(\x03\x12\x0e\n\x06\x65ngine\x18\x0f \x01(\t\x12\x34\n\x0crequirements\x18\x10 \x01(\x0b\x32\x1e.beeyard.queen.v1.Requirements\x12.\n\tplacement\x18\x11 \x01(\x0b\x32\x1b.beeyard.queen.v1.Placement\x12:\n\x06labels\x18\x12 \x03(\x0b\x32*.beeyard.queen.v1.InferRequest.LabelsEntry\x12\x12\n\ncost_units\x18\x13 \x01(\x05\x12\x14\n\x0cmax_attempts\x18\x14 \x01(\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seed\"\x94\x05\n\x10SubmitJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x30\n\x08messages\x18\x04 \x03(\x0b\x32\x1e.beeyard.worker.v1.ChatMessage\x12\x12\n\nmax_tokens\x18\x05 \x01(\x05\x12\x18\n\x0btemperature\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x08 \x01(\x05H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x03H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12,\n\x08priority\x18\x0b \x01(\x0e\x32\x1a.beeyard.queen.v1.Priority\x12\x11\n\ttenant_id\x18\x0c \x01(\t\x12\x12\n\nsession_id\x18\r \x01(\t\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x0e \x01(\x03\x12\x0e\n\x06\x65ngine\x18\x0f \x01(\t\x12\x34\n\x0crequirements\x18\x10 \x01(\x0b\x32\x1e.beeyard.queen.v1.Requirements\x12.\n\tplacement\x18\x11 \x01(\x0b\x32\x1b.beeyard.queen.v1.Placement\x12>\n\x06labels\x18\x12 \x03(\x0b\x32..beeyard.queen.v1.SubmitJobRequest.LabelsEntry\x12\x12\n\ncost_units\x18\x13 \x01(\x05\x12\x14\n\x0cmax_attempts\x18\x14 \x01(\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seed\"5\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nfrom_token\x18\x02 \x01(\x05\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\x86\x01\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12*\n\x06states\x18\x03 \x03(\x0e\x32\x1a.beeyard.queen.v1.JobState\x12\x11\n\ttenant_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\"P\n\x10ListJobsResponse\x12#\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.beeyard.queen.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"#\n\x11\x45xplainJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"v\n\x0eJobExplanation\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.beeyard.queen.v1.Job\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12/\n\ncandidates\x18\x03 \x03(\x0b\x32\x1b.beeyard.queen.v1.Candidate\"d\n\tCandidate\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07pool_id\x18\x02 \x01(\t\x12\x0e\n\x06\x63hosen\x18\x03 \x01(\x08\x12\x13\n\x0b\x65xcluded_by\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t2\xa0\x04\n\x10InferenceService\x12\x45\n\x05Infer\x12\x1e.beeyard.queen.v1.InferRequest\x1a\x1a.beeyard.queen.v1.JobEvent0\x01\x12\x46\n\tSubmitJob\x12\".beeyard.queen.v1.SubmitJobRequest\x1a\x15.beeyard.queen.v1.Job\x12K\n\x08WatchJob\x12!.beeyard.queen.v1.WatchJobRequest\x1a\x1a.beeyard.queen.v1.JobEvent0\x01\x12@\n\x06GetJob\x12\x1f.beeyard.queen.v1.GetJobRequest\x1a\x15.beeyard.queen.v1.Job\x12Q\n\x08ListJobs\x12!.beeyard.queen.v1.ListJobsRequest\x1a\".beeyard.queen.v1.ListJobsResponse\x12\x46\n\tCancelJob\x12\".beeyard.queen.v1.CancelJobRequest\x1a\x15.beeyard.queen.v1.Job\x12S\n\nExplainJob\x12#.beeyard.queen.v1.ExplainJobRequest\x1a .beeyard.queen.v1.JobExplanationBDZBgithub.com/beeyard/beeyard/clients/go/gen/beeyard/queen/v1;queenv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(beeyard/queen/v1/inference_service.proto\x12\x10\x62\x65\x65yard.queen.v1\x1a\x1a\x62\x65\x65yard/queen/v1/job.proto\x1a\"beeyard/worker/v1/generation.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8c\x05\n\x0cInferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x30\n\x08messages\x18\x04 \x03(\x0b\x32\x1e.beeyard.worker.v1.ChatMessage\x12\x12\n\nmax_tokens\x18\x05 \x01(\x05\x12\x18\n\x0btemperature\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x08 \x01(\x05H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x03H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12,\n\x08priority\x18\x0b \x01(\x0e\x32\x1a.beeyard.queen.v1.Priority\x12\x11\n\ttenant_id\x18\x0c \x01(\t\x12\x12\n\nsession_id\x18\r \x01(\t\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x0e \x01(\x03\x12\x0e\n\x06\x65ngine\x18\x0f \x01(\t\x12\x34\n\x0crequirements\x18\x10 \x01(\x0b\x32\x1e.beeyard.queen.v1.Requirements\x12.\n\tplacement\x18\x11 \x01(\x0b\x32\x1b.beeyard.queen.v1.Placement\x12:\n\x06labels\x18\x12 \x03(\x0b\x32*.beeyard.queen.v1.InferRequest.LabelsEntry\x12\x12\n\ncost_units\x18\x13 \x01(\x05\x12\x14\n\x0cmax_attempts\x18\x14 \x01(\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seed\"\x94\x05\n\x10SubmitJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x30\n\x08messages\x18\x04 \x03(\x0b\x32\x1e.beeyard.worker.v1.ChatMessage\x12\x12\n\nmax_tokens\x18\x05 \x01(\x05\x12\x18\n\x0btemperature\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x08 \x01(\x05H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x03H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12,\n\x08priority\x18\x0b \x01(\x0e\x32\x1a.beeyard.queen.v1.Priority\x12\x11\n\ttenant_id\x18\x0c \x01(\t\x12\x12\n\nsession_id\x18\r \x01(\t\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x0e \x01(\x03\x12\x0e\n\x06\x65ngine\x18\x0f \x01(\t\x12\x34\n\x0crequirements\x18\x10 \x01(\x0b\x32\x1e.beeyard.queen.v1.Requirements\x12.\n\tplacement\x18\x11 \x01(\x0b\x32\x1b.beeyard.queen.v1.Placement\x12>\n\x06labels\x18\x12 \x03(\x0b\x32..beeyard.queen.v1.SubmitJobRequest.LabelsEntry\x12\x12\n\ncost_units\x18\x13 \x01(\x05\x12\x14\n\x0cmax_attempts\x18\x14 \x01(\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seed\"5\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nfrom_token\x18\x02 \x01(\x05\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\x86\x01\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12*\n\x06states\x18\x03 \x03(\x0e\x32\x1a.beeyard.queen.v1.JobState\x12\x11\n\ttenant_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\"P\n\x10ListJobsResponse\x12#\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.beeyard.queen.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"#\n\x11\x45xplainJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"v\n\x0eJobExplanation\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.beeyard.queen.v1.Job\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12/\n\ncandidates\x18\x03 \x03(\x0b\x32\x1b.beeyard.queen.v1.Candidate\"d\n\tCandidate\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07pool_id\x18\x02 \x01(\t\x12\x0e\n\x06\x63hosen\x18\x03 \x01(\x08\x12\x13\n\x0b\x65xcluded_by\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"\'\n\x15GetJobTimelineRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"[\n\x0bJobTimeline\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.beeyard.queen.v1.Job\x12(\n\x05spans\x18\x02 \x03(\x0b\x32\x19.beeyard.queen.v1.JobSpan\"\xf8\x01\n\x07JobSpan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12.\n\nbegin_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\nattributes\x18\x05 \x03(\x0b\x32).beeyard.queen.v1.JobSpan.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xfa\x04\n\x10InferenceService\x12\x45\n\x05Infer\x12\x1e.beeyard.queen.v1.InferRequest\x1a\x1a.beeyard.queen.v1.JobEvent0\x01\x12\x46\n\tSubmitJob\x12\".beeyard.queen.v1.SubmitJobRequest\x1a\x15.beeyard.queen.v1.Job\x12K\n\x08WatchJob\x12!.beeyard.queen.v1.WatchJobRequest\x1a\x1a.beeyard.queen.v1.JobEvent0\x01\x12@\n\x06GetJob\x12\x1f.beeyard.queen.v1.GetJobRequest\x1a\x15.beeyard.queen.v1.Job\x12Q\n\x08ListJobs\x12!.beeyard.queen.v1.ListJobsRequest\x1a\".beeyard.queen.v1.ListJobsResponse\x12\x46\n\tCancelJob\x12\".beeyard.queen.v1.CancelJobRequest\x1a\x15.beeyard.queen.v1.Job\x12S\n\nExplainJob\x12#.beeyard.queen.v1.ExplainJobRequest\x1a .beeyard.queen.v1.JobExplanation\x12X\n\x0eGetJobTimeline\x12\'.beeyard.queen.v1.GetJobTimelineRequest\x1a\x1d.beeyard.queen.v1.JobTimelineBDZBgithub.com/beeyard/beeyard/clients/go/gen/beeyard/queen/v1;queenv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,30 +39,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFERREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_SUBMITJOBREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_SUBMITJOBREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_INFERREQUEST']._serialized_start=127
-  _globals['_INFERREQUEST']._serialized_end=779
-  _globals['_INFERREQUEST_LABELSENTRY']._serialized_start=689
-  _globals['_INFERREQUEST_LABELSENTRY']._serialized_end=734
-  _globals['_SUBMITJOBREQUEST']._serialized_start=782
-  _globals['_SUBMITJOBREQUEST']._serialized_end=1442
-  _globals['_SUBMITJOBREQUEST_LABELSENTRY']._serialized_start=689
-  _globals['_SUBMITJOBREQUEST_LABELSENTRY']._serialized_end=734
-  _globals['_WATCHJOBREQUEST']._serialized_start=1444
-  _globals['_WATCHJOBREQUEST']._serialized_end=1497
-  _globals['_GETJOBREQUEST']._serialized_start=1499
-  _globals['_GETJOBREQUEST']._serialized_end=1530
-  _globals['_LISTJOBSREQUEST']._serialized_start=1533
-  _globals['_LISTJOBSREQUEST']._serialized_end=1667
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1669
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1749
-  _globals['_CANCELJOBREQUEST']._serialized_start=1751
-  _globals['_CANCELJOBREQUEST']._serialized_end=1785
-  _globals['_EXPLAINJOBREQUEST']._serialized_start=1787
-  _globals['_EXPLAINJOBREQUEST']._serialized_end=1822
-  _globals['_JOBEXPLANATION']._serialized_start=1824
-  _globals['_JOBEXPLANATION']._serialized_end=1942
-  _globals['_CANDIDATE']._serialized_start=1944
-  _globals['_CANDIDATE']._serialized_end=2044
-  _globals['_INFERENCESERVICE']._serialized_start=2047
-  _globals['_INFERENCESERVICE']._serialized_end=2591
+  _globals['_JOBSPAN_ATTRIBUTESENTRY']._loaded_options = None
+  _globals['_JOBSPAN_ATTRIBUTESENTRY']._serialized_options = b'8\001'
+  _globals['_INFERREQUEST']._serialized_start=160
+  _globals['_INFERREQUEST']._serialized_end=812
+  _globals['_INFERREQUEST_LABELSENTRY']._serialized_start=722
+  _globals['_INFERREQUEST_LABELSENTRY']._serialized_end=767
+  _globals['_SUBMITJOBREQUEST']._serialized_start=815
+  _globals['_SUBMITJOBREQUEST']._serialized_end=1475
+  _globals['_SUBMITJOBREQUEST_LABELSENTRY']._serialized_start=722
+  _globals['_SUBMITJOBREQUEST_LABELSENTRY']._serialized_end=767
+  _globals['_WATCHJOBREQUEST']._serialized_start=1477
+  _globals['_WATCHJOBREQUEST']._serialized_end=1530
+  _globals['_GETJOBREQUEST']._serialized_start=1532
+  _globals['_GETJOBREQUEST']._serialized_end=1563
+  _globals['_LISTJOBSREQUEST']._serialized_start=1566
+  _globals['_LISTJOBSREQUEST']._serialized_end=1700
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1702
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1782
+  _globals['_CANCELJOBREQUEST']._serialized_start=1784
+  _globals['_CANCELJOBREQUEST']._serialized_end=1818
+  _globals['_EXPLAINJOBREQUEST']._serialized_start=1820
+  _globals['_EXPLAINJOBREQUEST']._serialized_end=1855
+  _globals['_JOBEXPLANATION']._serialized_start=1857
+  _globals['_JOBEXPLANATION']._serialized_end=1975
+  _globals['_CANDIDATE']._serialized_start=1977
+  _globals['_CANDIDATE']._serialized_end=2077
+  _globals['_GETJOBTIMELINEREQUEST']._serialized_start=2079
+  _globals['_GETJOBTIMELINEREQUEST']._serialized_end=2118
+  _globals['_JOBTIMELINE']._serialized_start=2120
+  _globals['_JOBTIMELINE']._serialized_end=2211
+  _globals['_JOBSPAN']._serialized_start=2214
+  _globals['_JOBSPAN']._serialized_end=2462
+  _globals['_JOBSPAN_ATTRIBUTESENTRY']._serialized_start=2413
+  _globals['_JOBSPAN_ATTRIBUTESENTRY']._serialized_end=2462
+  _globals['_INFERENCESERVICE']._serialized_start=2465
+  _globals['_INFERENCESERVICE']._serialized_end=3099
 # @@protoc_insertion_point(module_scope)

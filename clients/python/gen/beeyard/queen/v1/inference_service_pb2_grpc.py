@@ -73,6 +73,11 @@ class InferenceServiceStub:
                 request_serializer=beeyard_dot_queen_dot_v1_dot_inference__service__pb2.ExplainJobRequest.SerializeToString,
                 response_deserializer=beeyard_dot_queen_dot_v1_dot_inference__service__pb2.JobExplanation.FromString,
                 _registered_method=True)
+        self.GetJobTimeline = channel.unary_unary(
+                '/beeyard.queen.v1.InferenceService/GetJobTimeline',
+                request_serializer=beeyard_dot_queen_dot_v1_dot_inference__service__pb2.GetJobTimelineRequest.SerializeToString,
+                response_deserializer=beeyard_dot_queen_dot_v1_dot_inference__service__pb2.JobTimeline.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -134,6 +139,14 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetJobTimeline(self, request, context):
+        """Returns the phases of a job with their times: a trace that needs no collector. The queen keeps them for its youngest
+        jobs; of an older one it tells what the job's own record says.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -171,6 +184,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.ExplainJob,
                     request_deserializer=beeyard_dot_queen_dot_v1_dot_inference__service__pb2.ExplainJobRequest.FromString,
                     response_serializer=beeyard_dot_queen_dot_v1_dot_inference__service__pb2.JobExplanation.SerializeToString,
+            ),
+            'GetJobTimeline': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJobTimeline,
+                    request_deserializer=beeyard_dot_queen_dot_v1_dot_inference__service__pb2.GetJobTimelineRequest.FromString,
+                    response_serializer=beeyard_dot_queen_dot_v1_dot_inference__service__pb2.JobTimeline.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -365,6 +383,33 @@ class InferenceService:
             '/beeyard.queen.v1.InferenceService/ExplainJob',
             beeyard_dot_queen_dot_v1_dot_inference__service__pb2.ExplainJobRequest.SerializeToString,
             beeyard_dot_queen_dot_v1_dot_inference__service__pb2.JobExplanation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetJobTimeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/beeyard.queen.v1.InferenceService/GetJobTimeline',
+            beeyard_dot_queen_dot_v1_dot_inference__service__pb2.GetJobTimelineRequest.SerializeToString,
+            beeyard_dot_queen_dot_v1_dot_inference__service__pb2.JobTimeline.FromString,
             options,
             channel_credentials,
             insecure,

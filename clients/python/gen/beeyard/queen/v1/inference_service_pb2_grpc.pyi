@@ -57,6 +57,10 @@ class InferenceServiceStub:
     """Cancels a job and returns it. Idempotent; an ended job is returned as it is. No token is delivered after the answer."""
     ExplainJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ExplainJobRequest, _inference_service_pb2.JobExplanation]
     """Says why a job waits, with the first constraint that excludes each candidate, or why it ran where it ran."""
+    GetJobTimeline: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GetJobTimelineRequest, _inference_service_pb2.JobTimeline]
+    """Returns the phases of a job with their times: a trace that needs no collector. The queen keeps them for its youngest
+    jobs; of an older one it tells what the job's own record says.
+    """
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -86,6 +90,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Cancels a job and returns it. Idempotent; an ended job is returned as it is. No token is delivered after the answer."""
     ExplainJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ExplainJobRequest, _inference_service_pb2.JobExplanation]  # type: ignore[assignment]
     """Says why a job waits, with the first constraint that excludes each candidate, or why it ran where it ran."""
+    GetJobTimeline: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetJobTimelineRequest, _inference_service_pb2.JobTimeline]  # type: ignore[assignment]
+    """Returns the phases of a job with their times: a trace that needs no collector. The queen keeps them for its youngest
+    jobs; of an older one it tells what the job's own record says.
+    """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Hosted by the queen. Every error carries `google.rpc.ErrorInfo{reason, domain: "beeyard"}`; refusals that pass by
@@ -154,5 +162,15 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.JobExplanation, _abc.Awaitable[_inference_service_pb2.JobExplanation]]:
         """Says why a job waits, with the first constraint that excludes each candidate, or why it ran where it ran."""
+
+    @_abc_1.abstractmethod
+    def GetJobTimeline(
+        self,
+        request: _inference_service_pb2.GetJobTimelineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.JobTimeline, _abc.Awaitable[_inference_service_pb2.JobTimeline]]:
+        """Returns the phases of a job with their times: a trace that needs no collector. The queen keeps them for its youngest
+        jobs; of an older one it tells what the job's own record says.
+        """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -10,13 +10,15 @@ import type { Job, JobEventSchema, JobSchema, JobState, Placement, Priority, Req
 import { file_beeyard_queen_v1_job } from "./job_pb.js";
 import type { ChatMessage } from "../../worker/v1/generation_pb.js";
 import { file_beeyard_worker_v1_generation } from "../../worker/v1/generation_pb.js";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file beeyard/queen/v1/inference_service.proto.
  */
 export const file_beeyard_queen_v1_inference_service: GenFile = /*@__PURE__*/
-  fileDesc("CihiZWV5YXJkL3F1ZWVuL3YxL2luZmVyZW5jZV9zZXJ2aWNlLnByb3RvEhBiZWV5YXJkLnF1ZWVuLnYxIowFCgxJbmZlclJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRINCgVtb2RlbBgCIAEoCRIOCgZwcm9tcHQYAyABKAkSMAoIbWVzc2FnZXMYBCADKAsyHi5iZWV5YXJkLndvcmtlci52MS5DaGF0TWVzc2FnZRISCgptYXhfdG9rZW5zGAUgASgFEhgKC3RlbXBlcmF0dXJlGAYgASgBSACIAQESEgoFdG9wX3AYByABKAFIAYgBARISCgV0b3BfaxgIIAEoBUgCiAEBEhEKBHNlZWQYCSABKANIA4gBARIMCgRzdG9wGAogAygJEiwKCHByaW9yaXR5GAsgASgOMhouYmVleWFyZC5xdWVlbi52MS5Qcmlvcml0eRIRCgl0ZW5hbnRfaWQYDCABKAkSEgoKc2Vzc2lvbl9pZBgNIAEoCRITCgtkZWFkbGluZV9tcxgOIAEoAxIOCgZlbmdpbmUYDyABKAkSNAoMcmVxdWlyZW1lbnRzGBAgASgLMh4uYmVleWFyZC5xdWVlbi52MS5SZXF1aXJlbWVudHMSLgoJcGxhY2VtZW50GBEgASgLMhsuYmVleWFyZC5xdWVlbi52MS5QbGFjZW1lbnQSOgoGbGFiZWxzGBIgAygLMiouYmVleWFyZC5xdWVlbi52MS5JbmZlclJlcXVlc3QuTGFiZWxzRW50cnkSEgoKY29zdF91bml0cxgTIAEoBRIUCgxtYXhfYXR0ZW1wdHMYFCABKAUaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIOCgxfdGVtcGVyYXR1cmVCCAoGX3RvcF9wQggKBl90b3Bfa0IHCgVfc2VlZCKUBQoQU3VibWl0Sm9iUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEg0KBW1vZGVsGAIgASgJEg4KBnByb21wdBgDIAEoCRIwCghtZXNzYWdlcxgEIAMoCzIeLmJlZXlhcmQud29ya2VyLnYxLkNoYXRNZXNzYWdlEhIKCm1heF90b2tlbnMYBSABKAUSGAoLdGVtcGVyYXR1cmUYBiABKAFIAIgBARISCgV0b3BfcBgHIAEoAUgBiAEBEhIKBXRvcF9rGAggASgFSAKIAQESEQoEc2VlZBgJIAEoA0gDiAEBEgwKBHN0b3AYCiADKAkSLAoIcHJpb3JpdHkYCyABKA4yGi5iZWV5YXJkLnF1ZWVuLnYxLlByaW9yaXR5EhEKCXRlbmFudF9pZBgMIAEoCRISCgpzZXNzaW9uX2lkGA0gASgJEhMKC2RlYWRsaW5lX21zGA4gASgDEg4KBmVuZ2luZRgPIAEoCRI0CgxyZXF1aXJlbWVudHMYECABKAsyHi5iZWV5YXJkLnF1ZWVuLnYxLlJlcXVpcmVtZW50cxIuCglwbGFjZW1lbnQYESABKAsyGy5iZWV5YXJkLnF1ZWVuLnYxLlBsYWNlbWVudBI+CgZsYWJlbHMYEiADKAsyLi5iZWV5YXJkLnF1ZWVuLnYxLlN1Ym1pdEpvYlJlcXVlc3QuTGFiZWxzRW50cnkSEgoKY29zdF91bml0cxgTIAEoBRIUCgxtYXhfYXR0ZW1wdHMYFCABKAUaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIOCgxfdGVtcGVyYXR1cmVCCAoGX3RvcF9wQggKBl90b3Bfa0IHCgVfc2VlZCI1Cg9XYXRjaEpvYlJlcXVlc3QSDgoGam9iX2lkGAEgASgJEhIKCmZyb21fdG9rZW4YAiABKAUiHwoNR2V0Sm9iUmVxdWVzdBIOCgZqb2JfaWQYASABKAkihgEKD0xpc3RKb2JzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIqCgZzdGF0ZXMYAyADKA4yGi5iZWV5YXJkLnF1ZWVuLnYxLkpvYlN0YXRlEhEKCXRlbmFudF9pZBgEIAEoCRINCgVtb2RlbBgFIAEoCSJQChBMaXN0Sm9ic1Jlc3BvbnNlEiMKBGpvYnMYASADKAsyFS5iZWV5YXJkLnF1ZWVuLnYxLkpvYhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiIgoQQ2FuY2VsSm9iUmVxdWVzdBIOCgZqb2JfaWQYASABKAkiIwoRRXhwbGFpbkpvYlJlcXVlc3QSDgoGam9iX2lkGAEgASgJInYKDkpvYkV4cGxhbmF0aW9uEiIKA2pvYhgBIAEoCzIVLmJlZXlhcmQucXVlZW4udjEuSm9iEg8KB3N1bW1hcnkYAiABKAkSLwoKY2FuZGlkYXRlcxgDIAMoCzIbLmJlZXlhcmQucXVlZW4udjEuQ2FuZGlkYXRlImQKCUNhbmRpZGF0ZRIRCgl3b3JrZXJfaWQYASABKAkSDwoHcG9vbF9pZBgCIAEoCRIOCgZjaG9zZW4YAyABKAgSEwoLZXhjbHVkZWRfYnkYBCABKAkSDgoGZGV0YWlsGAUgASgJMqAEChBJbmZlcmVuY2VTZXJ2aWNlEkUKBUluZmVyEh4uYmVleWFyZC5xdWVlbi52MS5JbmZlclJlcXVlc3QaGi5iZWV5YXJkLnF1ZWVuLnYxLkpvYkV2ZW50MAESRgoJU3VibWl0Sm9iEiIuYmVleWFyZC5xdWVlbi52MS5TdWJtaXRKb2JSZXF1ZXN0GhUuYmVleWFyZC5xdWVlbi52MS5Kb2ISSwoIV2F0Y2hKb2ISIS5iZWV5YXJkLnF1ZWVuLnYxLldhdGNoSm9iUmVxdWVzdBoaLmJlZXlhcmQucXVlZW4udjEuSm9iRXZlbnQwARJACgZHZXRKb2ISHy5iZWV5YXJkLnF1ZWVuLnYxLkdldEpvYlJlcXVlc3QaFS5iZWV5YXJkLnF1ZWVuLnYxLkpvYhJRCghMaXN0Sm9icxIhLmJlZXlhcmQucXVlZW4udjEuTGlzdEpvYnNSZXF1ZXN0GiIuYmVleWFyZC5xdWVlbi52MS5MaXN0Sm9ic1Jlc3BvbnNlEkYKCUNhbmNlbEpvYhIiLmJlZXlhcmQucXVlZW4udjEuQ2FuY2VsSm9iUmVxdWVzdBoVLmJlZXlhcmQucXVlZW4udjEuSm9iElMKCkV4cGxhaW5Kb2ISIy5iZWV5YXJkLnF1ZWVuLnYxLkV4cGxhaW5Kb2JSZXF1ZXN0GiAuYmVleWFyZC5xdWVlbi52MS5Kb2JFeHBsYW5hdGlvbkJEWkJnaXRodWIuY29tL2JlZXlhcmQvYmVleWFyZC9jbGllbnRzL2dvL2dlbi9iZWV5YXJkL3F1ZWVuL3YxO3F1ZWVudjFiBnByb3RvMw", [file_beeyard_queen_v1_job, file_beeyard_worker_v1_generation]);
+  fileDesc("CihiZWV5YXJkL3F1ZWVuL3YxL2luZmVyZW5jZV9zZXJ2aWNlLnByb3RvEhBiZWV5YXJkLnF1ZWVuLnYxIowFCgxJbmZlclJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRINCgVtb2RlbBgCIAEoCRIOCgZwcm9tcHQYAyABKAkSMAoIbWVzc2FnZXMYBCADKAsyHi5iZWV5YXJkLndvcmtlci52MS5DaGF0TWVzc2FnZRISCgptYXhfdG9rZW5zGAUgASgFEhgKC3RlbXBlcmF0dXJlGAYgASgBSACIAQESEgoFdG9wX3AYByABKAFIAYgBARISCgV0b3BfaxgIIAEoBUgCiAEBEhEKBHNlZWQYCSABKANIA4gBARIMCgRzdG9wGAogAygJEiwKCHByaW9yaXR5GAsgASgOMhouYmVleWFyZC5xdWVlbi52MS5Qcmlvcml0eRIRCgl0ZW5hbnRfaWQYDCABKAkSEgoKc2Vzc2lvbl9pZBgNIAEoCRITCgtkZWFkbGluZV9tcxgOIAEoAxIOCgZlbmdpbmUYDyABKAkSNAoMcmVxdWlyZW1lbnRzGBAgASgLMh4uYmVleWFyZC5xdWVlbi52MS5SZXF1aXJlbWVudHMSLgoJcGxhY2VtZW50GBEgASgLMhsuYmVleWFyZC5xdWVlbi52MS5QbGFjZW1lbnQSOgoGbGFiZWxzGBIgAygLMiouYmVleWFyZC5xdWVlbi52MS5JbmZlclJlcXVlc3QuTGFiZWxzRW50cnkSEgoKY29zdF91bml0cxgTIAEoBRIUCgxtYXhfYXR0ZW1wdHMYFCABKAUaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIOCgxfdGVtcGVyYXR1cmVCCAoGX3RvcF9wQggKBl90b3Bfa0IHCgVfc2VlZCKUBQoQU3VibWl0Sm9iUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEg0KBW1vZGVsGAIgASgJEg4KBnByb21wdBgDIAEoCRIwCghtZXNzYWdlcxgEIAMoCzIeLmJlZXlhcmQud29ya2VyLnYxLkNoYXRNZXNzYWdlEhIKCm1heF90b2tlbnMYBSABKAUSGAoLdGVtcGVyYXR1cmUYBiABKAFIAIgBARISCgV0b3BfcBgHIAEoAUgBiAEBEhIKBXRvcF9rGAggASgFSAKIAQESEQoEc2VlZBgJIAEoA0gDiAEBEgwKBHN0b3AYCiADKAkSLAoIcHJpb3JpdHkYCyABKA4yGi5iZWV5YXJkLnF1ZWVuLnYxLlByaW9yaXR5EhEKCXRlbmFudF9pZBgMIAEoCRISCgpzZXNzaW9uX2lkGA0gASgJEhMKC2RlYWRsaW5lX21zGA4gASgDEg4KBmVuZ2luZRgPIAEoCRI0CgxyZXF1aXJlbWVudHMYECABKAsyHi5iZWV5YXJkLnF1ZWVuLnYxLlJlcXVpcmVtZW50cxIuCglwbGFjZW1lbnQYESABKAsyGy5iZWV5YXJkLnF1ZWVuLnYxLlBsYWNlbWVudBI+CgZsYWJlbHMYEiADKAsyLi5iZWV5YXJkLnF1ZWVuLnYxLlN1Ym1pdEpvYlJlcXVlc3QuTGFiZWxzRW50cnkSEgoKY29zdF91bml0cxgTIAEoBRIUCgxtYXhfYXR0ZW1wdHMYFCABKAUaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIOCgxfdGVtcGVyYXR1cmVCCAoGX3RvcF9wQggKBl90b3Bfa0IHCgVfc2VlZCI1Cg9XYXRjaEpvYlJlcXVlc3QSDgoGam9iX2lkGAEgASgJEhIKCmZyb21fdG9rZW4YAiABKAUiHwoNR2V0Sm9iUmVxdWVzdBIOCgZqb2JfaWQYASABKAkihgEKD0xpc3RKb2JzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIqCgZzdGF0ZXMYAyADKA4yGi5iZWV5YXJkLnF1ZWVuLnYxLkpvYlN0YXRlEhEKCXRlbmFudF9pZBgEIAEoCRINCgVtb2RlbBgFIAEoCSJQChBMaXN0Sm9ic1Jlc3BvbnNlEiMKBGpvYnMYASADKAsyFS5iZWV5YXJkLnF1ZWVuLnYxLkpvYhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiIgoQQ2FuY2VsSm9iUmVxdWVzdBIOCgZqb2JfaWQYASABKAkiIwoRRXhwbGFpbkpvYlJlcXVlc3QSDgoGam9iX2lkGAEgASgJInYKDkpvYkV4cGxhbmF0aW9uEiIKA2pvYhgBIAEoCzIVLmJlZXlhcmQucXVlZW4udjEuSm9iEg8KB3N1bW1hcnkYAiABKAkSLwoKY2FuZGlkYXRlcxgDIAMoCzIbLmJlZXlhcmQucXVlZW4udjEuQ2FuZGlkYXRlImQKCUNhbmRpZGF0ZRIRCgl3b3JrZXJfaWQYASABKAkSDwoHcG9vbF9pZBgCIAEoCRIOCgZjaG9zZW4YAyABKAgSEwoLZXhjbHVkZWRfYnkYBCABKAkSDgoGZGV0YWlsGAUgASgJIicKFUdldEpvYlRpbWVsaW5lUmVxdWVzdBIOCgZqb2JfaWQYASABKAkiWwoLSm9iVGltZWxpbmUSIgoDam9iGAEgASgLMhUuYmVleWFyZC5xdWVlbi52MS5Kb2ISKAoFc3BhbnMYAiADKAsyGS5iZWV5YXJkLnF1ZWVuLnYxLkpvYlNwYW4i+AEKB0pvYlNwYW4SDAoEbmFtZRgBIAEoCRIPCgdhdHRlbXB0GAIgASgFEi4KCmJlZ2luX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI9CgphdHRyaWJ1dGVzGAUgAygLMikuYmVleWFyZC5xdWVlbi52MS5Kb2JTcGFuLkF0dHJpYnV0ZXNFbnRyeRoxCg9BdHRyaWJ1dGVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ATL6BAoQSW5mZXJlbmNlU2VydmljZRJFCgVJbmZlchIeLmJlZXlhcmQucXVlZW4udjEuSW5mZXJSZXF1ZXN0GhouYmVleWFyZC5xdWVlbi52MS5Kb2JFdmVudDABEkYKCVN1Ym1pdEpvYhIiLmJlZXlhcmQucXVlZW4udjEuU3VibWl0Sm9iUmVxdWVzdBoVLmJlZXlhcmQucXVlZW4udjEuSm9iEksKCFdhdGNoSm9iEiEuYmVleWFyZC5xdWVlbi52MS5XYXRjaEpvYlJlcXVlc3QaGi5iZWV5YXJkLnF1ZWVuLnYxLkpvYkV2ZW50MAESQAoGR2V0Sm9iEh8uYmVleWFyZC5xdWVlbi52MS5HZXRKb2JSZXF1ZXN0GhUuYmVleWFyZC5xdWVlbi52MS5Kb2ISUQoITGlzdEpvYnMSIS5iZWV5YXJkLnF1ZWVuLnYxLkxpc3RKb2JzUmVxdWVzdBoiLmJlZXlhcmQucXVlZW4udjEuTGlzdEpvYnNSZXNwb25zZRJGCglDYW5jZWxKb2ISIi5iZWV5YXJkLnF1ZWVuLnYxLkNhbmNlbEpvYlJlcXVlc3QaFS5iZWV5YXJkLnF1ZWVuLnYxLkpvYhJTCgpFeHBsYWluSm9iEiMuYmVleWFyZC5xdWVlbi52MS5FeHBsYWluSm9iUmVxdWVzdBogLmJlZXlhcmQucXVlZW4udjEuSm9iRXhwbGFuYXRpb24SWAoOR2V0Sm9iVGltZWxpbmUSJy5iZWV5YXJkLnF1ZWVuLnYxLkdldEpvYlRpbWVsaW5lUmVxdWVzdBodLmJlZXlhcmQucXVlZW4udjEuSm9iVGltZWxpbmVCRFpCZ2l0aHViLmNvbS9iZWV5YXJkL2JlZXlhcmQvY2xpZW50cy9nby9nZW4vYmVleWFyZC9xdWVlbi92MTtxdWVlbnYxYgZwcm90bzM", [file_beeyard_queen_v1_job, file_beeyard_worker_v1_generation, file_google_protobuf_timestamp]);
 
 /**
  * A job to run and follow. Field for field the same as SubmitJobRequest.
@@ -584,6 +586,104 @@ export const CandidateSchema: GenMessage<Candidate> = /*@__PURE__*/
   messageDesc(file_beeyard_queen_v1_inference_service, 9);
 
 /**
+ * Which job's timeline to return.
+ *
+ * @generated from message beeyard.queen.v1.GetJobTimelineRequest
+ */
+export type GetJobTimelineRequest = Message<"beeyard.queen.v1.GetJobTimelineRequest"> & {
+  /**
+   * The job.
+   *
+   * @generated from field: string job_id = 1;
+   */
+  jobId: string;
+};
+
+/**
+ * Describes the message beeyard.queen.v1.GetJobTimelineRequest.
+ * Use `create(GetJobTimelineRequestSchema)` to create a new message.
+ */
+export const GetJobTimelineRequestSchema: GenMessage<GetJobTimelineRequest> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_inference_service, 10);
+
+/**
+ * What happened to a job and when.
+ *
+ * @generated from message beeyard.queen.v1.JobTimeline
+ */
+export type JobTimeline = Message<"beeyard.queen.v1.JobTimeline"> & {
+  /**
+   * The job.
+   *
+   * @generated from field: beeyard.queen.v1.Job job = 1;
+   */
+  job?: Job | undefined;
+
+  /**
+   * Its phases in the order in which they began; attempts follow each other.
+   *
+   * @generated from field: repeated beeyard.queen.v1.JobSpan spans = 2;
+   */
+  spans: JobSpan[];
+};
+
+/**
+ * Describes the message beeyard.queen.v1.JobTimeline.
+ * Use `create(JobTimelineSchema)` to create a new message.
+ */
+export const JobTimelineSchema: GenMessage<JobTimeline> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_inference_service, 11);
+
+/**
+ * One phase of a job, under the name that it has in traces.
+ *
+ * @generated from message beeyard.queen.v1.JobSpan
+ */
+export type JobSpan = Message<"beeyard.queen.v1.JobSpan"> & {
+  /**
+   * `queue.wait`, `policy.decide`, `lease`, and within a lease `prefill` and `decode`, as the queen saw them.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * The attempt that it belongs to, from 1.
+   *
+   * @generated from field: int32 attempt = 2;
+   */
+  attempt: number;
+
+  /**
+   * When it began.
+   *
+   * @generated from field: google.protobuf.Timestamp begin_time = 3;
+   */
+  beginTime?: Timestamp | undefined;
+
+  /**
+   * When it ended; unset while it goes on.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 4;
+   */
+  endTime?: Timestamp | undefined;
+
+  /**
+   * What is known of it, under the attribute names of traces, such as `beeyard.worker.id`.
+   *
+   * @generated from field: map<string, string> attributes = 5;
+   */
+  attributes: { [key: string]: string };
+};
+
+/**
+ * Describes the message beeyard.queen.v1.JobSpan.
+ * Use `create(JobSpanSchema)` to create a new message.
+ */
+export const JobSpanSchema: GenMessage<JobSpan> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_inference_service, 12);
+
+/**
  * Hosted by the queen. Every error carries `google.rpc.ErrorInfo{reason, domain: "beeyard"}`; refusals that pass by
  * themselves carry `RetryInfo`, bad requests `BadRequest` with the field. A request with a field that this queen does
  * not know is refused with INVALID_REQUEST, so that no constraint is silently ignored.
@@ -664,6 +764,17 @@ export const InferenceService: GenService<{
     methodKind: "unary";
     input: typeof ExplainJobRequestSchema;
     output: typeof JobExplanationSchema;
+  },
+  /**
+   * Returns the phases of a job with their times: a trace that needs no collector. The queen keeps them for its youngest
+   * jobs; of an older one it tells what the job's own record says.
+   *
+   * @generated from rpc beeyard.queen.v1.InferenceService.GetJobTimeline
+   */
+  getJobTimeline: {
+    methodKind: "unary";
+    input: typeof GetJobTimelineRequestSchema;
+    output: typeof JobTimelineSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_beeyard_queen_v1_inference_service, 0);
