@@ -24,6 +24,7 @@ from beeyard.queen.v1 import fleet_service_pb2 as fleet_pb
 from beeyard.queen.v1 import fleet_service_pb2_grpc as fleet_rpc
 from beeyard.worker.v1 import engine_service_pb2 as engine_pb
 from beeyard_runtime.rpc_channel import open_channel
+from beeyard_runtime.security.dialing import PLAIN, Dialing
 
 from tests.support.service import (
     MARK,
@@ -65,6 +66,7 @@ class Stack:
         queen_flags: Sequence[str] = (),
         pool_manager_flags: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        dialing: Dialing = PLAIN,
     ) -> None:
         """Prepare a stack; nothing runs yet.
 
@@ -74,12 +76,14 @@ class Stack:
             queen_flags: More of the queen's command line.
             pool_manager_flags: More of the pool manager's.
             env: More of every process' environment.
+            dialing: What the test itself shows to the services.
         """
         self.models = dict(models or {"tiny": "synthetic:200"})
         self.folder = Path(tempfile.mkdtemp(prefix="beeyard-stack-"))
         self._workers = workers
         self._mark = uuid.uuid4().hex
         self._env = {MARK: self._mark, **(env or {})}
+        self._dialing = dialing
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._first_worker = fleet_pb.Worker()
         self._pool_manager_flags = pool_manager_flags
@@ -147,7 +151,7 @@ class Stack:
     def channel(self, address: str) -> grpc.aio.Channel:
         """Return the stack's one channel to an address; closed at the end."""
         if address not in self._channels:
-            self._channels[address] = open_channel(address)
+            self._channels[address] = open_channel(address, dialing=self._dialing)
         return self._channels[address]
 
     async def fleet(self) -> fleet_pb.FleetSnapshot:

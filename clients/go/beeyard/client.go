@@ -82,6 +82,7 @@ type Option func(*dialing)
 type dialing struct {
 	credentials credentials.TransportCredentials
 	keepalive   keepalive.ClientParameters
+	token       string
 	extra       []grpc.DialOption
 }
 
@@ -111,12 +112,16 @@ func Dial(address string, options ...Option) (*Client, error) {
 	for _, option := range options {
 		option(&d)
 	}
+	shown, err := d.shown(address)
+	if err != nil {
+		return nil, err
+	}
 	connection, err := grpc.NewClient(address, append([]grpc.DialOption{
 		grpc.WithTransportCredentials(d.credentials),
 		grpc.WithKeepaliveParams(d.keepalive),
 		grpc.WithConnectParams(connectParams()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(messageBytesMax)),
-	}, d.extra...)...)
+	}, append(shown, d.extra...)...)...)
 	if err != nil {
 		return nil, fmt.Errorf("beeyard: address of the queen: %w", err)
 	}

@@ -53,6 +53,11 @@ assert (
 STREAM_WINDOW_BYTES: Final = 64 << 10
 FRAME_TOKENS_MAX: Final = 64
 
+# --- Who is there ---
+PEM_FILE_BYTES_MAX: Final = 1 << 20
+CERT_WARNING_MS: Final = 14 * 86_400_000
+TOKEN_BYTES_MAX: Final = 256
+
 # --- Links ---
 HEARTBEAT_INTERVAL_MS: Final = 1_000
 LEASE_TTL_MS: Final = 10_000

@@ -9,6 +9,9 @@ from beeyard_core.refusal import Refusal
 from beeyard_runtime.clock import Clock, SystemClock
 from beeyard_runtime.lifecycle import Stop, announce
 from beeyard_runtime.log import get_log
+from beeyard_runtime.security.dialing import Dialing, token_source
+from beeyard_runtime.security.protection import Protection
+from beeyard_runtime.security.tls import read_tls
 from beeyard_runtime.telemetry import Telemetry, setup_telemetry
 
 from beeyard_gateway.cancelling import Cancellations
@@ -55,7 +58,9 @@ class Gateway:
         """Put the parts together; nothing listens yet."""
         self._settings = settings
         self._clock = clock
-        self.link = QueenLink(settings.queen, telemetry)
+        tls = read_tls(settings, now_ms=clock.now().wall_ms)
+        dialing = Dialing(tls, token_source(settings.token, settings.token_file))
+        self.link = QueenLink(settings.queen, telemetry, dialing)
         self.metrics = GatewayMetrics()
         self.streams = OpenStreams(clock)
         self._cancellations = Cancellations(self.link, self.metrics)
@@ -72,6 +77,7 @@ class Gateway:
             edge,
             edge.overloaded,
             listen=settings.listen,
+            protection=Protection(tls),
             connections_max=settings.connections_max,
             # What is left after the drain gets an answer, and a moment to read it.
             grace_ms=settings.drain_grace_ms + limits.DRAIN_DELIVERY_MS,

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from beeyard_core import limits
-from beeyard_runtime.config import ServiceSettings
+from beeyard_runtime.config import DialingSettings
 from beeyard_runtime.flags import parse_flags
 from pydantic import Field
 
 
-class GatewaySettings(ServiceSettings):
+class GatewaySettings(DialingSettings):
     """Settings of the gateway.
 
     Attributes:

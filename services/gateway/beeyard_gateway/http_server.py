@@ -7,13 +7,16 @@ import asyncio
 import functools
 import logging
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, cast
 
 import uvicorn
 from beeyard_core import limits
-from beeyard_runtime.listening import bind_socket, loopback_address
+from beeyard_runtime.listening import allowed_address, bind_socket
+from beeyard_runtime.security.protection import UNPROTECTED, Protection
+from beeyard_runtime.security.tls import Tls
 from starlette.types import ASGIApp
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -139,6 +142,7 @@ class HttpServer:
         listen: str,
         connections_max: int,
         grace_ms: int,
+        protection: Protection = UNPROTECTED,
     ) -> None:
         """Prepare to serve `app`; nothing is bound yet.
 
@@ -148,14 +152,16 @@ class HttpServer:
             listen: `host:port`; port 0 takes a free one.
             connections_max: Connections at once.
             grace_ms: How long running requests may go on after `stop`, milliseconds.
+            protection: With TLS it speaks HTTPS.
         """
         # What uvicorn has to tell at this level is that it works; its faults are warnings and errors.
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         self._listen = listen
+        self._protection = protection
         http = functools.partial(
             BoundedHttp, connections_max=connections_max, overloaded=overloaded
         )
-        self._server = _Server(_config(app, http, grace_ms))
+        self._server = _Server(_config(app, http, grace_ms, protection.tls))
         self._running: asyncio.Task[None] | None = None
         self.address = ""
 
@@ -173,9 +179,9 @@ class HttpServer:
         """Bind and serve.
 
         Raises:
-            ListenFailed: The address is taken, malformed, or not loopback.
+            ListenFailed: The address is taken, malformed, or not loopback and not protected.
         """
-        host, port = loopback_address(self._listen)
+        host, port = allowed_address(self._listen, is_protected=self._protection.is_complete)
         bound = bind_socket(host, port, self._listen)
         shown = f"[{host}]" if ":" in host else host
         self.address = f"{shown}:{bound.getsockname()[1]}"
@@ -209,7 +215,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _config(app: ASGIApp, http: Callable[..., BoundedHttp], grace_ms: int) -> uvicorn.Config:
+def _config(
+    app: ASGIApp, http: Callable[..., BoundedHttp], grace_ms: int, tls: Tls
+) -> uvicorn.Config:
     settings: dict[str, Any] = {
         "http": http,
         "ws": "websockets-sansio",
@@ -225,4 +233,13 @@ def _config(app: ASGIApp, http: Callable[..., BoundedHttp], grace_ms: int) -> uv
         "timeout_keep_alive": limits.HTTP_KEEP_ALIVE_MS // 1_000,
         "timeout_graceful_shutdown": max(1, -(-grace_ms // 1_000)),
     }
-    return uvicorn.Config(app, **settings)
+    return uvicorn.Config(app, **settings, **_https(tls))
+
+
+def _https(tls: Tls) -> dict[str, Any]:
+    if tls.own is None:
+        return {}
+    settings: dict[str, Any] = {"ssl_certfile": tls.own.cert_path, "ssl_keyfile": tls.own.key_path}
+    if tls.needs_client_cert:
+        settings |= {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": tls.ca_path}
+    return settings

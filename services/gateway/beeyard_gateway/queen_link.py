@@ -18,6 +18,7 @@ from beeyard_core import limits
 from beeyard_core.refusal import Refusal
 from beeyard_runtime.rpc_channel import open_channel
 from beeyard_runtime.rpc_errors import from_error, is_judged
+from beeyard_runtime.security.dialing import PLAIN, Dialing
 from beeyard_runtime.telemetry import Telemetry
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -41,9 +42,9 @@ class QueenLink:
         policy: Scheduling policies.
     """
 
-    def __init__(self, address: str, telemetry: Telemetry) -> None:
+    def __init__(self, address: str, telemetry: Telemetry, dialing: Dialing = PLAIN) -> None:
         """Open the channel; it connects by itself, and again when it breaks."""
-        self._channel = open_channel(address, telemetry=telemetry)
+        self._channel = open_channel(address, telemetry=telemetry, dialing=dialing)
         self.inference = inference_service_pb2_grpc.InferenceServiceStub(self._channel)
         self.fleet = fleet_service_pb2_grpc.FleetServiceStub(self._channel)
         self.policy = policy_service_pb2_grpc.PolicyServiceStub(self._channel)

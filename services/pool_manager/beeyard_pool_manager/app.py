@@ -16,6 +16,9 @@ from beeyard_runtime.metrics import Figures
 from beeyard_runtime.metrics_server import MetricsServer
 from beeyard_runtime.rpc_channel import open_channel
 from beeyard_runtime.rpc_server import RpcServer
+from beeyard_runtime.security.dialing import Dialing, TokenSource, token_source
+from beeyard_runtime.security.protection import Protection
+from beeyard_runtime.security.tls import NO_TLS, Tls, read_tls
 from beeyard_runtime.telemetry import setup_telemetry
 
 from beeyard_pool_manager.catalogue import Catalogue
@@ -42,6 +45,8 @@ class _Parts:
     """What a pool manager consists of beside its server."""
 
     clock: Clock
+    tls: Tls
+    token: TokenSource | None
     changes: Changes
     inventory: InventoryReader
     catalogue: Catalogue
@@ -55,7 +60,7 @@ async def main(stop: Stop, settings: PoolManagerSettings) -> None:
     """Run one pool manager until it is asked to stop.
 
     Raises:
-        StartFailed: The work folder or the port cannot be had.
+        StartFailed: The work folder, the port or a file cannot be had.
     """
     setup_log("pool_manager", fmt=settings.log_format, level=settings.log_level)
     with hold_work_dir(settings.work_dir):
@@ -72,6 +77,8 @@ async def main(stop: Stop, settings: PoolManagerSettings) -> None:
 
 def _assemble(settings: PoolManagerSettings, incarnation: str) -> _Parts:
     clock, changes = SystemClock(), Changes()
+    tls = read_tls(settings, now_ms=clock.now().wall_ms)
+    token = token_source(settings.token, settings.token_file)
     inventory = InventoryReader(choose_inventory(settings.inventory))
     catalogue = Catalogue(
         models_dir=settings.models_dir,
@@ -81,9 +88,14 @@ def _assemble(settings: PoolManagerSettings, incarnation: str) -> _Parts:
         context_tokens=settings.context_tokens,
         on_change=changes.mark,
     )
-    engines = GrpcEngineLink(f"{settings.pool_id}/{incarnation}")
+    shared = _shared_with_workers(tls)
+    engines = GrpcEngineLink(
+        f"{settings.pool_id}/{incarnation}",
+        # On whatever address they listen, what our own workers show is our own certificate.
+        Dialing(shared if shared.own else NO_TLS, token, shared.own.name if shared.own else ""),
+    )
     supervisor = Supervisor(
-        launcher=LocalLauncher(settings.work_dir, command=_command(settings), clock=clock),
+        launcher=LocalLauncher(settings.work_dir, command=_command(settings, shared), clock=clock),
         engines=engines,
         clock=clock,
         on_change=changes.mark,
@@ -106,6 +118,8 @@ def _assemble(settings: PoolManagerSettings, incarnation: str) -> _Parts:
     )
     return _Parts(
         clock=clock,
+        tls=tls,
+        token=token,
         changes=changes,
         inventory=inventory,
         catalogue=catalogue,
@@ -127,6 +141,7 @@ async def _serve(
         listen=settings.listen,
         admin_listen=settings.admin_listen,
         telemetry=telemetry,
+        protection=Protection(parts.tls),
     )
     identity = HostIdentity(
         pool_id=settings.pool_id,
@@ -189,7 +204,7 @@ def _duties(
 
 
 async def _report(settings: PoolManagerSettings, parts: _Parts, host: Host) -> None:
-    channel = open_channel(settings.queen)
+    channel = open_channel(settings.queen, dialing=Dialing(parts.tls, parts.token))
     try:
         await ReportLoop(
             host,
@@ -231,13 +246,35 @@ async def _background(duties: list[Coroutine[None, None, None]]) -> AsyncIterato
                 task.cancel()
 
 
-def _command(settings: PoolManagerSettings) -> WorkerCommand:
+def _shared_with_workers(tls: Tls) -> Tls:
+    """Return the TLS that workers get: all of it, or just the authorities if they could not be spoken to with it."""
+    is_usable = tls.own is not None and tls.ca is not None and bool(tls.own.name)
+    return tls if is_usable else Tls(ca_path=tls.ca_path, ca=tls.ca)
+
+
+def _command(settings: PoolManagerSettings, shared: Tls) -> WorkerCommand:
     endpoint = settings.otlp_endpoint
+    environment = {"BEEYARD_OTLP_ENDPOINT": endpoint} if endpoint else {}
+    token = settings.token.get_secret_value()
+    if token:
+        environment["BEEYARD_WORKER_TOKEN"] = token
     return WorkerCommand(
         program=settings.worker_program(),
         queen=settings.queen,
         pool_id=settings.pool_id,
         threads=settings.threads,
         supervisor_grace_ms=settings.supervisor_grace_ms,
-        environment={"BEEYARD_OTLP_ENDPOINT": endpoint} if endpoint else {},
+        security=_security_flags(settings, shared),
+        environment=environment,
     )
+
+
+def _security_flags(settings: PoolManagerSettings, shared: Tls) -> list[str]:
+    files = {
+        "--tls-ca": shared.ca_path,
+        "--tls-cert": shared.own.cert_path if shared.own else None,
+        "--tls-key": shared.own.key_path if shared.own else None,
+        "--token-file": settings.token_file,
+    }
+    flags = [f"{flag}={path.absolute()}" for flag, path in files.items() if path is not None]
+    return [*flags, "--tls-client-certs=required"] if shared.needs_client_cert else flags

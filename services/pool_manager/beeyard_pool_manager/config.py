@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from beeyard_core import limits
-from beeyard_runtime.config import ServiceSettings
+from beeyard_runtime.config import DialingSettings
 from beeyard_runtime.flags import parse_flags
 from beeyard_runtime.lifecycle import ConfigInvalid
 from pydantic import Field, field_validator
@@ -20,7 +20,7 @@ CONTEXT_TOKENS_DEFAULT = 2_048
 _CONTEXT_TOKENS_MAX = 1 << 24
 
 
-class PoolManagerSettings(ServiceSettings):
+class PoolManagerSettings(DialingSettings):
     """Settings of one pool manager.
 
     Attributes:

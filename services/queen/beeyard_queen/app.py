@@ -28,6 +28,8 @@ from beeyard_runtime.log import get_log
 from beeyard_runtime.metrics import Figures
 from beeyard_runtime.metrics_server import MetricsServer
 from beeyard_runtime.rpc_server import RpcServer
+from beeyard_runtime.security.protection import Protection
+from beeyard_runtime.security.tls import read_tls
 from beeyard_runtime.telemetry import Telemetry, setup_telemetry
 
 from beeyard_queen.actor import Answers, QueenActor
@@ -82,7 +84,7 @@ async def main(stop: Stop, settings: QueenSettings) -> None:
     """Run the queen until `stop`.
 
     Raises:
-        StartFailed: The store cannot be used or the address cannot be had; the message says what to do.
+        StartFailed: The store, a file or the address cannot be had; the message says what to do.
     """
     clock = SystemClock()
     incarnation = uuid.uuid4().hex[:8]
@@ -218,6 +220,7 @@ class Queen:
             listen=settings.listen,
             admin_listen=settings.admin_listen,
             telemetry=traces.telemetry,
+            protection=Protection(read_tls(settings, now_ms=clock.now().wall_ms)),
         )
         self._register()
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -22,7 +22,7 @@ from pydantic_settings import (
 
 from beeyard_runtime.faults import ConfigInvalid
 
-__all__ = ["ConfigInvalid", "ServiceSettings", "load"]
+__all__ = ["ConfigInvalid", "DialingSettings", "ServiceSettings", "load"]
 
 CONFIG_ENV = "BEEYARD_CONFIG"
 CONFIG_FILE = "beeyard.toml"
@@ -38,6 +38,11 @@ class ServiceSettings(BaseSettings):
         log_format: Lines for people, or one JSON object a line.
         log_level: The least severe lines that are written.
         otlp_endpoint: OTLP gRPC collector that traces go to; none: traces are not kept.
+        tls_cert: The certificate that this process shows, with its chain, as PEM; none: it serves without TLS.
+        tls_key: The private key of tls_cert, as PEM without a passphrase.
+        tls_ca: Certificates of the authorities whose signatures this process believes, as PEM; none: it dials without
+            TLS.
+        tls_client_certs: Whether callers must show a certificate that tls_ca signed.
     """
 
     model_config = SettingsConfigDict(extra="forbid", hide_input_in_errors=True)
@@ -45,6 +50,10 @@ class ServiceSettings(BaseSettings):
     log_format: Literal["json", "console"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     otlp_endpoint: str | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    tls_client_certs: Literal["ignored", "required"] = "ignored"
 
     @classmethod
     def settings_customise_sources(
@@ -63,6 +72,18 @@ class ServiceSettings(BaseSettings):
     def load(cls, section: str, *, overrides: Mapping[str, object] | None = None) -> Self:
         """Return the settings of one role; the same as `load(cls, section, overrides=overrides)`."""
         return load(cls, section, overrides=overrides or {})
+
+
+class DialingSettings(ServiceSettings):
+    """What a service that dials the queen can be told besides.
+
+    Attributes:
+        token: What it shows to those whom it dials. Not a flag: command lines are seen by everybody.
+        token_file: A file with that token, read again when it changes.
+    """
+
+    token: SecretStr = SecretStr("")
+    token_file: Path | None = None
 
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)

@@ -7,25 +7,51 @@ import socket
 from beeyard_runtime.faults import ListenFailed
 
 
-def loopback_address(listen: str) -> tuple[str, int]:
+def allowed_address(listen: str, *, is_protected: bool) -> tuple[str, int]:
     """Return host and port of an address that may be listened on; the host without brackets.
+
+    Args:
+        listen: `host:port`.
+        is_protected: Whether callers are told apart by tokens and nobody listens in: then any address may be.
+
+    Raises:
+        ListenFailed: It is malformed, or not loopback and not protected.
+    """
+    host, port = _parts_of(listen)
+    if is_protected and host:
+        return host, port
+    if not is_loopback(host):
+        raise ListenFailed(
+            f"refusing to listen on {listen}: without TLS and tokens only loopback addresses are allowed (127.0.0.1, "
+            "[::1] or localhost); set tls_cert, tls_key and tokens, which beeyard certs and beeyard tokens make"
+        )
+    return host, port
+
+
+def loopback_address(listen: str) -> tuple[str, int]:
+    """Return host and port for what knows neither TLS nor tokens, and so stays on this machine.
 
     Raises:
         ListenFailed: It is malformed, or not loopback.
     """
+    host, port = _parts_of(listen)
+    if not is_loopback(host):
+        raise ListenFailed(
+            f"refusing to listen on {listen}: this port knows neither TLS nor tokens, so only loopback addresses are "
+            "allowed (127.0.0.1, [::1] or localhost)"
+        )
+    return host, port
+
+
+def _parts_of(listen: str) -> tuple[str, int]:
     host, colon, port = listen.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 0xFFFF:
         raise ListenFailed(f"cannot listen on {listen!r}: write HOST:PORT, such as 127.0.0.1:7700")
-    host = host.removeprefix("[").removesuffix("]")
-    if not _is_loopback(host):
-        raise ListenFailed(
-            f"refusing to listen on {listen}: without TLS and tokens, which this version does not have yet, only "
-            "loopback addresses are allowed (127.0.0.1, [::1] or localhost)"
-        )
-    return host, int(port)
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to this host stays on this machine; `host` is without port and brackets."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

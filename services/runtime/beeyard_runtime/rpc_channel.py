@@ -1,7 +1,7 @@
 """Channels to other services, all with the same limits, keepalive and trace propagation.
 
-A `traceparent` is added by wrapping each method once, not by grpc.aio's interceptors: those put a queue and a task
-between the caller and every message of a stream.
+A `traceparent` and a token are added by wrapping each method once, not by grpc.aio's interceptors: those put a queue
+and a task between the caller and every message of a stream.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -12,6 +12,9 @@ import grpc
 from beeyard_core import limits
 
 from beeyard_runtime import semconv
+from beeyard_runtime.faults import StartFailed
+from beeyard_runtime.listening import is_loopback
+from beeyard_runtime.security.dialing import AUTHORIZATION, BEARER, PLAIN, Dialing, TokenSource
 from beeyard_runtime.telemetry import Telemetry
 
 _OPTIONS = (
@@ -49,20 +52,37 @@ _Method = Callable[..., object]
 _Metadata = Iterable[tuple[str, str | bytes]]
 
 
-def open_channel(address: str, *, telemetry: Telemetry | None = None) -> grpc.aio.Channel:
+def open_channel(
+    address: str, *, telemetry: Telemetry | None = None, dialing: Dialing = PLAIN
+) -> grpc.aio.Channel:
     """Open a channel; it connects by itself when first used, and again when it breaks.
 
     Args:
         address: `host:port`.
         telemetry: Where the current trace is read from, so that it goes on at the other side; None: no trace travels.
+        dialing: What the channel shows, and whose certificates it believes.
 
     Returns:
         A channel for the generated stubs. Close it with `await channel.close(None)`.
+
+    Raises:
+        StartFailed: A token would travel in the clear.
     """
-    channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-    if telemetry is None:
+    credentials = dialing.tls.channel_credentials()
+    if credentials is None:
+        host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+        if dialing.token is not None and not is_loopback(host):
+            raise StartFailed(
+                f"refusing to send a token to {address} without TLS: name its authorities with tls_ca"
+            )
+        channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+    else:
+        named = (("grpc.ssl_target_name_override", dialing.server_name),)
+        options = _OPTIONS + (named if dialing.server_name else ())
+        channel = grpc.aio.secure_channel(address, credentials, options=options)
+    if telemetry is None and dialing.token is None:
         return channel
-    return cast("grpc.aio.Channel", _TracedChannel(channel, telemetry))
+    return cast("grpc.aio.Channel", _CarryingChannel(channel, telemetry, dialing.token))
 
 
 @asynccontextmanager
@@ -77,17 +97,20 @@ async def stream(call: CallT) -> AsyncIterator[CallT]:
         call.cancel()
 
 
-class _TracedChannel:
-    """A channel whose calls carry the caller's trace."""
+class _CarryingChannel:
+    """A channel whose calls carry the caller's trace and a token."""
 
-    def __init__(self, channel: grpc.aio.Channel, telemetry: Telemetry) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, telemetry: Telemetry | None, token: TokenSource | None
+    ) -> None:
         self._channel = channel
         self._telemetry = telemetry
+        self._token = token
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._channel, name)
 
-    async def __aenter__(self) -> "_TracedChannel":
+    async def __aenter__(self) -> "_CarryingChannel":
         await self._channel.__aenter__()
         return self
 
@@ -115,12 +138,15 @@ class _TracedChannel:
         )
 
     def _carry(self, method: _Method) -> _Method:
-        telemetry = self._telemetry
+        telemetry, token = self._telemetry, self._token
 
         def call(*args: object, metadata: _Metadata | None = None, **kwargs: object) -> object:
-            traceparent = telemetry.traceparent()
+            traceparent = telemetry.traceparent() if telemetry is not None else ""
             if traceparent:
                 metadata = (*(metadata or ()), (semconv.TRACEPARENT, traceparent))
+            shown = token() if token is not None else ""
+            if shown:
+                metadata = (*(metadata or ()), (AUTHORIZATION, f"{BEARER}{shown}"))
             return method(*args, metadata=metadata, **kwargs)
 
         return call

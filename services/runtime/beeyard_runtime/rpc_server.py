@@ -18,10 +18,11 @@ from grpc_health.v1 import health_pb2_grpc
 from beeyard_runtime.call_meter import CallFigures, CallMeter
 from beeyard_runtime.faults import ListenFailed
 from beeyard_runtime.health import Health
-from beeyard_runtime.listening import bind_socket, loopback_address
+from beeyard_runtime.listening import allowed_address, bind_socket
 from beeyard_runtime.log import get_log
 from beeyard_runtime.reflection import add_reflection
 from beeyard_runtime.rpc_methods import Method, wrap_method
+from beeyard_runtime.security.protection import UNPROTECTED, Protection
 from beeyard_runtime.telemetry import Telemetry
 
 __all__ = ["ListenFailed", "RpcServer"]
@@ -57,7 +58,13 @@ class RpcServer:
     """
 
     def __init__(
-        self, name: str, *, listen: str, admin_listen: str | None = None, telemetry: Telemetry
+        self,
+        name: str,
+        *,
+        listen: str,
+        admin_listen: str | None = None,
+        telemetry: Telemetry,
+        protection: Protection = UNPROTECTED,
     ) -> None:
         """Prepare a server; nothing is bound yet.
 
@@ -66,6 +73,7 @@ class RpcServer:
             listen: `host:port`; port 0 takes a free one.
             admin_listen: The same for channelz, health and reflection; None: no admin listener.
             telemetry: Where the server spans go.
+            protection: Of both listeners.
         """
         self._name = name
         self._listen = listen
@@ -73,8 +81,8 @@ class RpcServer:
         self._health = Health()
         self._is_held_back = False
         self._meter = CallMeter()
-        self._main = _Listener(telemetry, self._meter)
-        self._admin = _Listener(telemetry) if admin_listen is not None else None
+        self._main = _Listener(telemetry, protection, self._meter)
+        self._admin = _Listener(telemetry, protection) if admin_listen is not None else None
         self.address = ""
         self.admin_address = ""
 
@@ -98,7 +106,7 @@ class RpcServer:
             The bound port.
 
         Raises:
-            ListenFailed: The address is taken, malformed, or not loopback.
+            ListenFailed: The address is taken, malformed, or not loopback and not protected.
         """
         for service in self._main.services:
             self._health.add(service)
@@ -140,8 +148,11 @@ class RpcServer:
 class _Listener:
     """One bound port. Given to generated code as if it were the server, it wraps each method on its way in."""
 
-    def __init__(self, telemetry: Telemetry, meter: CallMeter | None = None) -> None:
+    def __init__(
+        self, telemetry: Telemetry, protection: Protection, meter: CallMeter | None = None
+    ) -> None:
         self._telemetry = telemetry
+        self._protection = protection
         self._meter = meter
         self.services: list[str] = []
         self.server = grpc.aio.server(
@@ -179,11 +190,15 @@ class _Listener:
         """Ignore what is offered again as registered methods, and would come here unwrapped."""
 
     def bind(self, listen: str) -> tuple[int, str]:
-        host, port = loopback_address(listen)
+        host, port = allowed_address(listen, is_protected=self._protection.is_complete)
         bind_socket(host, port, listen).close()
         shown = f"[{host}]" if ":" in host else host
+        credentials = self._protection.tls.server_credentials()
         try:
-            bound = self.server.add_insecure_port(f"{shown}:{port}")
+            if credentials is None:
+                bound = self.server.add_insecure_port(f"{shown}:{port}")
+            else:
+                bound = self.server.add_secure_port(f"{shown}:{port}", credentials)
         except RuntimeError:
             raise ListenFailed(
                 f"cannot listen on {listen}: the address was taken just now"

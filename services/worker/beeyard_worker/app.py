@@ -22,6 +22,9 @@ from beeyard_runtime.metrics import Figures
 from beeyard_runtime.metrics_server import MetricsServer
 from beeyard_runtime.rpc_channel import open_channel
 from beeyard_runtime.rpc_server import RpcServer
+from beeyard_runtime.security.dialing import Dialing, token_source
+from beeyard_runtime.security.protection import Protection
+from beeyard_runtime.security.tls import read_tls
 from beeyard_runtime.telemetry import Telemetry, setup_telemetry
 
 from beeyard_worker.config import WorkerSettings
@@ -45,7 +48,7 @@ async def main(stop: Stop, settings: WorkerSettings) -> None:
     """Serve until a signal, an order or missing supervision ends the worker.
 
     Raises:
-        StartFailed: The model cannot be loaded, the port is taken, or the state file cannot be written.
+        StartFailed: The model cannot be loaded, the port is taken, or a file cannot be used.
     """
     setup_log("worker", fmt=settings.log_format, level=settings.log_level)
     telemetry = setup_telemetry(
@@ -67,6 +70,8 @@ class Worker:
         self._settings = settings
         self._telemetry = telemetry
         self._clock = SystemClock()
+        self._tls = read_tls(settings, now_ms=self._clock.now().wall_ms)
+        self._token = token_source(settings.token, settings.token_file)
         self._chance = random.Random()  # noqa: S311 - spreads load and seeds; keeps no secret
         self._engine: Engine = engine_from(settings, self._clock)
         self.status = WorkerStatus(
@@ -110,6 +115,7 @@ class Worker:
             listen=self._settings.listen,
             admin_listen=self._settings.admin_listen,
             telemetry=self._telemetry,
+            protection=Protection(self._tls),
         )
         server.register(
             engine_service_pb2_grpc.add_EngineServiceServicer_to_server, self._engine_service()
@@ -132,7 +138,9 @@ class Worker:
         async with AsyncExitStack() as stack:
             background = [self._begin_drain_on(stop), self._load(server), self._read_gauges()]
             if self._settings.queen:
-                channel = await stack.enter_async_context(open_channel(self._settings.queen))
+                dialing = Dialing(self._tls, self._token)
+                opened = open_channel(self._settings.queen, dialing=dialing)
+                channel = await stack.enter_async_context(opened)
                 background.append(self._session(channel, server.address).run())
             if self._settings.supervised:
                 background.append(self._supervision.watch())

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Literal, Self
 
 from beeyard_core import limits
-from beeyard_runtime.config import ServiceSettings, load
+from beeyard_runtime.config import DialingSettings, load
 from beeyard_runtime.flags import parse_flags
 from pydantic import Field, SecretStr, model_validator
 
 
-class WorkerSettings(ServiceSettings):
+class WorkerSettings(DialingSettings):
     """One worker: one model on one device.
 
     Attributes:

@@ -3,6 +3,7 @@
 It imports generated code, gRPC and nothing of the services, so that it can be published alone.
 """
 
+from beeyard_client.access import Access
 from beeyard_client.client import DEFAULT_QUEEN, BeeyardClient
 from beeyard_client.errors import (
     BeeyardError,
@@ -84,6 +85,7 @@ from beeyard_client.work import (
 
 __all__ = [
     "DEFAULT_QUEEN",
+    "Access",
     "BeeyardClient",
     "BeeyardError",
     "BusyFactor",

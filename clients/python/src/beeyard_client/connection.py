@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 import grpc
 
 from beeyard_client import limits
+from beeyard_client.access import NOBODY, Access
 from beeyard_client.errors import BeeyardError, LinkBrokenError, from_rpc_error
 from beeyard_client.resume import Patience, Pauses, SystemPauses
 from beeyard_client.tracing import Metadata
@@ -28,6 +29,7 @@ class QueenConnection:
         self,
         queen: str = DEFAULT_QUEEN,
         *,
+        access: Access = NOBODY,
         tracer_provider: "TracerProvider | None" = None,
         connect_patience_ms: int = limits.CONNECT_PATIENCE_MS,
         pauses: Pauses | None = None,
@@ -37,12 +39,14 @@ class QueenConnection:
 
         Args:
             queen: HOST:PORT.
+            access: Who the client is, and how it knows the queen; by default nobody, over a plain link.
             tracer_provider: Where the root span of each job goes; None: jobs are not traced from here.
             connect_patience_ms: How long a request is tried again while no queen answers, milliseconds.
             pauses: Clock and chance of the retries; None: the real ones.
             new_id: Draws an idempotency key.
         """
         self.queen = queen
+        self._access = access
         self._tracer_provider = tracer_provider
         self._connect_patience_ms = connect_patience_ms
         self._pauses = pauses or SystemPauses()
@@ -51,7 +55,7 @@ class QueenConnection:
 
     async def __aenter__(self) -> Self:
         """Open the channel; the connection itself is made by the first request."""
-        self._channel = grpc.aio.insecure_channel(self.queen, options=_CHANNEL_OPTIONS)
+        self._channel = self._access.open_channel(self.queen, _CHANNEL_OPTIONS)
         return self
 
     async def __aexit__(

@@ -1,8 +1,9 @@
 """What can go wrong, as one family of exceptions with a reason that programs can compare.
 
 Every error of the queen carries `google.rpc.ErrorInfo{reason, domain: "beeyard"}`. Here it becomes a `BeeyardError`
-whose `reason` is that word; nobody needs to parse a message. Only two reasons are the client's own and never sent by a
-queen: `QUEEN_UNREACHABLE` (nobody answered) and `CANCELLED` (the job was cancelled, so it has no text).
+whose `reason` is that word; nobody needs to parse a message. Three reasons are the client's own and never sent by a
+queen: `QUEEN_UNREACHABLE` (nobody answered), `CANCELLED` (the job was cancelled, so it has no text) and `INSECURE_LINK`
+(a token was not sent, since anybody could have read it).
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ ERROR_DOMAIN: Final = "beeyard"
 QUEEN_UNREACHABLE: Final = "QUEEN_UNREACHABLE"
 STREAM_READ_ERROR: Final = "STREAM_READ_ERROR"
 CANCELLED: Final = "CANCELLED"
+INSECURE_LINK: Final = "INSECURE_LINK"
 
 # The words for a status that came without details: from a proxy, from a broken link, or from gRPC itself.
 _REASONS_WITHOUT_DETAILS: Final[Mapping[grpc.StatusCode, str]] = {

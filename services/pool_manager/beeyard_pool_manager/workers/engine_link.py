@@ -13,6 +13,7 @@ from beeyard.worker.v1 import engine_service_pb2_grpc as rpc
 from beeyard_core import limits
 from beeyard_core.fleet import WorkerState
 from beeyard_runtime.rpc_channel import open_channel
+from beeyard_runtime.security.dialing import PLAIN, Dialing
 
 from beeyard_pool_manager.workers.worker_process import EngineReading
 
@@ -31,10 +32,12 @@ class GrpcEngineLink:
 
     Args:
         supervisor_id: Tells the workers who supervises them.
+        dialing: What the workers are shown, and whose certificates count.
     """
 
-    def __init__(self, supervisor_id: str) -> None:
+    def __init__(self, supervisor_id: str, dialing: Dialing = PLAIN) -> None:
         self._supervisor_id = supervisor_id
+        self._dialing = dialing
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def read(self, address: str) -> EngineReading | None:
@@ -67,7 +70,7 @@ class GrpcEngineLink:
     def _stub(self, address: str) -> "rpc.EngineServiceAsyncStub":
         channel = self._channels.get(address)
         if channel is None:
-            channel = self._channels[address] = open_channel(address)
+            channel = self._channels[address] = open_channel(address, dialing=self._dialing)
         return rpc.EngineServiceStub(channel)
 
     async def _drop(self, address: str) -> None:

@@ -41,6 +41,7 @@ class WorkerCommand:
         queen: HOST:PORT of the queen; empty: the workers stand alone.
         threads: Engine threads; 0: the worker's own choice.
         supervisor_grace_ms: How long a worker lives without a pool manager, milliseconds.
+        security: Flags that name certificates and the file of the token.
         environment: Added to this process's environment.
     """
 
@@ -49,6 +50,7 @@ class WorkerCommand:
     pool_id: str
     threads: int = 0
     supervisor_grace_ms: int = limits.SUPERVISOR_GRACE_MS
+    security: Sequence[str] = ()
     environment: Mapping[str, str]
 
     def arguments(self, spec: WorkerSpec) -> list[str]:
@@ -67,6 +69,7 @@ class WorkerCommand:
             f"--context-tokens={spec.context_tokens}",
             "--supervised",
             f"--supervisor-grace-ms={self.supervisor_grace_ms}",
+            *self.security,
         ]
         return [*line, f"--threads={self.threads}"] if self.threads else line
 

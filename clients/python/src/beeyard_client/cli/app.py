@@ -1,10 +1,12 @@
 """The command `beeyard`, put together."""
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from beeyard_client.access import Access
 from beeyard_client.cli import services
 from beeyard_client.cli.doctor import doctor
 from beeyard_client.cli.fleet import fleet, models
@@ -27,6 +29,10 @@ app = typer.Typer(
 )
 
 
+def _file(variable: str, text: str) -> Any:
+    return typer.Option(envvar=variable, exists=True, dir_okay=False, readable=True, help=text)
+
+
 @app.callback()
 def options(
     context: typer.Context,
@@ -34,12 +40,33 @@ def options(
     queen: Annotated[
         str, typer.Option(envvar="BEEYARD_QUEEN", metavar="HOST:PORT", help="The queen to ask.")
     ] = DEFAULT_QUEEN,
+    token: Annotated[
+        str,
+        typer.Option(
+            envvar="BEEYARD_TOKEN", show_envvar=True, help="Who you are; better in the variable."
+        ),
+    ] = "",
+    ca: Annotated[
+        Path | None, _file("BEEYARD_CA", "Whose signatures are believed (PEM); means TLS.")
+    ] = None,
+    cert: Annotated[Path | None, _file("BEEYARD_CERT", "Your own certificate (PEM).")] = None,
+    key: Annotated[Path | None, _file("BEEYARD_KEY", "The key of --cert (PEM).")] = None,
 ) -> None:
     """LLM inference on your own machines: run it, ask it, look at it."""
     host, _, port = queen.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
         raise typer.BadParameter(f"{queen!r} is not HOST:PORT", param_hint="--queen")
-    context.obj = Target(queen=queen)
+    if not (token.isascii() and token.isprintable()):
+        raise typer.BadParameter("a token is letters and digits", param_hint="--token")
+    try:
+        access = Access(token=token, ca=ca, cert=cert, key=key)
+    except ValueError:
+        words = "--cert and --key belong together, and need --ca"
+        raise typer.BadParameter(words, param_hint="--cert") from None
+    if not access.is_safe_for(queen):
+        words = f"a token is not sent to {queen} without TLS; name the authorities with --ca"
+        raise typer.BadParameter(words, param_hint="--token")
+    context.obj = Target(queen=queen, access=access)
 
 
 app.command()(up)
@@ -49,6 +76,7 @@ app.command("pool-manager", context_settings=services.PASS_ON, add_help_option=F
 )
 app.command(context_settings=services.PASS_ON, add_help_option=False)(services.worker)
 app.command(context_settings=services.PASS_ON, add_help_option=False)(services.gateway)
+app.command(context_settings=services.PASS_ON, add_help_option=False)(services.certs)
 app.command()(infer)
 app.add_typer(jobs, name="jobs")
 app.add_typer(policy, name="policy")

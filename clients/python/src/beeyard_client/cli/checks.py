@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from beeyard_client import limits
+from beeyard_client.access import NOBODY, Access
 from beeyard_client.client import BeeyardClient
 from beeyard_client.errors import BeeyardError
 
@@ -126,9 +127,9 @@ async def _python(program: str) -> tuple[int, str, str]:
     return code, stdout.decode(errors="replace"), stderr.decode(errors="replace")
 
 
-async def queen(address: str) -> Finding:
+async def queen(address: str, access: Access = NOBODY) -> Finding:
     """Whether a queen answers there and takes requests."""
-    channel = grpc.aio.insecure_channel(address)
+    channel = access.open_channel(address, ())
     try:
         answer = await health_pb2_grpc.HealthStub(channel).Check(
             health_pb2.HealthCheckRequest(service="beeyard.queen.v1.InferenceService"),
@@ -181,11 +182,11 @@ def port_free(address: str) -> Finding:
     return Finding(check="port", level=Level.OK, message=f"{address} is free for a queen")
 
 
-async def fleet(address: str) -> list[Finding]:
+async def fleet(address: str, access: Access = NOBODY) -> list[Finding]:
     """Whether the hosts report, workers are ready, and models are known."""
     try:
         async with BeeyardClient(
-            address, connect_patience_ms=limits.CLI_CONNECT_PATIENCE_MS
+            address, access=access, connect_patience_ms=limits.CLI_CONNECT_PATIENCE_MS
         ) as client:
             return [await _pools(client), await _workers(client), await _models(client)]
     except BeeyardError as error:

@@ -8,7 +8,7 @@ import typer
 from beeyard_client.cli import checks
 from beeyard_client.cli.checks import Finding, Level
 from beeyard_client.cli.printing import print_json, say
-from beeyard_client.cli.session import FAILED, OK, finish, run, target_of
+from beeyard_client.cli.session import FAILED, OK, Target, finish, run, target_of
 
 
 def doctor(
@@ -17,10 +17,10 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of lines.")] = False,
 ) -> None:
     """Check this machine, the queen and the fleet; exits with 1 if something fails."""
-    address = target_of(context).queen
+    target = target_of(context)
 
     async def main() -> int:
-        findings = await examine(address)
+        findings = await examine(target)
         failed = any(one.level is Level.FAIL for one in findings)
         if as_json:
             print_json({"ok": not failed, "findings": findings})
@@ -32,16 +32,16 @@ def doctor(
     finish(run(main()))
 
 
-async def examine(address: str) -> list[Finding]:
+async def examine(target: Target) -> list[Finding]:
     """Return every finding, in the order in which things depend on each other."""
     roles = await asyncio.gather(*(checks.role(one) for one in checks.ROLES))
     findings = [checks.python_version(), *roles, checks.demo_model(), await checks.gpu_driver()]
-    queen = await checks.queen(address)
+    queen = await checks.queen(target.queen, target.access)
     findings.append(queen)
     if queen.level is Level.OK:
-        findings += await checks.fleet(address)
+        findings += await checks.fleet(target.queen, target.access)
     else:
-        findings.append(checks.port_free(address))
+        findings.append(checks.port_free(target.queen))
     return findings
 
 

@@ -1,4 +1,5 @@
-"""`beeyard queen`, `pool-manager`, `worker`, `gateway`: the services, under the one name that people remember.
+"""`beeyard queen`, `pool-manager`, `worker`, `gateway`, and what is kept beside them: under the one name that people
+remember.
 
 The command becomes the service process, so signals, exit codes and output are the service's own.
 """
@@ -19,6 +20,7 @@ PASS_ON: Final = {
     "ignore_unknown_options": True,
     "help_option_names": [],
 }
+_SECURITY: Final = "beeyard_runtime.security"
 MODULES: Final = {
     "queen": "beeyard_queen",
     "pool-manager": "beeyard_pool_manager",
@@ -45,6 +47,11 @@ def worker(context: typer.Context) -> None:
 def gateway(context: typer.Context) -> None:
     """Run a gateway; all arguments are its own (try --help after it)."""
     become("gateway", MODULES["gateway"], context.args)
+
+
+def certs(context: typer.Context) -> None:
+    """Make certificates for TLS (try --help after it)."""
+    become("queen", _SECURITY, ["certs", *context.args])
 
 
 def become(role: str, module: str, arguments: list[str]) -> NoReturn:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import typer
 
 from beeyard_client import limits
+from beeyard_client.access import NOBODY, Access
 from beeyard_client.cli.printing import complain, print_json
 from beeyard_client.client import BeeyardClient
 from beeyard_client.errors import BeeyardError, JobFailedError
@@ -25,6 +26,7 @@ USAGE: Final = 2
 # What a person can do about a reason, where the message of the queen does not say it.
 _ADVICE: Final = {
     "QUEEN_UNREACHABLE": 'start one with "beeyard up", or give its address with --queen',
+    "UNAUTHENTICATED": "give a token with --token or in BEEYARD_TOKEN",
     "JOB_NOT_FOUND": '"beeyard jobs list" shows the jobs that the queen still keeps',
     "NO_WORKERS_AVAILABLE": '"beeyard fleet" shows what runs',
     "POOL_UNREADY": '"beeyard fleet" shows what the hosts report',
@@ -42,9 +44,10 @@ _ADVICE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which queen the command talks to."""
+    """Which queen the command talks to, and as whom."""
 
     queen: str
+    access: Access = NOBODY
 
 
 def target_of(context: typer.Context) -> Target:
@@ -63,10 +66,12 @@ def ask(
     tracer_provider: "TracerProvider | None" = None,
 ) -> NoReturn:
     """Run `command` with a client, print what goes wrong, and end with its exit code."""
+    target = target_of(context)
 
     async def main() -> int:
         async with BeeyardClient(
-            target_of(context).queen,
+            target.queen,
+            access=target.access,
             connect_patience_ms=limits.CLI_CONNECT_PATIENCE_MS,
             tracer_provider=tracer_provider,
         ) as client:

@@ -1,0 +1,178 @@
+"""Certificates of this process and of those whom it trusts, read once at its start and judged there.
+
+A file that does not fit another, or has expired, is told with its name when the process starts, and not as a broken
+handshake hours later. What is renewed takes effect at the next start: a queen is back within a second, and loses
+nothing.
+"""
+
+import datetime as dt
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from beeyard_core import limits
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+
+from beeyard_runtime.config import ServiceSettings
+from beeyard_runtime.faults import ConfigInvalid, StartFailed
+from beeyard_runtime.log import get_log
+
+_log = get_log("tls")
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What this process shows: its certificate with the chain, and its key, as files and as their bytes (PEM)."""
+
+    cert_path: Path
+    key_path: Path
+    cert: bytes
+    key: bytes
+
+    @property
+    def name(self) -> str:
+        """A name for which the certificate is good; empty if it has none."""
+        return _name_in(x509.load_pem_x509_certificates(self.cert)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Everything about TLS that a process was given.
+
+    Attributes:
+        own: What it shows, as a server and as a client; None: it serves without TLS.
+        ca_path: The file of the authorities.
+        ca: Whose signatures it believes (PEM); None: it dials without TLS.
+        needs_client_cert: Whether callers must show a certificate.
+    """
+
+    own: Certificate | None = None
+    ca_path: Path | None = None
+    ca: bytes | None = None
+    needs_client_cert: bool = False
+
+    def server_credentials(self) -> grpc.ServerCredentials | None:
+        """Return what a gRPC server listens with; None: without TLS."""
+        if self.own is None:
+            return None
+        pair = (self.own.key, self.own.cert)
+        ca = self.ca if self.needs_client_cert else None
+        return grpc.ssl_server_credentials([pair], ca, self.needs_client_cert)
+
+    def channel_credentials(self) -> grpc.ChannelCredentials | None:
+        """Return what a gRPC channel dials with; None: without TLS."""
+        if self.ca is None:
+            return None
+        own = self.own
+        return grpc.ssl_channel_credentials(
+            self.ca, own.key if own else None, own.cert if own else None
+        )
+
+
+NO_TLS = Tls()
+
+
+def read_tls(settings: ServiceSettings, *, now_ms: int) -> Tls:
+    """Read what the settings name.
+
+    Args:
+        settings: Of the service.
+        now_ms: The wall clock, milliseconds.
+
+    Raises:
+        ConfigInvalid: A setting needs another.
+        StartFailed: A file cannot be used; the message says which and what to do.
+    """
+    cert, key, ca = settings.tls_cert, settings.tls_key, settings.tls_ca
+    if (cert is None) != (key is None):
+        missing, there = ("tls_key", "tls_cert") if key is None else ("tls_cert", "tls_key")
+        raise ConfigInvalid(f"{missing} must be set together with {there}")
+    needs_client_cert = settings.tls_client_certs == "required"
+    if needs_client_cert and (ca is None or cert is None):
+        raise ConfigInvalid("tls_client_certs = required needs tls_cert, tls_key and tls_ca")
+    own = _read_own(cert, key, now_ms) if cert is not None and key is not None else None
+    return Tls(own, ca, _read_ca(ca, now_ms) if ca else None, needs_client_cert)
+
+
+def _read_own(cert_path: Path, key_path: Path, now_ms: int) -> Certificate:
+    cert, key = _read(cert_path, "tls_cert"), _read(key_path, "tls_key")
+    leaf = _certificates(cert, cert_path, "tls_cert")[0]
+    _refuse_out_of_date(leaf, cert_path, "tls_cert", now_ms)
+    if key_path.stat().st_mode & stat.S_IRWXO:
+        raise StartFailed(
+            f"the private key {key_path} (tls_key) is open to everybody on this machine; chmod 600 it"
+        )
+    try:
+        private = serialization.load_pem_private_key(key, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        message = "is not a private key in PEM without a passphrase"
+        raise StartFailed(f"the file {key_path} (tls_key) {message}") from None
+    if private.public_key() != leaf.public_key():
+        raise StartFailed(f"the key {key_path} (tls_key) is not that of {cert_path} (tls_cert)")
+    return Certificate(cert_path, key_path, cert, key)
+
+
+def _read_ca(path: Path, now_ms: int) -> bytes:
+    raw = _read(path, "tls_ca")
+    found = _certificates(raw, path, "tls_ca")
+    if len(found) == 1:
+        # Of several, an old one may well be expired: that is how authorities are replaced.
+        _refuse_out_of_date(found[0], path, "tls_ca", now_ms)
+    return raw
+
+
+def _read(path: Path, setting: str) -> bytes:
+    try:
+        if path.stat().st_size > limits.PEM_FILE_BYTES_MAX:
+            raise StartFailed(
+                f"the file {path} ({setting}) is larger than {limits.PEM_FILE_BYTES_MAX} bytes"
+            )
+        return path.read_bytes()
+    except OSError as fault:
+        raise StartFailed(f"the file {path} ({setting}) cannot be read: {fault.strerror}") from None
+
+
+def _certificates(raw: bytes, path: Path, setting: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(raw)
+    except ValueError:
+        raise StartFailed(f"the file {path} ({setting}) holds no certificate in PEM") from None
+
+
+def _refuse_out_of_date(
+    certificate: x509.Certificate, path: Path, setting: str, now_ms: int
+) -> None:
+    begins_ms = _ms(certificate.not_valid_before_utc)
+    ends_ms = _ms(certificate.not_valid_after_utc)
+    ends = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
+    if now_ms >= ends_ms:
+        raise StartFailed(
+            f"the certificate {path} ({setting}) expired on {ends}; issue another, such as by beeyard certs issue"
+        )
+    if now_ms < begins_ms:
+        raise StartFailed(
+            f"the certificate {path} ({setting}) is not valid before "
+            f"{certificate.not_valid_before_utc:%Y-%m-%d}; is the clock of this machine right?"
+        )
+    if ends_ms - now_ms < limits.CERT_WARNING_MS:
+        _log.warning(
+            "certificate_expires_soon", setting=setting, days=(ends_ms - now_ms) // _DAY_MS
+        )
+
+
+def _ms(moment: dt.datetime) -> int:
+    return int(moment.timestamp() * 1_000)
+
+
+def _name_in(certificate: x509.Certificate) -> str:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ""
+    dns: list[str] = names.get_values_for_type(x509.DNSName)
+    addresses = [str(address) for address in names.get_values_for_type(x509.IPAddress)]
+    return next((name for name in [*dns, *addresses] if not name.startswith("*")), "")
