@@ -10,7 +10,7 @@ TEST_PROCESSES ?= 2
 CASES ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check lint lint-style lint-types lint-imports lint-protos bench generate \
+.PHONY: help install demo up test soak check lint lint-style lint-types lint-imports lint-protos bench generate \
 	check-generated check-contract contract-image lock clean
 
 help: ## this list
@@ -29,6 +29,9 @@ install: $(VENV)/.installed ## everything that a contributor needs, into .venv
 test: lint ## everything that a contributor must pass
 	$(BIN)/pytest tests/core tests/scenarios --quiet --cov --cov-report=term
 	BEEYARD_CASES=$(CASES) $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
+
+soak: install ## the same faults, for hours and by the thousand
+	BEEYARD_SOAK=1 $(BIN)/pytest -m soak
 
 check: lint ## the static checks and the style tests
 	$(BIN)/pytest tests/style --quiet

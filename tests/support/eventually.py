@@ -8,7 +8,11 @@ _LOOK_AGAIN_S = 0.001
 
 
 async def eventually(
-    holds: Callable[[], object], what: str, patience_s: float = PATIENCE_S
+    holds: Callable[[], object],
+    what: str,
+    patience_s: float = PATIENCE_S,
+    *,
+    look_again_s: float = _LOOK_AGAIN_S,
 ) -> None:
     """Return once `holds()` is true.
 
@@ -16,6 +20,7 @@ async def eventually(
         holds: The condition; asked again and again, so it must be cheap.
         what: The condition in words, for the failure.
         patience_s: How long to wait, seconds.
+        look_again_s: How long to wait between two looks, seconds; longer for a condition that costs something.
 
     Raises:
         AssertionError: It did not become true.
@@ -25,5 +30,8 @@ async def eventually(
     while not holds():
         assert loop.time() < deadline, f"never happened: {what}"
         looked = loop.create_future()
-        loop.call_later(_LOOK_AGAIN_S, looked.set_result, None)
-        await looked
+        timer = loop.call_later(look_again_s, looked.set_result, None)
+        try:
+            await looked
+        finally:
+            timer.cancel()
