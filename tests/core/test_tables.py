@@ -5,7 +5,7 @@ from dataclasses import astuple, replace
 import pytest
 from beeyard_core import job as jobs
 from beeyard_core import lease as leases
-from beeyard_core.ids import Epoch, JobId, WorkerId, lease_id_of
+from beeyard_core.ids import Epoch, JobId, ModelName, WorkerId, lease_id_of
 from beeyard_core.job import IllegalMove, JobState, JobVerb
 from beeyard_core.lease import Lease, LeaseState, LeaseVerb
 
@@ -21,6 +21,7 @@ def lease_in(state: LeaseState) -> Lease:
         epoch=Epoch(7),
         job_id=JobId("j1"),
         worker_id=WorkerId("w1"),
+        model=ModelName("m"),
         attempt=1,
         kv_tokens=30,
         offered_at=START,

@@ -176,6 +176,7 @@ def _check_indexes(state: QueenState) -> None:
         if worker.is_open:
             open_workers.setdefault(model, set()).add(worker_id)
     _check_tenants(state)
+    _check_backlog(state)
     assert fleet.open_workers == open_workers
     assert fleet.by_model == by_model
     assert fleet.slots_total == slots
@@ -188,6 +189,21 @@ def _check_tenants(state: QueenState) -> None:
         assert tenant.jobs_running == len(running)
         assert tenant.jobs_waiting == sum(job.job_id in state.queue for job in jobs)
         assert tenant.tokens_served >= sum(job.tokens_charged for job in running)
+
+
+def _check_backlog(state: QueenState) -> None:
+    """What the forecast counts, change by change, is what a walk over jobs and leases finds."""
+    depths = [0] * len(Priority)
+    for model, backlog in state.forecast.backlog.models.items():
+        waiting = [job for job in state.jobs.values() if job.job_id in state.queue]
+        for rank in range(len(Priority)):
+            jobs = [j for j in waiting if j.spec.model == model and j.spec.priority == rank + 1]
+            assert backlog.waiting[rank] == len(jobs)
+            assert backlog.work_ms[rank] == sum(job.expected_ms for job in jobs)
+            assert backlog.unknown[rank] == sum(not job.expected_ms for job in jobs)
+            depths[rank] += len(jobs)
+        assert backlog.running == sum(lease.model == model for lease in state.leases.values())
+    assert state.forecast.backlog.depths == depths
 
 
 def check_quotas(state: QueenState) -> None:

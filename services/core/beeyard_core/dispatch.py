@@ -29,6 +29,7 @@ from beeyard_core.state import QueenState, TimerKind
 
 def enqueue(state: QueenState, job: Job) -> None:
     """Let a job wait, at the place of its acceptance."""
+    state.forecast.waits(job, state.now_ms)
     state.queue.push(job)
     state.touched.jobs[job.job_id] = None
     starts_waiting(state, job)
@@ -36,6 +37,7 @@ def enqueue(state: QueenState, job: Job) -> None:
 
 def dequeue(state: QueenState, job: Job) -> None:
     """Take a waiting job out of the queue."""
+    state.forecast.leaves(job)
     state.queue.remove(job)
     state.touched.jobs[job.job_id] = None
     stops_waiting(state, job)
@@ -50,12 +52,15 @@ def lease(
     takes_turn(state, job)
     dequeue(state, job)
     job.attempt += 1
+    if job.leased_at is None:
+        state.forecast.started(job, now.mono_ms - job.accepted_at.mono_ms)
     job.epoch, job.worker_id, job.leased_at, job.decision = epoch, decision.worker_id, now, decision
     given = Lease(
         lease_id=lease_id_of(epoch),
         epoch=epoch,
         job_id=job.job_id,
         worker_id=decision.worker_id,
+        model=job.spec.model,
         attempt=job.attempt,
         kv_tokens=job.spec.kv_tokens,
         offered_at=now,
@@ -72,6 +77,7 @@ def hold(state: QueenState, lease: Lease) -> None:
     state.leases[lease.lease_id] = lease
     worker.leases.add(lease.lease_id)
     worker.kv_tokens_used += lease.kv_tokens
+    state.forecast.holds(lease.model)
     worker.jobs_served += 1
     worker.last_used_at_ms = state.now_ms
     state.fleet.reindex(worker)
@@ -97,6 +103,7 @@ def free(state: QueenState, lease: Lease, verb: LeaseVerb) -> None:
     del state.leases[lease.lease_id]
     worker.leases.discard(lease.lease_id)
     worker.kv_tokens_used -= lease.kv_tokens
+    state.forecast.frees(lease.model)
     worker.last_used_at_ms = state.now_ms
     state.fleet.reindex(worker)
     state.touched.runs[lease.job_id] = None

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from beeyard_core import limits
 from beeyard_core.ids import Epoch, JobId, ModelName, PoolId, TenantId, WorkerId
 from beeyard_core.instant import Instant
+from beeyard_core.prediction import Estimate
 from beeyard_core.refusal import Refused
 
 
@@ -266,6 +267,9 @@ class Job:
         is_resting: The job is QUEUED and out of the queue for a while, since its attempts break.
         served_index: Tokens of the answer that were counted as served to its tenant.
         tokens_charged: What its tenant was charged for the running attempt in advance.
+        expected_tokens: Tokens that its answer is expected to have, as known at acceptance; 0: unknown.
+        expected_ms: Milliseconds that it is expected to need of a slot, likewise; 0: unknown.
+        estimate: What was predicted when it was accepted; None: too little was known.
         epoch: Epoch of the current or last lease; 0 before the first.
     """
 
@@ -286,6 +290,9 @@ class Job:
     next_index: int = 0
     served_index: int = 0
     tokens_charged: int = 0
+    expected_tokens: int = 0
+    expected_ms: int = 0
+    estimate: Estimate | None = None
     leased_at: Instant | None = None
     first_token_at: Instant | None = None
     ended_at: Instant | None = None

@@ -11,7 +11,7 @@ counts as free only when the worker says so (RELEASE) or has been silent for the
 from dataclasses import dataclass
 from enum import Enum, unique
 
-from beeyard_core.ids import Epoch, JobId, LeaseId, WorkerId
+from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, WorkerId
 from beeyard_core.instant import Instant
 from beeyard_core.job import IllegalMove
 
@@ -74,6 +74,7 @@ class Lease:
     """One worker's claim to one attempt.
 
     Attributes:
+        model: The job's, which is its worker's.
         kv_tokens: KV memory counted against the worker while the lease lives, in tokens.
         offered_at: When it was placed.
     """
@@ -82,6 +83,7 @@ class Lease:
     epoch: Epoch
     job_id: JobId
     worker_id: WorkerId
+    model: ModelName
     attempt: int
     kv_tokens: int
     offered_at: Instant

@@ -79,6 +79,7 @@ def _restore_lease(state: QueenState, job: Job, now: Instant) -> None:
             epoch=job.epoch,
             job_id=job.job_id,
             worker_id=worker_id,
+            model=job.spec.model,
             attempt=job.attempt,
             kv_tokens=job.spec.kv_tokens,
             offered_at=job.leased_at or now,

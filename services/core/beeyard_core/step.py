@@ -153,8 +153,13 @@ def _job_submitted(
         job.deadline_at_ms = now.mono_ms + spec.deadline_ms
         state.set_timer(job.deadline_at_ms, TimerKind.DEADLINE, job.job_id)
     position = state.queue.ahead_of_new(spec.priority)
+    estimate = state.forecast.foresee(job, position, state.fleet)
     enqueue(state, job)
-    predicted_ms = state.forecast.start_ms(spec.model, position, state.fleet)
+    predicted_ms = (
+        estimate.prediction.start_ms
+        if estimate is not None
+        else state.forecast.start_ms(spec.model, position, state.fleet)
+    )
     effects.append(SaveJob(job.job_id))
     effects.append(Accept(job.job_id, position, predicted_ms))
 

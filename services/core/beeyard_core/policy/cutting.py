@@ -42,7 +42,7 @@ def job_row(job: Job) -> JobRow:
         model_ref=spec.model,
         prompt_tokens=spec.prompt_tokens,
         max_tokens=spec.max_tokens,
-        expected_tokens=spec.max_tokens,
+        expected_tokens=job.expected_tokens or spec.max_tokens,
         seed=spec.seed if spec.is_seeded else None,
         created_at=job.accepted_at.mono_ms,
         queued_at=job.accepted_at.mono_ms,
