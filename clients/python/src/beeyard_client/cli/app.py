@@ -17,6 +17,7 @@ from beeyard_client.cli.policy import policy
 from beeyard_client.cli.printing import complain
 from beeyard_client.cli.session import USAGE, Target
 from beeyard_client.cli.tenants import tenants
+from beeyard_client.cli.top import top
 from beeyard_client.cli.trace import trace
 from beeyard_client.cli.up import up
 from beeyard_client.client import DEFAULT_QUEEN
@@ -84,6 +85,7 @@ app.add_typer(lease, name="lease")
 app.command()(fleet)
 app.command()(models)
 app.command()(tenants)
+app.command()(top)
 app.command()(trace)
 app.command()(doctor)
 

@@ -1,7 +1,7 @@
 """`beeyard fleet` and `beeyard models`: what there is."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Group
@@ -16,6 +16,13 @@ from beeyard_client.fleet import Device, Fleet, Model, Pool, Worker
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of tables.")]
 _WATCH_INTERVAL_MS = 1_000
+POOL_COLUMNS: Final = ("pool", "address", "reports", "inventory", "cpu", "memory free", "fault")
+DEVICE_COLUMNS: Final = (
+    "pool", "device", "kind", "name", "memory used", "of", "busy", "temperature",
+)  # fmt: skip
+WORKER_COLUMNS: Final = (
+    "worker", "pool", "model", "engine", "device", "state", "free", "tokens/s", "fault",
+)  # fmt: skip
 
 
 def fleet(
@@ -64,23 +71,24 @@ async def _watch(client: BeeyardClient, *, as_json: bool) -> int:
 def _tables(now: Fleet) -> Group:
     pools = table(
         f"hosts ({now.jobs_queued} jobs queued, {now.jobs_running} running)",
-        ("pool", "address", "reports", "inventory", "cpu", "memory free", "fault"),
-        [_pool_row(one) for one in now.pools],
+        POOL_COLUMNS,
+        [pool_row(one) for one in now.pools],
     )
     devices = table(
         "devices",
-        ("pool", "device", "kind", "name", "memory used", "of", "busy", "temperature"),
-        [_device_row(pool, device) for pool in now.pools for device in pool.devices],
+        DEVICE_COLUMNS,
+        [device_row(pool, device) for pool in now.pools for device in pool.devices],
     )
     workers = table(
         "workers",
-        ("worker", "pool", "model", "engine", "device", "state", "free", "tokens/s", "fault"),
-        [_worker_row(one) for one in now.workers],
+        WORKER_COLUMNS,
+        [worker_row(one) for one in now.workers],
     )
     return Group(pools, "", devices, "", workers)
 
 
-def _pool_row(pool: Pool) -> tuple[object, ...]:
+def pool_row(pool: Pool) -> tuple[object, ...]:
+    """Return a host as the cells of a line."""
     return (
         pool.pool_id,
         pool.address or "-",
@@ -92,7 +100,8 @@ def _pool_row(pool: Pool) -> tuple[object, ...]:
     )
 
 
-def _device_row(pool: Pool, device: Device) -> tuple[object, ...]:
+def device_row(pool: Pool, device: Device) -> tuple[object, ...]:
+    """Return a device of a host as the cells of a line."""
     heat = "-" if device.temperature_c is None else f"{device.temperature_c:.0f} °C"
     return (
         pool.pool_id,
@@ -106,7 +115,8 @@ def _device_row(pool: Pool, device: Device) -> tuple[object, ...]:
     )
 
 
-def _worker_row(worker: Worker) -> tuple[object, ...]:
+def worker_row(worker: Worker) -> tuple[object, ...]:
+    """Return a worker as the cells of a line."""
     state = worker.state.value
     if state == "STARTING":
         state = f"{state} {worker.load_progress:.0%}"

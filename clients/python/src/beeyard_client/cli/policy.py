@@ -208,13 +208,14 @@ def watch_decisions(
             if decision.sequence > last + 1:
                 say(f"... {decision.sequence - last - 1} decisions were lost on the way")
             last = decision.sequence
-            say(_line(decision))
+            say(decision_line(decision))
         return OK
 
     ask(context, command, as_json=as_json)
 
 
-def _line(decision: Decision) -> str:
+def decision_line(decision: Decision) -> str:
+    """Return a decision in one line, for a person."""
     wanted = _wanted(decision.intent)
     outcome = "done" if decision.applied else f"not done: {decision.refusal}"
     if isinstance(decision.intent, WaitIntent):
