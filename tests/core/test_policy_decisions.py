@@ -28,6 +28,7 @@ def world() -> World:
     made.jobs["j"] = JOB
     made.jobs["urgent"] = JOB._replace(job_id="urgent", priority="interactive")
     made.running["r"] = RunningRow(job_id="r", worker_id="w", priority="batch")
+    made.running["kept"] = made.running["r"]._replace(job_id="kept", is_kept=True)
     made.running["stopping"] = made.running["r"]._replace(job_id="stopping", is_stopping=True)
     made.pools["p"] = PoolRow(pool_id="p")
     made.gpus["p", "0"] = GpuRow(pool_id="p", gpu_id="0", vram_free=100)
@@ -160,6 +161,11 @@ def test_nobody_makes_way_for_somebody_as_urgent() -> None:
     here.jobs["j"] = JOB._replace(priority="batch")
     answer = {"action": "preempt", "job_id": "r", "for_job_id": "j"}
     assert judge(answer, here).dropped[0].refused.reason is Refusal.PERMISSION_DENIED
+
+
+def test_who_keeps_its_slot_does_not_make_way() -> None:
+    answer = {"action": "preempt", "job_id": "kept", "for_job_id": "urgent"}
+    assert judge(answer, world()).dropped[0].refused.reason is Refusal.PERMISSION_DENIED
 
 
 def test_a_worker_that_ends_already_is_not_evicted() -> None:

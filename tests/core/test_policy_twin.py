@@ -190,3 +190,32 @@ def test_a_job_leaves_its_like_behind() -> None:
     lines.remove("a")
     assert list(lines.jobs) == ["b"]
     assert [job.job_id for job in lines.earliest(1, "m", lambda _: True)] == ["b"]
+
+
+def test_of_those_that_waited_for_too_long_the_oldest_goes_first_if_its_tenant_may() -> None:
+    twin = Twin()
+    twin.put(WorkerRow(worker_id="w", pool_id="p", model_ref="m"))
+    twin.put(WorkerRow(worker_id="v", pool_id="p", model_ref="n"))
+    twin.put(TenantRow(tenant_id="full", quota_jobs=0))
+    for seq, name in enumerate(("urgent", "late", "later")):
+        urgency = "background" if seq else "interactive"
+        row = JobRow(job_id=name, seq=seq, model_ref="m", priority=urgency, is_next=seq > 0)
+        twin.put(row)
+    twin.put(JobRow(job_id="over", seq=9, model_ref="n", tenant_id="full", is_next=True))
+    twin.put(JobRow(job_id="n", seq=10, model_ref="n"))
+    assert twin.decide(NOW_MS) == Dispatch(job_id="late", worker_id="w", reason="overdue")
+    twin.drop_job("late")
+    assert twin.decide(NOW_MS) == Dispatch(job_id="later", worker_id="w", reason="overdue")
+    twin.drop_job("later")
+    assert twin.decide(NOW_MS) == Dispatch(job_id="urgent", worker_id="w", reason="fair share")
+    twin.drop_job("urgent")
+    assert twin.decide(NOW_MS) == Dispatch(job_id="n", worker_id="v", reason="fair share")
+
+
+def test_nothing_of_a_model_starts_before_the_job_that_is_next_and_has_no_room_yet() -> None:
+    twin = Twin()
+    twin.put(WorkerRow(worker_id="w", pool_id="p", model_ref="m", kv_free_tokens=50))
+    twin.put(RunningRow(job_id="r", worker_id="w", priority="batch", kv_tokens=50))
+    twin.put(JobRow(job_id="large", seq=1, model_ref="m", max_tokens=100, is_next=True))
+    twin.put(JobRow(job_id="small", seq=2, model_ref="m", max_tokens=10, priority="interactive"))
+    assert twin.decide(NOW_MS).action == "wait"

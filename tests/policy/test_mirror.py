@@ -77,6 +77,7 @@ jobs = rows(
     engine=one_of_few(["", "", "llamacpp"]),
     pin_pool_id=one_of_few(["", "", "p1"]),
     session_turn=one_of_few([0, 0, 0, 1, 64]),
+    is_next=one_of_few([False, False, False, True]),
     labels=one_of_few([(), (("team", "a"),), (("team", "b"), ("zone", "x"))]),
 )
 running = rows(
@@ -86,6 +87,7 @@ running = rows(
     priority=one_of_few(CLASSES),
     started_at=small,
     is_stopping=st.booleans(),
+    is_kept=one_of_few([False, False, True]),
 )
 prefixes = rows(
     PrefixRow,
@@ -322,6 +324,9 @@ def need(job: JobRow) -> tuple[object, ...]:
 def walked_jobs(world: World) -> Iterator[str]:
     queue = in_order(world)
     yield ",".join(job.job_id for job in queue)
+    late = sorted((job for job in queue if job.is_next), key=attrgetter("seq"))
+    first_of = {job.model_ref: job.job_id for job in reversed(late)}
+    yield ",".join(job.job_id for job in late if job.job_id in first_of.values())
     for name in CLASSES:
         of_class = [job for job in queue if job.priority == name]
         startable = [job for job in of_class if may_start(world, job.tenant_id)]
@@ -363,7 +368,7 @@ def victim(world: World, model: str, rank: int) -> str:
         for run in world.running.values()
         if run.worker_id in world.workers
         and world.workers[run.worker_id].model_ref == model
-        and not run.is_stopping
+        and not (run.is_stopping or run.is_kept)
         and RANK[run.priority] > rank
     ]
     found.sort(key=lambda run: (-RANK[run.priority], -run.started_at, run.job_id))
@@ -419,6 +424,7 @@ for _, pool in ipairs(POOLS) do
   say(helpers.find_worker_to_evict_lfu(pool or nil))
 end
 ids(context.queue)
+ids(helpers.overdue_jobs())
 for rank, class in ipairs(M.CLASSES) do
   ids(helpers.dispatchable_models(class))
   for _, model in ipairs(MODELS) do

@@ -10,8 +10,14 @@ from tests.support.policy_rows import NOW_MS, histories
 from tests.support.policy_worlds import Hive
 
 #: How often each must be decided over all histories, so that equality says something about it.
-OFTEN = {"dispatch": 500, "preempt": 100, "evict": 40, "start_worker": 40, "wait": 500}
-REASONS = ("earliest deadline", "fair share", "waited long", "no worker can take a waiting job now")
+OFTEN = {"dispatch": 500, "preempt": 30, "evict": 20, "start_worker": 40, "wait": 500}
+REASONS = (
+    "overdue",
+    "earliest deadline",
+    "fair share",
+    "waited long",
+    "no worker can take a waiting job now",
+)
 
 
 def test_the_platform_policy_and_its_twin_decide_alike() -> None:

@@ -83,6 +83,7 @@ JOB: Mapping[str, Rows] = {
     "avoid_pool_ids": one_of([*[""] * 9, "p2"]),
     "min_vram_bytes": one_of([*[0] * 9, 20 * GIB]),
     "session_turn": one_of([0, 0, 0, 1, 64, 64]),
+    "is_next": one_of([*[False] * 29, True]),
 }
 RUN: Mapping[str, Rows] = {
     "job_id": RUNNING,
@@ -92,6 +93,7 @@ RUN: Mapping[str, Rows] = {
     "kv_tokens": one_of([0, 600]),
     "started_at": st.integers(0, 2),
     "is_stopping": one_of([False, False, False, True]),
+    "is_kept": one_of([*[False] * 9, True]),
 }
 GPU: Mapping[str, Rows] = {
     "pool_id": POOLS,

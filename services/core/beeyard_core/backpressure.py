@@ -52,6 +52,8 @@ class QueueSettings:
         overflow: What happens to a newcomer that finds the queue full.
         overflow_by_class: The same for newcomers of one class.
         high_water: The part of `depth_max` from which low priorities are shed, 0 to 1.
+        overdue_after_ms: A job that waited for so long is overdue (`overdue.py`).
+        overdue_every: Of so many starts of a model and one more, one is for the oldest overdue job.
     """
 
     depth_max: int = limits.QUEUE_DEPTH_MAX
@@ -59,6 +61,8 @@ class QueueSettings:
     overflow: Overflow = Overflow.REJECT
     overflow_by_class: Mapping[Priority, Overflow] = field(default_factory=dict)
     high_water: float = limits.QUEUE_HIGH_WATER
+    overdue_after_ms: int = limits.OVERDUE_AFTER_MS
+    overdue_every: int = limits.OVERDUE_EVERY
 
     def overflow_of(self, priority: Priority) -> Overflow:
         """Return what happens to a newcomer of a class."""

@@ -23,6 +23,7 @@ from beeyard_core.ids import lease_id_of
 from beeyard_core.instant import Instant
 from beeyard_core.job import Decision, Job, JobState, JobVerb
 from beeyard_core.lease import Lease, LeaseVerb
+from beeyard_core.overdue import counts_start, releases
 from beeyard_core.refusal import Refused
 from beeyard_core.state import QueenState, TimerKind
 
@@ -38,6 +39,7 @@ def enqueue(state: QueenState, job: Job) -> None:
 def dequeue(state: QueenState, job: Job) -> None:
     """Take a waiting job out of the queue."""
     state.forecast.leaves(job)
+    releases(state, job)
     state.queue.remove(job)
     state.touched.jobs[job.job_id] = None
     stops_waiting(state, job)
@@ -50,7 +52,9 @@ def lease(
     epoch = state.next_epoch()
     job.move(JobVerb.LEASE)
     takes_turn(state, job)
+    job.was_next = job.is_next
     dequeue(state, job)
+    counts_start(state, job.spec.model)
     job.attempt += 1
     if job.leased_at is None:
         state.forecast.started(job, now.mono_ms - job.accepted_at.mono_ms)

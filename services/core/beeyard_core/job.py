@@ -261,6 +261,8 @@ class Job:
         accepted_at: When the job became durable.
         deadline_at_ms: Monotonic milliseconds at which it expires; None: never.
         place: Where it stands among its tenant's jobs of its class and model (`turns.py`); None: nowhere yet.
+        was_next: Its last attempt began because it had waited for too long.
+        is_next: It has waited for too long, and nothing else of its model should start before it (`overdue.py`).
         next_index: Tokens delivered so far, as far as the core was told; exact once the job has ended.
         preemptions: Attempts that were taken back for more urgent jobs, or because their worker was drained; they count
             against nothing.
@@ -281,6 +283,8 @@ class Job:
     digest: bytes = b""
     deadline_at_ms: int | None = None
     place: int | None = None
+    is_next: bool = False
+    was_next: bool = False
     state: JobState = JobState.QUEUED
     attempt: int = 0
     preemptions: int = 0
@@ -304,6 +308,11 @@ class Job:
     def is_ended(self) -> bool:
         """Whether nothing more will happen to the job."""
         return self.state in TERMINAL
+
+    @property
+    def keeps_slot(self) -> bool:
+        """Whether it is not to be taken back for a more urgent job: it was too often, or it waited for too long."""
+        return self.was_next or self.preemptions >= limits.PREEMPTIONS_PER_JOB_MAX
 
     def move(self, verb: JobVerb) -> None:
         """Make one transition of the table.

@@ -116,6 +116,13 @@ OPERATOR_REQUESTS_KEPT_MAX: Final = 1_000
 DECISIONS_PER_ROUND_MAX: Final = 128
 # How often one job may be taken back for more urgent ones; after that it keeps its slot.
 PREEMPTIONS_PER_JOB_MAX: Final = 16
+# How long a job waits before it is overdue, and how many jobs of its model start until the oldest overdue one does.
+OVERDUE_AFTER_MS: Final = 10 * 60_000
+OVERDUE_AFTER_MS_MAX: Final = 24 * 3_600_000
+OVERDUE_EVERY: Final = 64
+OVERDUE_EVERY_MAX: Final = 100_000
+# Overdue jobs of different shapes that are asked, one after the other, whether a worker could run them.
+OVERDUE_LOOKED_AT_MAX: Final = 64
 # Jobs of a tenant, class and model that start in one round of its sessions: with more sessions than this, one that has
 # waiting jobs still gets its turn after so many.
 SESSION_ROUND_STEPS: Final = 64

@@ -127,8 +127,8 @@ def _context_mismatch(spec: JobSpec, offering: Offering) -> Exclusion | None:
     return None
 
 
-def unreadiness(spec: JobSpec, fleet: Fleet, worker: Worker, now_ms: int) -> Exclusion | None:
-    """Return the first passing reason why a compatible worker cannot take the job now, or None."""
+def unavailability(fleet: Fleet, worker: Worker, now_ms: int) -> Exclusion | None:
+    """Return the first reason why a worker takes no job at all now, however empty it is, or None."""
     report = worker.report
     if worker.is_drained or report.state is WorkerState.DRAINING:
         return Exclusion(Refusal.DRAINING, "takes no new work")
@@ -138,6 +138,15 @@ def unreadiness(spec: JobSpec, fleet: Fleet, worker: Worker, now_ms: int) -> Exc
         return Exclusion(Refusal.POOL_UNREADY, f"is {report.state.value}")
     if fleet.is_gated(report.pool_id):
         return Exclusion(Refusal.CAPACITY_GATED, "its host is too busy for more")
+    return None
+
+
+def unreadiness(spec: JobSpec, fleet: Fleet, worker: Worker, now_ms: int) -> Exclusion | None:
+    """Return the first passing reason why a compatible worker cannot take the job now, or None."""
+    report = worker.report
+    absent = unavailability(fleet, worker, now_ms)
+    if absent is not None:
+        return absent
     if worker.slots_free == 0:
         return Exclusion(Refusal.WORKER_BUSY, f"all {report.slots_total} slots are taken")
     if worker.is_saturated:

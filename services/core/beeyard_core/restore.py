@@ -42,7 +42,7 @@ def restore(
         state.quotas.restore_job(job)
         # An earlier queen counted these; the counters begin anew.
         job.served_index = job.next_index
-        job.place = None
+        job.place, job.is_next = None, False
         if job.request_id:
             state.requests[job.spec.tenant_id, job.request_id] = job.job_id
         if job.deadline_at_ms is not None:

@@ -140,6 +140,8 @@ class QueenState:
         now_ms: Monotonic time of the event that was taken in last.
         touched: What a policy's mirror must still be told; `policy/projection.py` takes it out.
         shares: Heap of (tokens served, tenant) of those that wait or run; entries may be out of date (`fairness.py`).
+        starts: Jobs of each model that started since one was last chosen that waited for too long.
+        next_jobs: The job that should start next, by model, where one waited for too long (`overdue.py`).
         ask_at_ms: When the policy wants to be asked again although nothing changed; None: it does not.
         jobs: Every job that has not ended, and the youngest ended ones.
         leases: Every lease that occupies a slot, by id.
@@ -162,6 +164,8 @@ class QueenState:
     jobs: dict[JobId, Job] = field(default_factory=dict)
     leases: dict[LeaseId, Lease] = field(default_factory=dict)
     queue: JobQueue = field(default_factory=JobQueue)
+    starts: dict[ModelName, int] = field(default_factory=dict)
+    next_jobs: dict[ModelName, JobId] = field(default_factory=dict)
     fleet: Fleet = field(default_factory=Fleet)
     forecast: Forecast = field(default_factory=Forecast)
     requests: dict[tuple[TenantId, str], JobId] = field(default_factory=dict)

@@ -46,6 +46,7 @@ from beeyard_core.instant import Instant
 from beeyard_core.job import Job, JobVerb
 from beeyard_core.leasing import work_asked, work_ticked
 from beeyard_core.operation import start_requested, stop_requested
+from beeyard_core.overdue import reviews
 from beeyard_core.reconcile import reconcile
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.retrying import rest_timer
@@ -208,6 +209,7 @@ def _ticked(state: QueenState, now: Instant, effects: list[Effect]) -> None:
                 rest_timer(state, JobId(key), now)
             case _:
                 assert_never(kind)
+    reviews(state)
     work_ticked(state, now, effects)
     reconcile(state, now, effects)
 

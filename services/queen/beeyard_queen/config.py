@@ -44,6 +44,9 @@ class QueenSettings(ServiceSettings):
             background job, then the oldest batch job, make way for more urgent work; shed-low-priority refuses the
             least urgent classes first, from the high-water mark on.
         queue_high_water: The part of the queue from which on low priorities are shed.
+        overdue_after_ms: How long a job waits, in all, before it is overdue.
+        overdue_every: After so many starts of a model the oldest overdue job of it that could run is started before any
+            other.
         work_lease_ttl_ms: How long a lease for heavy work lives without a heartbeat.
         policy_mode: lab takes any scheduling policy, and only counts what is beyond a quota; platform keeps to the
             platform policy and enforces quotas.
@@ -76,6 +79,10 @@ class QueenSettings(ServiceSettings):
     queue_class: list[str] = Field(default_factory=list)
     queue_overflow: Literal["reject", "drop-lru", "shed-low-priority"] = "reject"
     queue_high_water: float = Field(default=limits.QUEUE_HIGH_WATER, gt=0, le=1)
+    overdue_after_ms: int = Field(
+        default=limits.OVERDUE_AFTER_MS, ge=0, le=limits.OVERDUE_AFTER_MS_MAX
+    )
+    overdue_every: int = Field(default=limits.OVERDUE_EVERY, ge=1, le=limits.OVERDUE_EVERY_MAX)
     work_lease_ttl_ms: int = Field(
         default=limits.WORK_LEASE_TTL_MS,
         ge=limits.WORK_LEASE_TTL_MS_MIN,
@@ -116,6 +123,8 @@ class QueenSettings(ServiceSettings):
             overflow=Overflow(self.queue_overflow),
             overflow_by_class={name: mode for name, _, mode in bounds if mode is not None},
             high_water=self.queue_high_water,
+            overdue_after_ms=self.overdue_after_ms,
+            overdue_every=self.overdue_every,
         )
 
     @field_validator("policy_config")

@@ -7,7 +7,6 @@ after the other, each on the state that the ones before it left: two jobs cannot
 
 from typing import assert_never
 
-from beeyard_core import limits
 from beeyard_core.demand import place_for_model
 from beeyard_core.dispatch import end, lease, requeue, take_back
 from beeyard_core.effect import Effect
@@ -175,8 +174,8 @@ def _unhelpful(state: QueenState, victim: Job, waiting: Job) -> Refused | None:
     """Return why taking back one job would be wrong, or of no use to another."""
     if waiting.spec.priority >= victim.spec.priority:
         return _no(Refusal.PERMISSION_DENIED, "for_job_id", "the waiting job is not more urgent")
-    if victim.preemptions >= limits.PREEMPTIONS_PER_JOB_MAX:
-        message = f"the job was taken back {victim.preemptions} times and keeps its slot now"
+    if victim.keeps_slot:
+        message = f"the job was taken back {victim.preemptions} times, or waited for too long, and keeps its slot now"
         return _no(Refusal.PERMISSION_DENIED, "job_id", message)
     worker = state.fleet.workers[victim.worker_id or WorkerId("")]
     if worker.report.model != waiting.spec.model:

@@ -51,6 +51,7 @@ def job_row(job: Job) -> JobRow:
         cost_units=spec.cost_units,
         type=labels.get("type", ""),
         session_turn=job.place or 0,
+        is_next=job.is_next,
         geo_lat=_degrees(labels.get("geo.lat")),
         geo_lon=_degrees(labels.get("geo.lon")),
         engine=spec.engine,
@@ -208,6 +209,7 @@ def _running(job: Job, lease: Lease) -> RunningRow:
         kv_tokens=lease.kv_tokens,
         started_at=lease.offered_at.mono_ms,
         is_stopping=not lease.is_current,
+        is_kept=job.keeps_slot,
     )
 
 

@@ -201,6 +201,8 @@ class Judge:
         why = self._no_job(intent.for_job_id, "for_job_id")
         if why:
             return why
+        if run.is_kept:
+            return _no(Refusal.PERMISSION_DENIED, "job_id", "the job keeps its slot")
         if RANK[run.priority] <= RANK[self.world.jobs[intent.for_job_id].priority]:
             return _no(
                 Refusal.PERMISSION_DENIED, "job_id", "the running job is as urgent as the other"

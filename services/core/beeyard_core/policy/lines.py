@@ -68,10 +68,11 @@ class Group:
 
 @dataclass(slots=True)
 class Lines:
-    """Every waiting job. `waiting` counts the jobs of each tenant."""
+    """Every waiting job. `waiting` counts the jobs of each tenant; `next_jobs` have waited for too long, by model."""
 
     jobs: dict[str, JobRow] = field(default_factory=dict)
     waiting: dict[str, int] = field(default_factory=dict)
+    next_jobs: dict[str, list[Entry]] = field(default_factory=dict)
     groups: tuple[dict[str, Group], ...] = field(default_factory=lambda: tuple({} for _ in CLASSES))
     _classes: tuple[list[Entry], ...] = field(default_factory=lambda: tuple([] for _ in CLASSES))
 
@@ -80,6 +81,8 @@ class Lines:
         self.remove(job.job_id)
         rank, entry = RANK[job.priority], (job.seq, job.job_id)
         self.jobs[job.job_id] = job
+        if job.is_next:
+            insort(self.next_jobs.setdefault(job.model_ref, []), entry)
         insort(self._classes[rank], entry)
         group = self.groups[rank].setdefault(job.model_ref, Group())
         insort(group.line, entry)
@@ -96,6 +99,10 @@ class Lines:
         if job is None:
             return
         rank, entry = RANK[job.priority], (job.seq, job.job_id)
+        if job.is_next:
+            _drop(self.next_jobs[job.model_ref], entry)
+            if not self.next_jobs[job.model_ref]:
+                del self.next_jobs[job.model_ref]
         _drop(self._classes[rank], entry)
         group = self.groups[rank][job.model_ref]
         _drop(group.line, entry)

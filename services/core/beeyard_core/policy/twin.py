@@ -69,6 +69,8 @@ class Twin:
     tenants: dict[str, TenantRow] = field(default_factory=dict)
     _turns: list[Turn] = field(default_factory=list)
     _turn_of: dict[str, Turn] = field(default_factory=dict)
+    #: Models of which nothing starts before a job that has waited for too long.
+    _held: set[str] = field(default_factory=set)
 
     # --- The world ---
 
@@ -154,6 +156,10 @@ class Twin:
 
     def decide(self, now_ms: int, seed: int = 0) -> Intent:
         """Return what the platform policy decides now."""
+        found = self._next_job()
+        if found is not None:
+            job, worker = found
+            return Dispatch(job_id=job.job_id, worker_id=worker.worker_id, reason="overdue")
         before = now_ms - self.promote_after_ms
         for rank in range(len(CLASSES)):
             found = self._earliest_deadline(rank)
@@ -172,10 +178,25 @@ class Twin:
         reason = "nothing waits" if idle else "no worker can take a waiting job now"
         return Wait(reason=reason, retry_after_ms=RETRY_AFTER_MS)
 
+    def _next_job(self) -> Placed | None:
+        """The oldest job of those that have waited for too long and can start. Notes whose models wait for theirs."""
+        self._held.clear()
+        found: list[Placed] = []
+        for model, entries in self.lines.next_jobs.items():
+            job = self.lines.jobs[entries[0][1]]
+            if self._within_quota(job):
+                self._held.add(model)
+                worker = self.yard.best_worker(job)
+                if worker is not None:
+                    found.append((job, worker))
+        return min(found, key=lambda placed: placed[0].seq, default=None)
+
     def _models(self, rank: int) -> list[str]:
-        """Models of a class with waiting jobs and an open worker."""
-        crews = self.yard.crews
-        return [m for m in self.lines.groups[rank] if m in crews and crews[m].open]
+        """Models of a class with waiting jobs and an open worker, of which nothing else has to start first."""
+        crews, held = self.yard.crews, self._held
+        return [
+            m for m in self.lines.groups[rank] if m in crews and crews[m].open and m not in held
+        ]
 
     def _may_start(self, tenant_id: str, vram_bytes: int = 0) -> bool:
         """Whether a tenant's quotas leave room for one more job that needs so much memory."""
@@ -251,7 +272,7 @@ class Twin:
         found: tuple[int, JobRow, RunningRow] | None = None
         for model in self.lines.groups[_INTERACTIVE]:
             crew = self.yard.crews.get(model)
-            if crew is None or crew.stopping or not crew.victims:
+            if crew is None or crew.stopping or not crew.victims or model in self._held:
                 continue
             job = self._next_to_start(_INTERACTIVE, model)
             run = self.yard.victim(job) if job is not None else None

@@ -70,6 +70,7 @@ class JobRow(NamedTuple):
         deadline_at: Milliseconds, on the clock of `now_ms`; None: as long as it takes.
         estimated_vram_bytes: Memory that the job needs on its worker's device; 0: unknown, which excludes nothing.
         session_turn: Its place among its tenant's jobs of its class and model, by which sessions take turns.
+        is_next: It has waited for too long: nothing else of its model should start before it.
         min_compute_capability: Such as `8.6`; empty: any device. This and what follows demand nothing by default.
         quantizations: Accepted quantizations, separated by commas, like the pools that follow.
         min_vram_bytes: Least memory of the device, free or not.
@@ -95,6 +96,7 @@ class JobRow(NamedTuple):
     cost_units: int = 1
     type: str = ""
     session_turn: int = 0
+    is_next: bool = False
     geo_lat: float | None = None
     geo_lon: float | None = None
     engine: str = ""
@@ -114,6 +116,7 @@ class RunningRow(NamedTuple):
     Attributes:
         kv_tokens: KV memory promised to it.
         is_stopping: It was taken back already and its worker has not answered yet.
+        is_kept: It cannot be taken back: it was too often, or it waited for too long.
     """
 
     job_id: str
@@ -123,6 +126,7 @@ class RunningRow(NamedTuple):
     kv_tokens: int = 0
     started_at: int = 0
     is_stopping: bool = False
+    is_kept: bool = False
 
 
 class PrefixRow(NamedTuple):

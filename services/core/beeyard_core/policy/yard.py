@@ -139,6 +139,8 @@ class Yard:
         key = (-RANK[run.priority], -run.started_at, run.job_id)
         if run.is_stopping:
             crew.stopping += by
+        elif run.is_kept:
+            pass
         elif by > 0:
             insort(crew.victims, key)
         else:

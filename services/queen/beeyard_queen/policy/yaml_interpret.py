@@ -313,7 +313,7 @@ def _victim(world: World, job: JobRow, below: str) -> RunningRow | None:
         row
         for row in world.running.values()
         if RANK[row.priority] > max(RANK[below], RANK[job.priority])
-        and not row.is_stopping
+        and not (row.is_stopping or row.is_kept)
         and fits_after(world, job, row)
     ]
     if not victims:

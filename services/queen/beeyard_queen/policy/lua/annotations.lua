@@ -33,6 +33,7 @@
 ---@field estimated_duration_ms integer How long it will likely run; 0: unknown.
 ---@field cost_units integer 1 to 100.
 ---@field session_turn integer Its place among its tenant's jobs of its class and model: sessions take turns.
+---@field is_next boolean It has waited for too long: nothing else of its model should start before it.
 ---@field labels table<string, string> The client's labels.
 ---@field type string Such as `text` or `image-gen`.
 ---@field user { geo?: Geo } Where the client is, if it said so.
@@ -119,6 +120,7 @@
 ---@field kv_tokens integer
 ---@field started_at integer
 ---@field is_stopping boolean It was taken back already.
+---@field is_kept boolean It is not taken back: it was too often, or it waited for too long.
 
 ---@class Context
 ---@field queue Job[] Interactive jobs first, oldest first within a class.
@@ -186,6 +188,12 @@ function Helpers.get_job_priority_score(job) end
 ---@return integer? # milliseconds from now; nil: no worker of its model is up
 ---Example: `helpers.predict_start_ms("job-1")` → `0`
 function Helpers.predict_start_ms(job) end
+
+---The jobs that have waited for too long: the oldest of each model that has one, oldest first. The platform policy starts
+---nothing else of their models before them.
+---@return Job[]
+---Example: `#helpers.overdue_jobs()` → `0`
+function Helpers.overdue_jobs() end
 
 ---Of each tenant and need the job that waits for a model in a class and whose session's turn it is, oldest first. Jobs
 ---with like needs stand and

@@ -3,7 +3,7 @@
 --
 -- It answers one question at a time, in this order, and returns the first answer that it finds:
 --
---   1. dispatch      Which waiting job can start now, and where?
+--   1. dispatch      Has a job waited for too long? Else, which waiting job can start now, and where?
 --   2. preempt       Must a job that is not urgent make way for an interactive one?
 --   3. start_worker  Does a job wait for a model that no worker serves, and is there room for one?
 --   4. evict         Would there be room if a worker left that nobody needs?
@@ -39,17 +39,42 @@ end
 -- Where a job can start now; nil if it cannot.
 local function place(h, job) return within_quota(h, job) and h.find_best_worker(job) or nil end
 
--- 1a. Of the jobs of a class with a deadline, the earliest that can start, and where.
-local function earliest_deadline(h, class)
+-- 1a. The oldest job of those that have waited for too long and can start. Of their models nothing else may start before
+-- them (`held`): where small jobs always find room, a large one never would.
+local function overdue(h, held)
+  local found
+  for _, job in ipairs(h.overdue_jobs()) do
+    if within_quota(h, job) then
+      held[job.model_ref] = true
+      local worker = not found and h.find_best_worker(job)
+      if worker then
+        found = { action = "dispatch", job_id = job.id, worker_id = worker.id, reason = "overdue" }
+      end
+    end
+  end
+  return found
+end
+
+local function but_held(models, held)
+  if next(held) == nil then return models end
+  local kept = {}
+  for _, model in ipairs(models) do
+    if not held[model] then kept[#kept + 1] = model end
+  end
+  return kept
+end
+
+-- 1b. Of the jobs of a class with a deadline, the earliest that can start, and where.
+local function earliest_deadline(h, class, held)
   local places = {}
   local job = h.earliest_deadline(class, nil, function(job)
-    places[job.id] = place(h, job)
+    places[job.id] = not held[job.model_ref] and place(h, job) or nil
     return places[job.id] ~= nil
   end)
   return job, job and places[job.id]
 end
 
--- 1b. The first job that can start of the tenant whose turn it is, and where. Tenants with equal shares take turns by
+-- 1c. The first job that can start of the tenant whose turn it is, and where. Tenants with equal shares take turns by
 -- who came first.
 local function fair_share(h, contest)
   for job in h.jobs_in_turn(contest) do
@@ -60,12 +85,12 @@ local function fair_share(h, contest)
 end
 
 -- What competes in a class: its own jobs, and those of the class below that waited long.
-local function contest_of(h, class, promoted_before)
+local function contest_of(h, class, promoted_before, held)
   local contest, below = {}, BELOW[class]
-  local models = h.dispatchable_models(class)
+  local models = but_held(h.dispatchable_models(class), held)
   if #models > 0 then contest[1] = { class = class, models = models } end
   if below then
-    models = h.dispatchable_models(below)
+    models = but_held(h.dispatchable_models(below), held)
     -- Nobody below has waited long enough if the oldest has not.
     if #models > 0 and h.next_job(below).queued_at <= promoted_before then
       contest[#contest + 1] = { class = below, models = models, queued_before = promoted_before }
@@ -74,11 +99,11 @@ local function contest_of(h, class, promoted_before)
   return contest
 end
 
-local function dispatch(h, promoted_before)
+local function dispatch(h, promoted_before, held)
   for _, class in ipairs(CLASSES) do
-    local contest = contest_of(h, class, promoted_before)
+    local contest = contest_of(h, class, promoted_before, held)
     if #contest > 0 then
-      local job, worker = earliest_deadline(h, class)
+      local job, worker = earliest_deadline(h, class, held)
       local reason = "earliest deadline"
       if not job then
         job, worker = fair_share(h, contest)
@@ -92,9 +117,9 @@ end
 
 -- 2. Take a batch or background job back for an interactive one of the same model. One at a time for each model: the
 -- slot of a job that was told to stop is about to be free.
-local function preempt(h)
+local function preempt(h, held)
   local oldest_job, victim
-  for _, model in ipairs(h.models_to_preempt("interactive", "batch")) do
+  for _, model in ipairs(but_held(h.models_to_preempt("interactive", "batch"), held)) do
     local job = h.next_to_start("interactive", model)
     if job and (not oldest_job or job.seq < oldest_job.seq) and within_quota(h, job) then
       local running = h.find_job_to_preempt(job)
@@ -155,7 +180,8 @@ function schedule(context)
   local h = context.helpers
   local promote_after_ms = context.config.promote_after_ms
   if type(promote_after_ms) ~= "number" then promote_after_ms = PROMOTE_AFTER_MS end
-  local decision = dispatch(h, context.now_ms - promote_after_ms) or preempt(h)
+  local held = {}
+  local decision = overdue(h, held) or dispatch(h, context.now_ms - promote_after_ms, held) or preempt(h, held)
   if decision then return decision end
   local jobs = unserved_jobs(h)
   if #jobs > 0 then

@@ -124,7 +124,7 @@ end
 
 local dress_job, job_view = kind({
   "attempt", "cost_units", "created_at", "deadline_at", "deadline_ms", "engine", "estimated_duration_ms",
-  "estimated_vram_bytes", "expected_tokens", "id", "labels", "max_tokens", "min_compute_capability",
+  "estimated_vram_bytes", "expected_tokens", "id", "is_next", "labels", "max_tokens", "min_compute_capability",
   "min_context_tokens", "min_vram_bytes", "model_ref", "pin_pool_id", "priority", "prompt_hash", "prompt_tokens", "quantizations",
   "queued_at", "seed", "session_id", "session_turn", "tenant_id", "type", "user", "wait_time_ms",
 }, {
@@ -307,7 +307,7 @@ function V.tenant(node)
 end
 
 local _, run_view = kind({
-  "id", "is_stopping", "job_id", "kv_tokens", "priority", "started_at", "tenant_id", "worker_id",
+  "id", "is_kept", "is_stopping", "job_id", "kv_tokens", "priority", "started_at", "tenant_id", "worker_id",
 }, {})
 V.run = run_view
 

@@ -18,6 +18,12 @@ function H.queue_heads(priority, model_ref)
   return views_of(M.heads(rank, M.resolve(text(model_ref, 2, "queue_heads"))))
 end
 
+-- The jobs that have waited for too long: the oldest of each model that has one, oldest first.
+function H.overdue_jobs()
+  local nodes = M.overdue()
+  return nodes and views_of(nodes) or {}
+end
+
 -- The oldest job of a class; of a model and tenant in it, if given.
 function H.next_job(priority, model_ref, tenant_id)
   local rank = rank_of(priority, 1, "next_job")

@@ -30,7 +30,7 @@ local FIELDS = {
   job = {
     "id", "seq", "tenant_id", "session_id", "priority", "model_ref", "prompt_hash", "prompt_tokens", "max_tokens",
     "expected_tokens", "seed", "created_at", "queued_at", "attempt", "deadline_at", "estimated_vram_bytes",
-    "estimated_duration_ms", "cost_units", "type", "session_turn", "geo_lat", "geo_lon", "engine", "min_context_tokens",
+    "estimated_duration_ms", "cost_units", "type", "session_turn", "is_next", "geo_lat", "geo_lon", "engine", "min_context_tokens",
     "min_compute_capability", "quantizations", "pin_pool_id", "prefer_pool_ids", "avoid_pool_ids", "min_vram_bytes",
   },
   worker = {
@@ -39,7 +39,7 @@ local FIELDS = {
     "gpu_ids_csv", "jobs_served", "context_tokens", "quantization",
     "prefill_speedup",
   },
-  running = { "job_id", "worker_id", "tenant_id", "priority", "kv_tokens", "started_at", "is_stopping" },
+  running = { "job_id", "worker_id", "tenant_id", "priority", "kv_tokens", "started_at", "is_stopping", "is_kept" },
   pool = { "id", "status", "last_report_ms" },
   gpu = {
     "pool_id", "id", "name", "vram_total", "vram_allocated", "vram_free", "utilization", "temperature_c", "power_w",

@@ -4,13 +4,15 @@
 local M = ...
 
 local error, ipairs, next, sort, tostring = error, ipairs, next, table.sort, tostring
-local heaps, lines, classes, RANK = M.heaps, M.lines, M.classes, M.RANK
+local heaps, lines, lists, classes, RANK = M.heaps, M.lines, M.lists, M.classes, M.RANK
 local line_add, line_drop, line_head = lines.add, lines.drop, lines.head
 
 local jobs, job_count = {}, 0
 M.jobs = jobs
 -- Counts up with every change of what waits or runs.
 M.queue_version = 0
+-- Jobs that have waited for too long, by model.
+local next_jobs = {}
 local waiting_by_tenant = {}
 M.waiting_by_tenant = waiting_by_tenant
 
@@ -25,6 +27,8 @@ local function due_earlier(a, b) return earlier(a.due[1], b.due[1]) end
 
 local function front_older(a, b) return a.front < b.front end
 
+local function older(a, b) return a.seq < b.seq end
+
 -- The order in a lane, in which sessions take turns.
 local function sooner(a, b)
   if a.turn ~= b.turn then return a.turn < b.turn end
@@ -36,14 +40,14 @@ end
 
 -- `by_slot`: the lanes by the slots of their tenants' turns. `fronts`: the open ones by their oldest jobs. `due`: those
 -- of their lines in which a job has a deadline, by the earliest of each.
-local take_group, give_group = M.lists.spares(function()
+local take_group, give_group = lists.spares(function()
   return {
     model = "", line = lines.new(), tenants = {}, by_slot = {}, fronts = heaps.new(front_older),
     due = heaps.new(due_earlier),
   }
 end)
-local take_lane, give_lane = M.lists.spares(function() return { line = lines.new(), needs = {} } end)
-local take_need, give_need = M.lists.spares(function() return heaps.new(sooner) end)
+local take_lane, give_lane = lists.spares(function() return { line = lines.new(), needs = {} } end)
+local take_need, give_need = lists.spares(function() return heaps.new(sooner) end)
 
 local function group_of(class, model)
   local group = class.models[model]
@@ -111,6 +115,21 @@ local function unfile_deadline(node, lane, need)
   if was_first and need.due.n > 0 then file_due(lane.group, lane, need) end
 end
 
+local function next_list(model)
+  local list = next_jobs[model]
+  if not list then
+    list = {}
+    next_jobs[model] = list
+  end
+  return list
+end
+
+local function drop_next(node)
+  local list = next_jobs[node.model]
+  lists.remove(list, "seq", node)
+  if not list[1] then next_jobs[node.model] = nil end
+end
+
 local function file_job(node)
   local tenant = node.tenant
   local class = classes[node.rank]
@@ -129,6 +148,7 @@ local function file_job(node)
   if not lane.first or sooner(node, lane.first) then lane.first = node end
   file_front(lane)
   if node.deadline then file_deadline(node, lane, need) end
+  if node.raw.is_next then lists.insert(next_list(node.model), "seq", node) end
   class.by_tenant[tenant] = (class.by_tenant[tenant] or 0) + 1
   waiting_by_tenant[tenant] = (waiting_by_tenant[tenant] or 0) + 1
   job_count = job_count + 1
@@ -157,6 +177,7 @@ local function unfile_job(node)
   line_drop(lane.line)
   heaps.remove(need, node)
   if node.deadline then unfile_deadline(node, lane, need) end
+  if node.raw.is_next then drop_next(node) end
   if need.n == 0 then
     lane.needs[node.need] = nil
     give_need(need)
@@ -185,7 +206,7 @@ end
 function M.job(
   id, seq, tenant_id, session_id, priority, model_ref, prompt_hash, prompt_tokens, max_tokens, expected_tokens, seed,
   created_at, queued_at, attempt, deadline_at, estimated_vram_bytes, estimated_duration_ms, cost_units, type_,
-  session_turn, geo_lat, geo_lon, engine, min_context_tokens, min_compute_capability, quantizations, pin_pool_id,
+  session_turn, is_next, geo_lat, geo_lon, engine, min_context_tokens, min_compute_capability, quantizations, pin_pool_id,
   prefer_pool_ids, avoid_pool_ids, min_vram_bytes)
   local rank = RANK[priority] or error("job " .. tostring(id) .. ": unknown priority " .. tostring(priority), 2)
   if jobs[id] then take_out(id) end
@@ -195,7 +216,7 @@ function M.job(
     expected_tokens = expected_tokens, seed = seed, created_at = created_at, queued_at = queued_at, attempt = attempt,
     deadline_at = deadline_at, estimated_vram_bytes = estimated_vram_bytes,
     estimated_duration_ms = estimated_duration_ms, cost_units = cost_units, type = type_,
-    session_turn = session_turn or 0, geo_lat = geo_lat, geo_lon = geo_lon, engine = engine or "",
+    session_turn = session_turn or 0, is_next = is_next == true, geo_lat = geo_lat, geo_lon = geo_lon, engine = engine or "",
     min_context_tokens = min_context_tokens or 0,
     min_compute_capability = min_compute_capability or "", quantizations = quantizations or "",
     pin_pool_id = pin_pool_id or "", prefer_pool_ids = prefer_pool_ids or "", avoid_pool_ids = avoid_pool_ids or "",
@@ -238,6 +259,15 @@ function M.waiting(rank, model)
   if model == nil then return class.line.count end
   local group = class.models[model]
   return group and group.line.count or 0
+end
+
+-- The oldest job of each model of those that have waited for too long, oldest first; nil if there are none.
+function M.overdue()
+  if next(next_jobs) == nil then return nil end
+  local found = {}
+  for _, list in next, next_jobs do found[#found + 1] = list[1] end
+  if #found > 1 then sort(found, older) end
+  return found
 end
 
 function M.is_wanted(model)
@@ -292,8 +322,6 @@ function M.tenants_waiting(rank, model)
   local group = classes[rank].models[model]
   return group and M.sorted_keys(group.tenants) or {}
 end
-
-local function older(a, b) return a.seq < b.seq end
 
 local function add_heads(found, lane)
   for _, need in next, lane.needs do found[#found + 1] = need[1] end

@@ -31,14 +31,15 @@ local function unfile_run(run)
   if run.raw.is_stopping then
     local left = stopping[model] - 1
     stopping[model] = left > 0 and left or nil
-  else
+  elseif not run.raw.is_kept then
     heaps.remove(victims[model], run)
   end
   recount(model)
   run.model = false
 end
 
--- A job that its worker was told to stop is nobody's victim; nor is one whose worker is not known (yet).
+-- A job that keeps its slot, or that its worker was told to stop, is nobody's victim; nor is one whose worker is not
+-- known (yet).
 local function file_run(run)
   local worker = workers[run.raw.worker_id]
   if not worker then return end
@@ -46,7 +47,7 @@ local function file_run(run)
   run.model = model
   if run.raw.is_stopping then
     stopping[model] = (stopping[model] or 0) + 1
-  else
+  elseif not run.raw.is_kept then
     local heap = victims[model]
     if not heap then
       heap = heaps.new(sooner_preempted)
@@ -70,7 +71,7 @@ function M.running_gone(job_id)
 end
 
 -- A job that holds a slot of a worker.
-function M.running(job_id, worker_id, tenant_id, priority, kv_tokens, started_at, is_stopping)
+function M.running(job_id, worker_id, tenant_id, priority, kv_tokens, started_at, is_stopping, is_kept)
   if runs[job_id] then M.running_gone(job_id) end
   local run = {
     id = job_id, rank = RANK[priority] or error("job " .. tostring(job_id) .. ": unknown priority", 2),
@@ -78,6 +79,7 @@ function M.running(job_id, worker_id, tenant_id, priority, kv_tokens, started_at
     raw = {
       id = job_id, job_id = job_id, worker_id = worker_id, tenant_id = tenant_id, priority = priority,
       kv_tokens = kv_tokens or 0, started_at = started_at or 0, is_stopping = is_stopping == true,
+      is_kept = is_kept == true,
     },
   }
   runs[job_id] = run
