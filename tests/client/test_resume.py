@@ -84,6 +84,28 @@ async def test_a_submission_whose_answer_was_lost_is_sent_again_under_the_same_k
     assert first == second
 
 
+async def test_what_a_queen_turns_away_because_it_ends_is_sent_to_the_next_one(
+    queen: ScriptedQueen, client: BeeyardClient
+) -> None:
+    draining = Refuse(grpc.StatusCode.UNAVAILABLE, "DRAINING", retry_after_ms=500)
+    queen.submit.extend([draining, draining])
+    job = await client.submit("hello")
+    assert job.job_id
+    first, second, third = queen.asked
+    assert first == second == third
+    queen.infer.extend([[draining], [say.queued(), say.tokens(0, "a"), say.finished()]])
+    assert await client.infer("hello").text() == "a"
+
+
+async def test_any_other_refusal_of_a_new_job_is_final(
+    queen: ScriptedQueen, client: BeeyardClient
+) -> None:
+    queen.submit.append(Refuse(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"))
+    with pytest.raises(BeeyardError, match="STORE_UNAVAILABLE"):
+        await client.submit("hello")
+    assert len(queen.asked) == 1
+
+
 async def test_many_breaks_in_a_row_are_waited_for_longer_and_longer(
     queen: ScriptedQueen, client: BeeyardClient, pauses: CountedPauses
 ) -> None:

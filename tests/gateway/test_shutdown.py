@@ -1,5 +1,7 @@
 """The end of a gateway: nothing new, what runs may end, the rest is told to come back."""
 
+import asyncio
+
 import httpx
 import pytest
 from beeyard_core import limits
@@ -37,6 +39,30 @@ async def test_a_running_answer_may_end_within_the_grace(
         await worker.finish(offer, 1)
         *_, last = [event async for event in events]
         assert last.data == "[DONE]"
+
+
+async def test_whoever_probes_it_learns_that_it_ends_before_its_door_is_closed(
+    queen: RunningQueen, worker: AttachedWorker
+) -> None:
+    address, clock = queen.queen.server.address, ManualClock()
+    async with running_gateway(address, clock=clock, drain_lead_ms=GRACE_MS) as gateway:
+        assert (await gateway.client.get("/readyz")).status_code == 200
+        gateway.stop.set()
+        await eventually(lambda: clock.sleepers == 2, "it leads")
+        async with httpx.AsyncClient(trust_env=False) as late:
+            told = await late.get(f"http://{gateway.address}/readyz")
+            assert (told.status_code, told.json()) == (503, {"status": "draining"})
+            # Requests that come nevertheless are answered.
+            asked = asyncio.create_task(
+                late.post(f"http://{gateway.address}/v1/completions", json=TEXT)
+            )
+            await worker.serve(await worker.offer(), " the", " bee", " finds", " its")
+            assert (await asked).status_code == 200
+        await clock.advance(GRACE_MS)
+        await gateway.running
+        async with httpx.AsyncClient(trust_env=False) as late:
+            with pytest.raises(httpx.ConnectError):
+                await late.get(f"http://{gateway.address}/readyz")
 
 
 async def test_what_does_not_end_within_the_grace_is_told_to_come_back(

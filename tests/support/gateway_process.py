@@ -18,7 +18,17 @@ async def gateway_process(stack: Stack, *flags: str, dies: bool = False) -> Asyn
     """
     service = Service(
         "gateway",
-        ["--listen", "127.0.0.1:0", "--queen", stack.queen_address, "--log-format", "json", *flags],
+        [
+            "--listen",
+            "127.0.0.1:0",
+            "--queen",
+            stack.queen_address,
+            "--log-format",
+            "json",
+            "--drain-lead-ms",
+            "0",
+            *flags,
+        ],
         log=stack.folder / "gateway.log",
         env=stack.environment,
     )

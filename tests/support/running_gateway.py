@@ -47,7 +47,7 @@ async def running_gateway(
 ) -> AsyncIterator[RunningGateway]:
     """Run a gateway until the block ends, then drain it."""
     settings = GatewaySettings(
-        **{"listen": LOOPBACK, "queen": queen, "drain_grace_ms": 0, **changes}
+        **{"listen": LOOPBACK, "queen": queen, "drain_lead_ms": 0, "drain_grace_ms": 0, **changes}
     )
     gateway = Gateway(settings, clock or SystemClock(), telemetry or Telemetry())
     stop = Stop()

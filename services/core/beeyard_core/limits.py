@@ -429,6 +429,8 @@ TELEMETRY_FLUSH_MS: Final = 2_000
 
 # --- Shutdown ---
 DRAIN_GRACE_MS: Final = 10_000
+# A gateway that is to end says so to whoever probes it, and goes on serving for so long, before it closes its door.
+DRAIN_LEAD_MS: Final = 1_000
 # After the grace, what was broken off is still reported for so long.
 DRAIN_DELIVERY_MS: Final = 1_000
 

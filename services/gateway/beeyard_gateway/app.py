@@ -117,6 +117,9 @@ class Gateway:
 
     async def _drain(self) -> None:
         self._probes.is_draining = True
+        if self._settings.drain_lead_ms:
+            # Whoever spreads requests over gateways learns of it before one of them meets a closed door.
+            await self._clock.sleep_ms(self._settings.drain_lead_ms)
         await self._live.close()
         stopping = asyncio.create_task(self.server.stop())
         grace = asyncio.create_task(self._clock.sleep_ms(self._settings.drain_grace_ms))

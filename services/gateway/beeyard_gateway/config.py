@@ -16,7 +16,9 @@ class GatewaySettings(DialingSettings):
         queen: `host:port` of the queen.
         public_hosts: A host name under which a proxy on this machine serves the gateway; may be repeated.
         connections_max: Connections at once; further ones are answered with 503.
-        drain_grace_ms: How long running answers may go on after SIGTERM, in milliseconds.
+        drain_lead_ms: How long /readyz says 503 after SIGTERM, in milliseconds, before new connections are refused:
+            longer than the interval at which a load balancer asks.
+        drain_grace_ms: How long running answers may go on after that, in milliseconds.
     """
 
     listen: str = "127.0.0.1:7780"
@@ -25,6 +27,7 @@ class GatewaySettings(DialingSettings):
     connections_max: int = Field(
         default=limits.HTTP_CONNECTIONS_MAX, ge=1, le=limits.CONCURRENT_RPCS_MAX
     )
+    drain_lead_ms: int = Field(default=limits.DRAIN_LEAD_MS, ge=0, le=limits.STOP_GRACE_MS_MAX)
     drain_grace_ms: int = Field(default=limits.DRAIN_GRACE_MS, ge=0, le=limits.STOP_GRACE_MS_MAX)
 
 

@@ -10,7 +10,7 @@ import grpc
 from beeyard_client import limits
 from beeyard_client.access import NOBODY, Access
 from beeyard_client.errors import BeeyardError, LinkBrokenError, from_rpc_error
-from beeyard_client.resume import Patience, Pauses, SystemPauses
+from beeyard_client.resume import Patience, Pauses, SystemPauses, is_ending_queen
 from beeyard_client.tracing import Metadata
 
 if TYPE_CHECKING:
@@ -78,14 +78,20 @@ class QueenConnection:
         deadline_ms: int = limits.RPC_DEADLINE_MS,
         once: bool = False,
     ) -> _Response:
-        """Make one call; again while the link is broken, unless it may be carried out `once` only."""
+        """Make one call; again while the link is broken, unless it may be carried out `once` only.
+
+        A queen that is shutting down carries nothing out: what it turns away waits for the next one.
+        """
         patience = Patience(self._pauses, quiet_ms=self._connect_patience_ms)
         while True:
             try:
                 return await method(request, timeout=deadline_ms / 1000, metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 fault = from_rpc_error(error, address=self.queen)
-                if once or not isinstance(fault, LinkBrokenError):
+                is_passing = is_ending_queen(fault) or (
+                    isinstance(fault, LinkBrokenError) and not once
+                )
+                if not is_passing:
                     raise fault from error
                 await patience.pause(fault)
 

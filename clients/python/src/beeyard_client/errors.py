@@ -19,6 +19,7 @@ ERROR_DOMAIN: Final = "beeyard"
 QUEEN_UNREACHABLE: Final = "QUEEN_UNREACHABLE"
 STREAM_READ_ERROR: Final = "STREAM_READ_ERROR"
 CANCELLED: Final = "CANCELLED"
+DRAINING: Final = "DRAINING"
 INSECURE_LINK: Final = "INSECURE_LINK"
 
 # The words for a status that came without details: from a proxy, from a broken link, or from gRPC itself.

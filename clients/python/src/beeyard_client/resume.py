@@ -15,7 +15,7 @@ from typing import Protocol
 import grpc
 
 from beeyard_client import limits
-from beeyard_client.errors import STREAM_READ_ERROR, BeeyardError, LinkBrokenError
+from beeyard_client.errors import DRAINING, STREAM_READ_ERROR, BeeyardError, LinkBrokenError
 from beeyard_client.events import Cancelled, Event, Failed, Finished, Queued, Started, Tokens
 
 
@@ -70,12 +70,17 @@ def is_ending(event: Event) -> bool:
 def may_resume(fault: BeeyardError, cursor: Cursor) -> bool:
     """Whether opening the stream again can help.
 
-    A refusal of a job that is not accepted yet is final. Once it is accepted, a queen that says UNAVAILABLE (it
-    drains, or its store is away) still has the job.
+    A refusal of a job that is not accepted yet is final, unless the queen is shutting down: the next one may take it.
+    Once it is accepted, a queen that says UNAVAILABLE (it drains, or its store is away) still has the job.
     """
-    if isinstance(fault, LinkBrokenError):
+    if isinstance(fault, LinkBrokenError) or is_ending_queen(fault):
         return True
     return bool(cursor.job_id) and fault.code is grpc.StatusCode.UNAVAILABLE
+
+
+def is_ending_queen(fault: BeeyardError) -> bool:
+    """Whether a queen turned the request away because it is shutting down."""
+    return fault.reason == DRAINING
 
 
 class Pauses(Protocol):
