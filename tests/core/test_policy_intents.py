@@ -7,7 +7,7 @@ import pytest
 from beeyard_core import limits
 from beeyard_core.effect import AnnounceEnded, DrainWorker, Offer, Revoke, SendDesired
 from beeyard_core.event import LeaseStopped, PoolReported, Ticked
-from beeyard_core.ids import JobId, ModelName, WorkerId, lease_id_of
+from beeyard_core.ids import JobId, WorkerId, lease_id_of
 from beeyard_core.job import JobState, Priority
 from beeyard_core.policy.changes import Change
 from beeyard_core.policy.intent import (
@@ -31,7 +31,7 @@ from tests.support.core_values import (
     pool_of,
     report_of,
 )
-from tests.support.core_yard import Yard, reason_of, yard
+from tests.support.core_yard import Yard, kept, reason_of, yard
 
 W1 = WorkerId("w1")
 
@@ -137,20 +137,18 @@ def test_a_model_that_just_failed_to_load_is_not_tried_again_at_once() -> None:
     assert reason_of(here.want(wanted, late)) is Refusal.MODEL_LOAD_FAILED
 
 
-def test_an_evicted_worker_ends_what_it_has_and_gets_nothing_new() -> None:
+def test_an_evicted_worker_gets_nothing_new() -> None:
     here = yard()
-    job = here.run("j1")
     here.wait("j2")
     assert here.want(Evict(evict_worker_id="w1")) is None
     assert DrainWorker(W1) in here.effects
-    assert job.state is JobState.LEASED
     assert reason_of(here.want(Dispatch(job_id="j2", worker_id="w1"))) is Refusal.DRAINING
     assert reason_of(here.want(Evict(evict_worker_id="w1"))) is Refusal.DRAINING
     assert reason_of(here.want(Evict(evict_worker_id="w9"))) is Refusal.WORKER_NOT_FOUND
 
 
 def test_what_the_operator_keeps_running_is_not_evicted() -> None:
-    here = yard(report_of("w1"), report_of("w2"), keep=((ModelName("m"), 1),))
+    here = yard(report_of("w1"), report_of("w2"), scaling=kept("m", 1))
     assert here.want(Evict(evict_worker_id="w1")) is None
     assert reason_of(here.want(Evict(evict_worker_id="w2"))) is Refusal.PERMISSION_DENIED
 

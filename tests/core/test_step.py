@@ -59,6 +59,7 @@ from tests.support.core_values import (
     report_of,
     spec_of,
 )
+from tests.support.core_yard import kept
 
 W1 = WorkerId("w1")
 M = ModelName("m")
@@ -107,8 +108,8 @@ def test_one_round_decides_a_bounded_number_and_the_next_goes_on() -> None:
 
 @pytest.mark.parametrize("on_demand", [True, False])
 def test_a_worker_is_started_on_demand_unless_that_is_left_to_the_policy(on_demand: bool) -> None:
-    keep = ((ModelName("elsewhere"), 1),)
-    state = QueenState(settings=Settings(start_on_demand=on_demand, keep=keep))
+    settings = Settings(start_on_demand=on_demand, scaling=kept("elsewhere", 1))
+    state = QueenState(settings=settings)
     step(state, PoolReported(pool_of("p1")), START)
     step(state, submitted("j1"), START)
     # No policy is asked here; the tick alone starts it, or nobody does.

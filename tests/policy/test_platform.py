@@ -2,9 +2,11 @@
 
 from collections import Counter
 
+from beeyard_core.scaling import Eviction
 from beeyard_queen.policy.deltas import digest
 from beeyard_queen.policy.in_process import PlatformPolicy
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.support.policy_rows import NOW_MS, histories
 from tests.support.policy_worlds import Hive
@@ -31,9 +33,9 @@ def test_the_platform_policy_and_its_twin_decide_alike() -> None:
         database=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
-    @given(histories())
-    def decide_alike(history: list[tuple[object, ...]]) -> None:
-        hive = Hive()
+    @given(histories(), st.sampled_from(Eviction))
+    def decide_alike(history: list[tuple[object, ...]], eviction: Eviction) -> None:
+        hive = Hive(eviction)
         for change in history:
             hive.change(change)
             intent = hive.policy.decide(NOW_MS)

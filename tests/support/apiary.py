@@ -16,6 +16,7 @@ from beeyard_core.effect import (
     Offer,
     Revoke,
     SaveJob,
+    SaveScale,
     Welcome,
 )
 from beeyard_core.event import (
@@ -28,13 +29,14 @@ from beeyard_core.event import (
     WorkerReported,
 )
 from beeyard_core.fleet import PoolReport, WorkerReport
-from beeyard_core.ids import JobId, PoolId, WorkerId
+from beeyard_core.ids import JobId, ModelName, PoolId, WorkerId
 from beeyard_core.instant import Instant
 from beeyard_core.job import Job
 from beeyard_core.policy.projection import Projection, world_of
 from beeyard_core.policy.schedule import schedule
 from beeyard_core.policy.twin import Twin
 from beeyard_core.restore import restore
+from beeyard_core.scaling import Scale
 from beeyard_core.state import QueenState, Settings
 from beeyard_core.step import step
 
@@ -61,6 +63,8 @@ class Apiary:
         pools: The last report of every host that has not gone silent.
         durable: The jobs as the store has them.
         effects: Everything that the queens ever asked for, with the monotonic time.
+        checks: Whether each step is checked, and everything kept for a restart; it takes most of the time.
+        scales: What was said of models at run time, as the store has it.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -70,26 +74,36 @@ class Apiary:
     pools: dict[PoolId, PoolReport] = field(default_factory=dict)
     durable: dict[JobId, Job] = field(default_factory=dict)
     effects: list[Timed] = field(default_factory=list)
+    scales: dict[ModelName, Scale] = field(default_factory=dict)
     twin: Twin = field(default_factory=Twin)
     projection: Projection = field(default_factory=Projection)
+    checks: bool = True
     sessions_count: int = 0
     ticked_at_ms: int = START.mono_ms
 
     def __post_init__(self) -> None:
         """Give the first queen its settings."""
         self.state.settings = self.settings
+        self.twin = self._new_twin()
+
+    def _new_twin(self) -> Twin:
+        scaling = self.settings.scaling
+        return Twin(residence_ms=scaling.residence_ms, eviction=scaling.eviction)
 
     def happen(self, event: Event) -> list[Effect]:
         """Let one event happen now; return its effects."""
         effects = step(self.state, event, self.now)
         self.decide(effects)
-        check_invariants(self.state)
-        check_quotas(self.state)
-        self._check_mirror()
-        self._check_promises(effects)
+        if self.checks:
+            check_invariants(self.state)
+            check_quotas(self.state)
+            self._check_mirror()
+            self._check_promises(effects)
         for effect in effects:
-            if isinstance(effect, SaveJob):
+            if isinstance(effect, SaveJob) and self.checks:
                 self.durable[effect.job_id] = deepcopy(self.state.jobs[effect.job_id])
+            if isinstance(effect, SaveScale):
+                self.scales = dict(self.state.scales.by_model)
         self.effects += [(self.now.mono_ms, effect) for effect in effects]
         return effects
 
@@ -206,6 +220,7 @@ class Apiary:
             sequence=max((job.sequence for job in self.durable.values()), default=0),
             models=models,
             now=self.now,
+            scales=self.scales,
         )
-        self.twin, self.projection = Twin(), Projection()
+        self.twin, self.projection = self._new_twin(), Projection()
         check_invariants(self.state)

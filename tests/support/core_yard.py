@@ -12,6 +12,7 @@ from beeyard_core.job import Job
 from beeyard_core.policy.apply import apply
 from beeyard_core.policy.intent import Dispatch, Intent
 from beeyard_core.refusal import Refusal, Refused
+from beeyard_core.scaling import Scale, ScaleSettings
 from beeyard_core.state import QueenState, Settings
 
 from tests.support.core_values import (
@@ -57,10 +58,15 @@ class Yard:
         return job
 
 
-def yard(*reports: WorkerReport, keep: tuple[tuple[ModelName, int], ...] = ()) -> Yard:
+def yard(*reports: WorkerReport, scaling: ScaleSettings | None = None) -> Yard:
     """One host with one device, and workers on it; by default one of model m."""
     fleet = fleet_of(*(reports or (report_of("w1"),)), pools=(pool_of("p1"),))
-    return Yard(QueenState(settings=Settings(keep=keep), fleet=fleet))
+    return Yard(QueenState(settings=Settings(scaling=scaling or ScaleSettings()), fleet=fleet))
+
+
+def kept(model: str, count: int) -> ScaleSettings:
+    """At least so many workers of one model."""
+    return ScaleSettings(by_model={ModelName(model): Scale(min_workers=count)})
 
 
 def reason_of(refused: Refused | None) -> Refusal | None:

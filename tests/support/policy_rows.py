@@ -22,6 +22,7 @@ from beeyard_core.policy.world import (
 from hypothesis import strategies as st
 
 NOW_MS = 1_000_000
+RESIDENCE_MS = 60_000
 GIB = 1 << 30
 
 Rows = st.SearchStrategy[Any]
@@ -46,7 +47,7 @@ def rows(kind: type[R], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[R
 WORKER: Mapping[str, Rows] = {
     "worker_id": WORKERS,
     "pool_id": POOLS,
-    "status": one_of([*["ready"] * 5, "busy", "starting", "draining", "failed"]),
+    "status": one_of([*["ready"] * 9, "busy", "starting", "draining", "leaving", "failed"]),
     "model_ref": MODELS,
     "engine": st.just("llamacpp"),
     "slots_total": st.integers(2, 3),
@@ -60,6 +61,9 @@ WORKER: Mapping[str, Rows] = {
     "context_tokens": one_of([0, 0, 600, 4096]),
     "quantization": one_of(["", "q4", "q8"]),
     "prefill_speedup": st.just(0.0),
+    "jobs_served": st.integers(0, 2),
+    "resident_at": one_of([*[0] * 5, NOW_MS - RESIDENCE_MS, NOW_MS - RESIDENCE_MS + 1]),
+    "served_class": one_of(["", *CLASSES]),
 }
 JOB: Mapping[str, Rows] = {
     "job_id": JOBS,
@@ -257,4 +261,6 @@ def tight_fleet() -> Changes:
 
 def histories() -> Changes:
     """Changes of a world, in order, beginning in one of the scenes."""
-    return st.one_of(open_fleet(), full_fleet(), cramped_fleet(), tight_fleet())
+    # Evictions are rare: the scene in which they happen comes twice. The same strategy twice would count once.
+    again = cramped_fleet().map(lambda changes: changes)
+    return st.one_of(open_fleet(), full_fleet(), cramped_fleet(), again, tight_fleet())

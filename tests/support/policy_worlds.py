@@ -14,19 +14,23 @@ from beeyard_core.policy.world import (
     WorkerRow,
     World,
 )
+from beeyard_core.scaling import Eviction, ScaleSettings
 from beeyard_queen.policy.deltas import delta_of
 from beeyard_queen.policy.in_process import PlatformPolicy
 
-from tests.support.policy_rows import NOW_MS
+from tests.support.policy_rows import NOW_MS, RESIDENCE_MS
 
 
 class Hive:
     """One world in three places: plain rows, the Lua mirror, the twin."""
 
-    def __init__(self) -> None:
-        self.world = World()
+    def __init__(self, eviction: Eviction = Eviction.LRU) -> None:
+        scaling = ScaleSettings(residence_ms=RESIDENCE_MS, eviction=eviction)
+        config = scaling.policy_values()
+        self.world = World(config=dict(config))
         self.policy = PlatformPolicy()
-        self.twin = Twin()
+        self.policy.apply([("config", name, value) for name, value in config])
+        self.twin = Twin(residence_ms=RESIDENCE_MS, eviction=eviction)
         self._seq = 0
 
     def change(self, change: tuple[object, ...]) -> None:

@@ -16,16 +16,16 @@ Commands (words in brackets may be left out; `5s`, `250ms`, `24g` are what they 
     accept|token|stopped LEASE [epoch= by=W]
     refuse LEASE REASON     finish LEASE [next=5]     fail LEASE REASON [next=5]
     pool P [devices=gpu0:24g:20g:8.6,... models=m:4g,... first]
-    process P W model= [state= exited failure=]
+    process P W model= [state= by-hand exited failure=]
     start MODEL [pool= request=]          stop W [keep]
     drain          restart [away=5s]          advance 10s
-    settings [default=m keep=m:2 depth= depths=batch:2,... overflow= high_water=]         before anything else
+    settings [default=m keep=m:2 depth= depths=batch:2,... overflow= high_water=]         before anything else;
+             [residence= evict=lru|lfu] [max= warm=]            the last two for all models
+    scale MODEL [min= max= warm= | reset]   an operator says how many workers
     crowd | uncrowd         from now on the queue is, or is not, as full as it may be
     jobs           print every job that the queen keeps
 """
 
-import re
-from collections.abc import Callable
 from dataclasses import replace
 
 from beeyard_core import effect as fx
@@ -44,6 +44,7 @@ from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, TenantId,
 from beeyard_core.job import Finish, Job, PlacementWish, Priority, Requirements
 from beeyard_core.queue import JobQueue
 from beeyard_core.refusal import Refusal, Refused
+from beeyard_core.scaling import Eviction, Scale, ScaleSettings
 from beeyard_core.state import Settings
 
 from tests.support.apiary import Apiary
@@ -55,63 +56,10 @@ from tests.support.core_values import (
     report_of,
     spec_of,
 )
+from tests.support.story_words import Words, number_of
 
 SEPARATOR = "----"
 NOTHING = "(nothing)"
-_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "k": 1_000, "g": 1 << 30, "": 1}
-_PAIR = re.compile(r"(\w+)=(.*)")
-
-
-def number_of(text: str) -> int:
-    """Return `5s` as 5000, `4g` as 4 GiB, `7` as 7."""
-    digits = text.rstrip("abcdefghijklmnopqrstuvwxyz")
-    return int(float(digits) * _UNITS[text[len(digits) :]])
-
-
-class Words:
-    """The words of one command, each of which must be used."""
-
-    def __init__(self, line: str) -> None:
-        """Split a line into plain words and pairs."""
-        words = line.split()
-        self.verb = words[0]
-        self._plain = [word for word in words[1:] if not _PAIR.fullmatch(word)]
-        pairs = [match for word in words[1:] if (match := _PAIR.fullmatch(word))]
-        self._pairs = {match[1]: match[2] for match in pairs}
-
-    def next(self) -> str:
-        """Take the next plain word."""
-        return self._plain.pop(0)
-
-    def flag(self, name: str) -> bool:
-        """Take a plain word that may be there."""
-        if name not in self._plain:
-            return False
-        self._plain.remove(name)
-        return True
-
-    def text(self, name: str, otherwise: str = "") -> str:
-        """Take the value of a pair."""
-        return self._pairs.pop(name, otherwise)
-
-    def number(self, name: str, otherwise: int = 0) -> int:
-        """Take the value of a pair as a number with its unit."""
-        return number_of(self._pairs.pop(name)) if name in self._pairs else otherwise
-
-    def several(self, name: str) -> tuple[str, ...]:
-        """Take the value of a pair as a list."""
-        return tuple(self._pairs.pop(name).split(",")) if self._pairs.get(name) else ()
-
-    def given(self, **kinds: Callable[[str], object]) -> dict[str, object]:
-        """Take those pairs that are there, converted."""
-        return {
-            name: kind(self._pairs.pop(name)) for name, kind in kinds.items() if name in self._pairs
-        }
-
-    def finish(self) -> None:
-        """Fail on what nobody took: a story with a typing error proves nothing."""
-        assert not self._plain, f"{self.verb}: what is {self._plain}?"
-        assert not self._pairs, f"{self.verb}: what is {self._pairs}?"
 
 
 class Story:
@@ -254,6 +202,7 @@ class Story:
             model=ModelName(words.text("model", "m")),
             state=WorkerState(words.text("state", "starting")),
             exited=words.flag("exited"),
+            by_hand=words.flag("by-hand"),
             failure=words.text("failure").replace("-", " "),
         )
         others = tuple(p for p in report.processes if p.worker_id != process.worker_id)
@@ -304,14 +253,31 @@ class Story:
 
     def _do_settings(self, words: Words) -> list[fx.Effect]:
         keep = tuple(each.partition(":") for each in words.several("keep"))
-        self.apiary = Apiary(
-            Settings(
-                default_model=ModelName(words.text("default")),
-                keep=tuple((ModelName(model), int(count)) for model, _, count in keep),
-                queue=_queue(words),
+        otherwise = _scale(words)
+        scaling = ScaleSettings(
+            by_model={
+                ModelName(model): replace(otherwise, min_workers=int(count))
+                for model, _, count in keep
+            },
+            otherwise=otherwise,
+            residence_ms=words.number("residence"),
+            eviction=Eviction(words.text("evict", "lru")),
+        )
+        settings = Settings(
+            default_model=ModelName(words.text("default")), queue=_queue(words), scaling=scaling
+        )
+        self.apiary = Apiary(settings)
+        return []
+
+    def _do_scale(self, words: Words) -> list[fx.Effect]:
+        self._calls_count += 1
+        return self.apiary.happen(
+            ev.ModelScaleRequested(
+                call_id=self._calls_count,
+                model=ModelName(words.next()),
+                scale=None if words.flag("reset") else _scale(words),
             )
         )
-        return []
 
     def _do_crowd(self, _words: Words) -> list[fx.Effect]:
         self.apiary.state.queue = CrowdedQueue()
@@ -330,6 +296,10 @@ class Story:
         match effect:
             case fx.SaveJob() | fx.SaveJobSoon() | fx.SaveWork() | fx.AnswerWork():
                 return ""
+            case fx.SaveScale(model):
+                return f"save the scale of {model}"
+            case fx.AnswerCall(_, None, None, None):
+                return "answer done"
             case fx.Accept(job_id, position, start_ms):
                 start = f" start={start_ms}ms" if start_ms else ""
                 return f"accept {job_id} position={position}{start}"
@@ -395,6 +365,14 @@ def _job_line(job: Job) -> str:
     if job.next_index:
         line += f" tokens={job.next_index}"
     return f"{line} {_refused(job.failure)}" if job.failure else line
+
+
+def _scale(words: Words) -> Scale:
+    return Scale(
+        min_workers=words.number("min"),
+        max_workers=words.number("max") or None,
+        keep_warm_ms=words.number("warm") if "warm" in words else None,
+    )
 
 
 def _capability(text: str) -> tuple[int, int]:

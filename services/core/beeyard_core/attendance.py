@@ -45,6 +45,9 @@ def worker_attached(
             return
         worker = Worker(report=report, session=event.session, heard_at_ms=now.mono_ms)
         state.fleet.workers[report.worker_id] = worker
+    if worker.incarnation != event.incarnation:
+        # Another process under an old name has to load the model again.
+        worker.resident_since_ms, worker.served_class, worker.is_leaving = 0, None, False
     worker.session, worker.incarnation = event.session, event.incarnation
     worker.is_drained = state.drained.get(report.worker_id) == event.incarnation
     if not worker.is_drained:
@@ -100,6 +103,7 @@ def _take_report(state: QueenState, worker: Worker, report: WorkerReport, now: I
     state.fleet.known_models.add(report.model)
     if report.state in (WorkerState.READY, WorkerState.BUSY):
         state.failures.pop(report.model, None)
+        worker.resident_since_ms = worker.resident_since_ms or now.mono_ms
     state.fleet.reindex(worker)
     note_speed(state.fleet, worker)
 

@@ -3,7 +3,7 @@
 Called on a tick: everything here may walk the fleet.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from beeyard_core import limits
@@ -121,6 +121,7 @@ def place_for_model(
     now: Instant,
     *,
     device_index: int | None = None,
+    siblings: Mapping[PoolId, int] | None = None,
 ) -> Place | Refused:
     """Return the best pool for a worker of a model, or why there is none.
 
@@ -130,6 +131,7 @@ def place_for_model(
         pool_id: Only this pool counts; None: any.
         now: The moment.
         device_index: Only this device of a pool counts, in the order of the host's report; None: the host chooses.
+        siblings: Workers of the model that each pool has already; a pool with fewer goes first.
     """
     places: list[Place] = []
     promised = promised_bytes(state)
@@ -147,7 +149,8 @@ def place_for_model(
                 named = "" if device_index is None else device.uuid
                 places.append(Place(-free_bytes, candidate, named))
     if places:
-        return min(places)
+        there = siblings or {}
+        return min(places, key=lambda place: (there.get(place.pool_id, 0), place))
     if not listed:
         return Refused(
             reason=Refusal.MODEL_NOT_FOUND, message="no pool can load this model", field="model"

@@ -84,9 +84,11 @@ def hold(state: QueenState, lease: Lease) -> None:
     state.forecast.holds(lease.model)
     worker.jobs_served += 1
     worker.last_used_at_ms = state.now_ms
+    job = state.jobs[lease.job_id]
+    worker.served_class = min(worker.served_class or job.spec.priority, job.spec.priority)
     state.fleet.reindex(worker)
     state.touched.runs[lease.job_id] = None
-    starts_running(state, state.jobs[lease.job_id])
+    starts_running(state, job)
 
 
 def revoke(state: QueenState, lease: Lease) -> None:

@@ -8,7 +8,7 @@ restart by the same rules that produced it.
 from dataclasses import dataclass
 
 from beeyard_core.fleet import DesiredWorker
-from beeyard_core.ids import Epoch, JobId, LeaseId, PoolId, WorkerId, WorkId
+from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, WorkerId, WorkId
 from beeyard_core.refusal import Refused
 from beeyard_core.work_ask import WorkAnswer
 
@@ -32,6 +32,13 @@ class SaveWork:
     """Make the present state of a piece of heavy work durable before anything else of this batch happens."""
 
     work_id: WorkId
+
+
+@dataclass(frozen=True, slots=True)
+class SaveScale:
+    """Make what is said of a model's workers at run time, or that nothing is any more, durable with this batch."""
+
+    model: ModelName
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +185,7 @@ Effect = (
     SaveJob
     | SaveJobSoon
     | SaveWork
+    | SaveScale
     | AnswerWork
     | Accept
     | AcceptAgain

@@ -11,6 +11,7 @@ from beeyard_core.governor import ApiLoad
 from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, WorkerId
 from beeyard_core.job import Finish, JobSpec
 from beeyard_core.refusal import Refusal
+from beeyard_core.scaling import Scale
 from beeyard_core.work_ask import WorkAsk
 
 
@@ -153,6 +154,15 @@ class WorkerStopRequested:
     keep: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelScaleRequested:
+    """An operator says how many workers of a model there should be; None: what the file says again."""
+
+    call_id: int
+    model: ModelName
+    scale: Scale | None
+
+
 @dataclass(frozen=True, slots=True)
 class WorkAsked:
     """Somebody asks about heavy work. `call_id` names the caller's answer slot."""
@@ -193,6 +203,7 @@ Event = (
     | PoolReported
     | WorkerStartRequested
     | WorkerStopRequested
+    | ModelScaleRequested
     | WorkAsked
     | ApiMeasured
     | DrainBegun

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from beeyard_core import limits
 from beeyard_core.ids import LeaseId, ModelName, PoolId, WorkerId
+from beeyard_core.job import Priority
 from beeyard_core.speeds import Speeds
 
 
@@ -95,7 +96,7 @@ class CachedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessReport:
-    """A worker process as its host sees it."""
+    """A worker process as its host sees it. `by_hand`: an operator started it on the host; no queen stops it."""
 
     worker_id: WorkerId
     model: ModelName
@@ -104,6 +105,7 @@ class ProcessReport:
     reserved_bytes: int = 0
     device: str = ""
     exited: bool = False
+    by_hand: bool = False
     failure: str = ""
 
 
@@ -176,8 +178,11 @@ class Worker:
         kv_tokens_used: KV tokens promised to those leases.
         is_saturated: It refused an offer although it looked free; cleared by its next heartbeat.
         is_drained: The queen wants no new work on it.
+        is_leaving: Besides, it is to end.
         last_used_at_ms: Monotonic time at which a lease last began or ended; 0: never.
         jobs_served: Leases that it ever got.
+        resident_since_ms: Monotonic time at which it was first seen with its model loaded; 0: it still loads.
+        served_class: The most urgent class that it served since then; None: it served nobody yet.
         counted: The model, pool and slots that the fleet's indexes count it with; None: not in them.
     """
 
@@ -189,8 +194,11 @@ class Worker:
     kv_tokens_used: int = 0
     is_saturated: bool = False
     is_drained: bool = False
+    is_leaving: bool = False
     last_used_at_ms: int = 0
     jobs_served: int = 0
+    resident_since_ms: int = 0
+    served_class: Priority | None = None
     counted: tuple[ModelName, PoolId, int] | None = None
 
     @property
@@ -202,6 +210,11 @@ class Worker:
     def kv_tokens_free(self) -> int:
         """KV tokens not promised to anybody."""
         return max(self.report.kv_tokens_total - self.kv_tokens_used, 0)
+
+    @property
+    def unused_since_ms(self) -> int:
+        """Since when it has been of no use to anybody, on the monotonic clock."""
+        return max(self.last_used_at_ms, self.resident_since_ms)
 
     @property
     def load(self) -> float:

@@ -150,6 +150,22 @@ FLEET_INTERVAL_DEFAULT_MS: Final = 1_000
 CHECKPOINT_INTERVAL_MS: Final = 1_000
 CHECKPOINT_TOKENS: Final = 256
 
+# --- How many workers a model has ---
+WORKERS_PER_MODEL_MAX: Final = 1_024
+MODEL_SCALES_MAX: Final = 1_024
+SCALES_FILE_BYTES_MAX: Final = 1 << 20
+KEEP_WARM_MS_MAX: Final = 30 * 24 * 3_600_000
+# A queue whose last job would wait for longer is long, and after so long gets one more worker.
+SCALE_OUT_WAIT_MS: Final = 10_000
+SCALE_OUT_AFTER_MS: Final = 5_000
+# That a queue was long is forgotten only when it is shorter than this share of what counts as long.
+SCALE_OUT_FORGET_SHARE: Final = 0.5
+assert 0 < SCALE_OUT_FORGET_SHARE < 1
+# A worker that has just been loaded makes room only for more urgent work. Loading costs seconds to minutes, so two
+# models that want one device by turns get it for at least so long each.
+RESIDENCE_MS: Final = 30_000
+RESIDENCE_MS_MAX: Final = 24 * 3_600_000
+
 # --- The store ---
 # Jobs deleted by one call: a commit waits for that long at most.
 STORE_FORGET_JOBS_MAX: Final = 500

@@ -65,6 +65,7 @@ def stop_worker(
     worker = state.fleet.workers.get(worker_id)
     if worker is not None:
         worker.is_drained = True
+        worker.is_leaving |= not keep
         _remember_drained(state, worker)
         state.fleet.reindex(worker)
         if not keep:

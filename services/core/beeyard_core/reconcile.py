@@ -1,12 +1,14 @@
 """What should run, held against what runs: wishes for workers, and what is told to each pool manager.
 
-A wish is one worker that should be. It is made for a model that the operator keeps warm or that a queued job waits for,
-or on an operator's request, and it ends when its process has ended. What runs and nobody wished for is left alone:
-somebody started it by hand, or an earlier queen did. Everything here walks the fleet and is called on a tick, never for
-each message.
+A wish is one worker that should be. It is made for a model that has fewer workers than the operator wants at least or
+that a queued job waits for, or on an operator's request, and it ends when its process has ended. What runs and nobody
+wished for is left alone: somebody started it by hand, or an earlier queen did. Everything here walks the fleet and is
+called on a tick, never for each message.
 """
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 
 from beeyard_core import limits
 from beeyard_core.admission import load_failed
@@ -23,7 +25,7 @@ from beeyard_core.fleet import DesiredState, DesiredWorker, ProcessReport, Worke
 from beeyard_core.ids import ModelName, PoolId, WorkerId
 from beeyard_core.instant import Instant
 from beeyard_core.job import JobVerb
-from beeyard_core.refusal import Refused
+from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.state import LoadFailures, QueenState, Wish
 
 
@@ -70,19 +72,24 @@ def _wish_missing(state: QueenState, now: Instant) -> None:
         return
     present = present_workers(state, now)
     for model, count in needed.items():
-        for _ in range(count - len(present.get(model, ()))):
-            wish_worker(state, model, None, now)
+        there = present.setdefault(model, {})
+        for _ in range(count - len(there)):
+            made = wish_spread(state, model, there, now)
+            if isinstance(made, Refused):
+                break
+            there[made] = state.wishes[made].pool_id
     if not state.settings.start_on_demand:
         return
-    for job in unserved_jobs(state, present_workers(state, now)):
+    for job in unserved_jobs(state, present):
         place = place_for_job(state, job.spec, now)
-        if place is not None and not _is_backing_off(state, job.spec.model, now):
-            _wish(state, job.spec.model, place, now)
+        if place is not None:
+            wish_at(state, job.spec.model, place, now)
 
 
 def _needed(state: QueenState) -> dict[ModelName, int]:
     """How many workers each model should have at least."""
-    needed = dict(state.settings.keep)
+    said = {**state.settings.scaling.by_model, **state.scales.by_model}
+    needed = {model: scale.min_workers for model, scale in said.items() if scale.min_workers}
     if not state.settings.start_on_demand:
         return needed
     for model in state.queue.waiting_models():
@@ -98,10 +105,26 @@ def wish_worker(
     return place if isinstance(place, Refused) else wish_at(state, model, place, now)
 
 
+def wish_spread(
+    state: QueenState, model: ModelName, present: Mapping[WorkerId, PoolId], now: Instant
+) -> WorkerId | Refused:
+    """Wish for one more worker of a model, on a pool that has as few of the present ones as any that has room."""
+    place = place_for_model(state, model, None, now, siblings=Counter(present.values()))
+    return place if isinstance(place, Refused) else wish_at(state, model, place, now)
+
+
 def wish_at(state: QueenState, model: ModelName, place: Place, now: Instant) -> WorkerId | Refused:
-    """Wish for one more worker of a model at a place, unless the model failed to load just now."""
+    """Wish for one more worker of a model at a place, unless it failed to load just now or has its most workers."""
     if _is_backing_off(state, model, now):
         return load_failed(state.failures[model].message)
+    most = state.scale_of(model).max_workers
+    if most is not None and len(present_workers(state, now).get(model, ())) >= most:
+        return Refused(
+            reason=Refusal.QUOTA_EXCEEDED,
+            message=f"the model has its most workers, {most}; `beeyard models scale` raises that",
+            retry_after_ms=limits.QUOTA_RETRY_MS,
+            field="model",
+        )
     return _wish(state, model, place, now)
 
 

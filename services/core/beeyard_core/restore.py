@@ -1,6 +1,6 @@
 """How a queen that has just started gets its memory back from what was durable."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from beeyard_core.dispatch import enqueue, hold
 from beeyard_core.fairness import gets_place
@@ -9,6 +9,7 @@ from beeyard_core.ids import Epoch, ModelName, PoolId, WorkerId, lease_id_of
 from beeyard_core.instant import Instant
 from beeyard_core.job import Job, JobState
 from beeyard_core.lease import Lease, LeaseState
+from beeyard_core.scaling import Scale
 from beeyard_core.state import QueenState, Settings, TimerKind
 
 
@@ -20,6 +21,7 @@ def restore(
     sequence: int,
     models: Iterable[str],
     now: Instant,
+    scales: Mapping[ModelName, Scale] | None = None,
 ) -> QueenState:
     """Rebuild the state from every job that had not ended.
 
@@ -33,9 +35,11 @@ def restore(
         sequence: The highest sequence ever given out.
         models: Every model ever offered.
         now: The moment of the start.
+        scales: What operators said at run time of the workers of single models.
     """
     state = QueenState(settings=settings, sequence=sequence, epoch=Epoch(epoch), now_ms=now.mono_ms)
     state.fleet.known_models.update(ModelName(model) for model in models)
+    state.scales.by_model.update(scales or {})
     # Sessions join in the order in which their jobs were accepted.
     for job in sorted(jobs, key=lambda each: each.sequence):
         state.jobs[job.job_id] = job

@@ -14,6 +14,7 @@ from beeyard_core.job import Job, Priority
 from beeyard_core.lease import Lease
 from beeyard_core.queue import JobQueue
 from beeyard_core.quota import QuotaSettings
+from beeyard_core.scaling import Scale, Scales, ScaleSettings
 from beeyard_core.tenants import Tenants
 from beeyard_core.turns import Turns
 from beeyard_core.work_yard import CapacitySettings, WorkYard
@@ -59,24 +60,24 @@ class Settings:
     Attributes:
         incarnation: Drawn at each start; part of the names of workers that this queen asks for.
         default_model: What a job without a model gets; empty: the only model there is.
-        keep: Workers that should always run, by model.
         lease_ttl_ms: How long a worker may be silent before its leases expire.
         start_on_demand: Whether a worker is started for a model that nobody serves although no policy asked for it.
         policy_config: What policies find in `context.config`.
         capacity: Units for heavy work, and what inference has to do with them.
         quotas: What each tenant may have.
         queue: How many jobs may wait, and what happens when more come.
+        scaling: How many workers each model should have, and when one makes room for another.
     """
 
     incarnation: str = "q"
     default_model: ModelName = ModelName("")
-    keep: tuple[tuple[ModelName, int], ...] = ()
     lease_ttl_ms: int = limits.LEASE_TTL_MS
     start_on_demand: bool = True
     policy_config: tuple[tuple[str, str | float | bool], ...] = ()
     capacity: CapacitySettings = field(default_factory=CapacitySettings)
     quotas: QuotaSettings = field(default_factory=QuotaSettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
+    scaling: ScaleSettings = field(default_factory=ScaleSettings)
 
 
 @dataclass(slots=True)
@@ -182,9 +183,15 @@ class QueenState:
     worker_count: int = 0
     work: WorkYard = field(default_factory=WorkYard)
     quotas: Tenants = field(default_factory=Tenants)
+    scales: Scales = field(default_factory=Scales)
     sequence: int = 0
     epoch: Epoch = Epoch(0)
     is_draining: bool = False
+
+    def scale_of(self, model: ModelName) -> Scale:
+        """How many workers of a model there should be."""
+        said, settings = self.scales.by_model.get(model), self.settings.scaling
+        return said or settings.by_model.get(model, settings.otherwise)
 
     def next_epoch(self) -> Epoch:
         """Return an epoch that no lease ever had."""

@@ -30,6 +30,7 @@ from beeyard_core.event import (
     LeaseFailed,
     LeaseFinished,
     LeaseStopped,
+    ModelScaleRequested,
     OfferAccepted,
     OfferRefused,
     PoolReported,
@@ -50,6 +51,7 @@ from beeyard_core.overdue import reviews
 from beeyard_core.reconcile import reconcile
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.retrying import rest_timer
+from beeyard_core.scaler import scale, scale_requested
 from beeyard_core.settlement import (
     first_token_arrived,
     lease_failed,
@@ -110,6 +112,8 @@ def _apply(  # noqa: C901, PLR0912 - one arm an event and nothing else
             start_requested(state, event, now, effects)
         case WorkerStopRequested():
             stop_requested(state, event, now, effects)
+        case ModelScaleRequested():
+            scale_requested(state, event, effects)
         case WorkAsked():
             work_asked(state, event, now, effects)
         case ApiMeasured():
@@ -211,6 +215,7 @@ def _ticked(state: QueenState, now: Instant, effects: list[Effect]) -> None:
                 assert_never(kind)
     reviews(state)
     work_ticked(state, now, effects)
+    scale(state, now, effects)
     reconcile(state, now, effects)
 
 

@@ -27,6 +27,7 @@ from beeyard_core.effect import (
     Revoke,
     SaveJob,
     SaveJobSoon,
+    SaveScale,
     SaveWork,
     SendDesired,
     Welcome,
@@ -214,7 +215,7 @@ class QueenActor:
                 self.work_calls.answer(call_id, answer)
             case CountStaleEpoch(worker_id, lease_id, epoch):
                 self.relay.count_stale(worker_id, lease_id, epoch)
-            case SaveJob() | SaveJobSoon() | SaveWork():
+            case SaveJob() | SaveJobSoon() | SaveWork() | SaveScale():
                 pass  # the loop has committed them
             case _:
                 assert_never(effect)

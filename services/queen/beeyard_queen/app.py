@@ -112,18 +112,18 @@ async def _assemble(
     incarnation: str,
 ) -> "Queen":
     quotas = read_tenants(settings.tenants, is_enforced=settings.policy_mode == "platform")
+    scaling = settings.scaling()
     now = clock.now()
     jobs = [job_of(row, now) for row in restored.jobs]
     state = restore(
         Settings(
             incarnation=incarnation,
             default_model=ModelName(settings.default_model),
-            keep=tuple(
-                (ModelName(model), count) for model, count in settings.kept_models().items()
-            ),
             lease_ttl_ms=settings.lease_ttl_ms,
             start_on_demand=settings.start_on_demand,
-            policy_config=tuple(settings.policy_values().items()),
+            # Last, so that policies see what the core goes by.
+            policy_config=(*settings.policy_values().items(), *scaling.policy_values()),
+            scaling=scaling,
             capacity=settings.capacity(),
             quotas=quotas,
             queue=settings.queue(),

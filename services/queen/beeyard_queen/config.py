@@ -2,16 +2,22 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from beeyard_core import limits
 from beeyard_core.backpressure import Overflow, QueueSettings
+from beeyard_core.ids import ModelName
 from beeyard_core.job import Priority
+from beeyard_core.scaling import Eviction, ScaleSettings
 from beeyard_core.work_yard import CapacitySettings, InferenceShare
 from beeyard_runtime.config import ServiceSettings
+from beeyard_runtime.faults import StartFailed
 from beeyard_runtime.flags import parse_flags
 from pydantic import Field, field_validator
+
+from beeyard_queen.scales_file import read_scales
 
 
 class QueenSettings(ServiceSettings):
@@ -27,6 +33,14 @@ class QueenSettings(ServiceSettings):
             store; `off`: none.
         default_model: What a job without a model gets; empty: the only model there is.
         keep: A model that should always have a worker, as MODEL or MODEL=N for N of them; may be repeated.
+        scales: A TOML file that says how many workers each model should have at least and at most, and how long an idle
+            one is kept; none: --keep alone says so.
+        keep_warm_s: An idle worker is stopped after so many seconds, where neither file nor operator says anything else
+            of its model; unset: it stays.
+        scale_out_wait_s: A queue is long when its last job would wait for more seconds than this.
+        scale_out_after_s: A model that may have more workers gets one when its queue was long for so many seconds.
+        residence_s: For so many seconds a worker that has just been loaded makes room only for more urgent work.
+        eviction: Which idle worker makes room: lru, the longest unused, or lfu, the one that served the fewest jobs.
         start_on_demand: Whether a worker is started for a model that nobody serves, whatever the policy decides.
         policy_config: What policies find in `context.config`, as NAME=VALUE; may be repeated. A value is a number,
             true, false or a text. The platform policy reads promote_after_ms.
@@ -61,6 +75,20 @@ class QueenSettings(ServiceSettings):
     default_model: str = Field(default="", max_length=limits.ID_BYTES_MAX)
     keep: list[str] = Field(default_factory=list)
     start_on_demand: bool = True
+    scales: Path | None = None
+    keep_warm_s: float | None = Field(
+        default=None, ge=0, le=limits.KEEP_WARM_MS_MAX / 1_000, allow_inf_nan=False
+    )
+    scale_out_wait_s: float = Field(
+        default=limits.SCALE_OUT_WAIT_MS / 1_000, gt=0, allow_inf_nan=False
+    )
+    scale_out_after_s: float = Field(
+        default=limits.SCALE_OUT_AFTER_MS / 1_000, ge=0, allow_inf_nan=False
+    )
+    residence_s: float = Field(
+        default=limits.RESIDENCE_MS / 1_000, ge=0, le=limits.RESIDENCE_MS_MAX / 1_000
+    )
+    eviction: Literal["lru", "lfu"] = "lru"
     policy_config: list[str] = Field(
         default_factory=list, max_length=limits.POLICY_CONFIG_ENTRIES_MAX
     )
@@ -151,9 +179,29 @@ class QueenSettings(ServiceSettings):
             case folder:
                 return Path(folder)
 
-    def kept_models(self) -> dict[str, int]:
-        """Return how many workers each model should always have."""
-        return dict(_kept(text) for text in self.keep)
+    def scaling(self) -> ScaleSettings:
+        """Return how many workers each model should have; reads the scales file.
+
+        Raises:
+            StartFailed: The file cannot be used.
+        """
+        by_model, otherwise = read_scales(self.scales)
+        if self.keep_warm_s is not None and otherwise.keep_warm_ms is None:
+            otherwise = replace(otherwise, keep_warm_ms=round(self.keep_warm_s * 1_000))
+        for model, count in map(_kept, self.keep):
+            said = by_model.get(ModelName(model), otherwise)
+            scale = replace(said, min_workers=max(count, said.min_workers))
+            if fault := scale.fault():
+                raise StartFailed(f"--keep {model}={count}: {fault.message}")
+            by_model[ModelName(model)] = scale
+        return ScaleSettings(
+            by_model=by_model,
+            otherwise=otherwise,
+            scale_out_wait_ms=round(self.scale_out_wait_s * 1_000),
+            scale_out_after_ms=round(self.scale_out_after_s * 1_000),
+            residence_ms=round(self.residence_s * 1_000),
+            eviction=Eviction(self.eviction),
+        )
 
 
 def read_settings(arguments: Sequence[str]) -> QueenSettings:

@@ -27,6 +27,7 @@ from beeyard_core.policy.intent import (
 )
 from beeyard_core.reconcile import send_desired, wish_at
 from beeyard_core.refusal import Refusal, Refused
+from beeyard_core.residence import unevictable
 from beeyard_core.state import QueenState
 
 
@@ -133,19 +134,15 @@ def _start(
 def _evict(
     state: QueenState, worker_id: WorkerId, now: Instant, effects: list[Effect]
 ) -> Refused | None:
-    """Let a worker end what it has and go, unless it goes already or the operator wants it kept."""
+    """Let a worker go, unless it goes already, is of use, or has hardly come."""
     worker = _worker(state, worker_id, "evict_worker_id")
     if isinstance(worker, Refused):
         return worker
     if worker.is_drained:
         return _no(Refusal.DRAINING, "evict_worker_id", "the worker is ending already")
-    model = worker.report.model
-    staying = sum(
-        not state.fleet.workers[w].is_drained for w in state.fleet.by_model.get(model, ())
-    )
-    if staying <= dict(state.settings.keep).get(model, 0):
-        message = f"the operator keeps {staying} of {model} running"
-        return _no(Refusal.PERMISSION_DENIED, "evict_worker_id", message)
+    why = unevictable(state, worker, now)
+    if why is not None:
+        return _no(why.reason, "evict_worker_id", why.message)
     stop_worker(state, worker_id, now, effects, keep=False)
     return None
 

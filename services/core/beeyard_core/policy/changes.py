@@ -27,6 +27,7 @@ class WorkerLoad(NamedTuple):
     load: float
     last_used_at: int
     jobs_served: int
+    served_class: str
 
 
 #: What can be gone; hosts are known for good. A GPU's key is its pool and its id, every other key one id.

@@ -81,7 +81,7 @@ def worker_status(state: QueenState, worker: Worker, now_ms: int) -> str:
     """Return a worker's state in the policy's words; one that is away or silent may still come back."""
     report = worker.report
     if worker.is_drained or report.state is WorkerState.DRAINING:
-        return "draining"
+        return "leaving" if _is_leaving(state, worker) else "draining"
     if report.state is WorkerState.FAILED:
         return "failed"
     if report.state is WorkerState.STARTING and worker.session:
@@ -91,27 +91,36 @@ def worker_status(state: QueenState, worker: Worker, now_ms: int) -> str:
     return "busy" if worker.leases else "ready"
 
 
+def _is_leaving(state: QueenState, worker: Worker) -> bool:
+    """Whether a drained worker is to end: its memory will be free soon."""
+    wish = state.wishes.get(worker.report.worker_id)
+    is_stopped = wish is not None and wish.desired.state is DesiredState.STOPPED
+    return worker.is_leaving or is_stopped or worker.report.state is WorkerState.DRAINING
+
+
 def present_row(
     state: QueenState, worker_id: WorkerId, now_ms: int, before: WorkerRow | None
 ) -> WorkerRow | None:
-    """Return a worker that is there, or is to come, as a policy sees it; None if it is neither."""
+    """Return a worker that is there, is to come, or still holds its memory, as a policy sees it; None: it does not."""
     worker = state.fleet.workers.get(worker_id)
     if worker is not None:
         return worker_row(state, worker, now_ms, before)
     wish = state.wishes.get(worker_id)
-    if wish is None or wish.desired.state is not DesiredState.RUNNING:
+    if wish is None:
         return None
     pool = state.fleet.pools.get(wish.pool_id)
     is_silent = pool is None or now_ms - pool.reported_at_ms > limits.LEASE_TTL_MS
+    status = "starting" if wish.desired.state is DesiredState.RUNNING else "leaving"
     return WorkerRow(
         worker_id=worker_id,
         pool_id=wish.pool_id,
         # Its host may be gone with it; nobody should wait for that.
-        status="failed" if is_silent else "starting",
+        status="failed" if is_silent else status,
         model_ref=wish.desired.model,
         slots_total=0,
         slots_free=0,
         started_at=wish.wished_at_ms,
+        gpu_ids=before.gpu_ids if before is not None else "",
     )
 
 
@@ -146,6 +155,7 @@ def worker_row(
         context_tokens=_window_of(report),
         quantization=report.quantization,
         prefill_speedup=state.fleet.speeds.prefill_speedup(report.model),
+        resident_at=worker.resident_since_ms,
         **load_of(state, worker, now_ms, device)._asdict(),
     )
 
@@ -172,6 +182,7 @@ def load_of(state: QueenState, worker: Worker, now_ms: int, device: Device | Non
         worker.load,
         worker.last_used_at_ms,
         worker.jobs_served,
+        CLASSES[worker.served_class - 1] if worker.served_class else "",
     )
 
 

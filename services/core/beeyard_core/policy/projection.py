@@ -77,6 +77,7 @@ class Projection:
     _told: dict[WorkerId, _Told] = field(default_factory=dict)
     _pools: dict[PoolId, PoolRow] = field(default_factory=dict)
     _gpus: dict[tuple[PoolId, str], GpuRow] = field(default_factory=dict)
+    _free_bytes: dict[PoolId, list[int]] = field(default_factory=dict)
     _gpus_count: dict[PoolId, int] = field(default_factory=dict)
     models: dict[str, ModelRow] = field(default_factory=dict)
     _catalogues: dict[PoolId, dict[str, ModelRow]] = field(default_factory=dict)
@@ -138,6 +139,10 @@ class Projection:
                 self._pools[pool_id] = row
                 changes.append(row)
             has_changed |= self._tell_gpus(pool, promised, changes)
+            # A device's row may stay as it is while its worker's does not: memory that was promised is taken now.
+            free_bytes = [device.vram_free_bytes for device in pool.report.devices]
+            has_changed |= self._free_bytes.get(pool_id) != free_bytes
+            self._free_bytes[pool_id] = free_bytes
             self._tell_models(pool, changes)
             if has_changed:
                 # What a device has free, and how its host is, its workers have and are as well.
@@ -299,8 +304,8 @@ def fleet_of(state: QueenState, now_ms: int, known: Projection) -> World:
             world.gpus[pool_id, gpu.gpu_id] = gpu
     for worker_id in (*state.fleet.workers, *state.wishes):
         row = present_row(state, worker_id, now_ms, known.workers.get(worker_id))
-        if row is not None:
-            world.workers[worker_id] = row
+        assert row is not None, worker_id
+        world.workers[worker_id] = row
     for lease in state.leases.values():
         run = running_row(state, lease.job_id)
         if run is not None:

@@ -22,6 +22,7 @@ from beeyard_core.policy.intent import (
 from beeyard_core.policy.lines import Lines
 from beeyard_core.policy.world import (
     CLASSES,
+    RANK,
     GpuRow,
     JobRow,
     ModelRow,
@@ -33,6 +34,7 @@ from beeyard_core.policy.world import (
     WorkerRow,
 )
 from beeyard_core.policy.yard import Yard
+from beeyard_core.scaling import Eviction
 
 #: How long a batch or background job waits before it moves up by one class, in milliseconds.
 PROMOTE_AFTER_MS = 5 * 60 * 1000
@@ -61,9 +63,17 @@ def _turn_of(tenant: TenantRow | None, tenant_id: str) -> Turn:
 
 @dataclass(slots=True)
 class Twin:
-    """A mirror of the world and the platform policy over it. `promote_after_ms` is `config.promote_after_ms`."""
+    """A mirror of the world and the platform policy over it.
+
+    Attributes:
+        promote_after_ms: As `config.promote_after_ms`; the next two likewise.
+        residence_ms: So long a worker that was just loaded keeps its place.
+        eviction: Which idle worker makes room first.
+    """
 
     promote_after_ms: float = PROMOTE_AFTER_MS
+    residence_ms: float = 0
+    eviction: Eviction = Eviction.LRU
     lines: Lines = field(default_factory=Lines)
     yard: Yard = field(default_factory=Yard)
     tenants: dict[str, TenantRow] = field(default_factory=dict)
@@ -171,7 +181,7 @@ class Twin:
             if found is not None:
                 job, worker = found
                 return Dispatch(job_id=job.job_id, worker_id=worker.worker_id, reason=reason)
-        return self._preempt() or self._make_room() or self._wait()
+        return self._preempt() or self._make_room(now_ms) or self._wait()
 
     def _wait(self) -> Intent:
         idle = not self.lines.jobs
@@ -293,7 +303,7 @@ class Twin:
             jobs = (self._next_to_start(rank, model) for model in missing)
             yield from sorted((job for job in jobs if job is not None), key=lambda job: job.seq)
 
-    def _make_room(self) -> Intent | None:
+    def _make_room(self, now_ms: int) -> Intent | None:
         jobs = list(self._unserved())
         for job in jobs:
             gpu = self.yard.gpu_for(job)
@@ -302,8 +312,18 @@ class Twin:
                 place = (job.model_ref, gpu.pool_id, gpu.gpu_id)
                 return StartWorker.at(*place, reason=reason)
         for job in jobs:
-            for worker in self.yard.unused(job):
-                if not self.lines.is_wanted(worker.model_ref):
+            if self.yard.is_room_coming(job):
+                continue
+            for worker in self.yard.unused(job, self.eviction):
+                is_idle = not self.lines.is_wanted(worker.model_ref)
+                if is_idle and self._may_leave(worker, job, now_ms):
                     reason = f"makes room for {job.model_ref}"
                     return Evict(evict_worker_id=worker.worker_id, reason=reason)
         return None
+
+    def _may_leave(self, worker: WorkerRow, job: JobRow, now_ms: int) -> bool:
+        """Whether a worker has been there for its residence, or the job is more urgent than all that it served."""
+        if not worker.resident_at or now_ms - worker.resident_at >= self.residence_ms:
+            return True
+        served = RANK.get(worker.served_class, 0)
+        return RANK[job.priority] < served

@@ -26,7 +26,8 @@ class WorkerRow(NamedTuple):
     """One worker.
 
     Attributes:
-        status: `starting`, `ready`, `busy`, `away` (it was lost and may come back), `draining` or `failed`.
+        status: `starting`, `ready`, `busy`, `away` (it was lost and may come back), `draining` (it gets nothing new),
+            `leaving` (and will end, which frees its memory) or `failed`.
         vram_free: Free memory of its device in bytes.
         load: Share of its slots that are taken, 0 to 1.
         tokens_per_s: Measured decode speed of one slot, its own or that of its kind; 0: nothing measured yet.
@@ -35,6 +36,8 @@ class WorkerRow(NamedTuple):
         gpu_ids: The GPUs that it runs on, separated by commas.
         context_tokens: Longest prompt plus answer of one job; 0: the model's.
         prefill_speedup: How many prompt tokens it computes in the time of one token of an answer; 0: not measured.
+        resident_at: Since when its model is loaded, on the clock of `now_ms`; 0: it loads, or nobody knows.
+        served_class: The most urgent class that it served since then; empty: it served nobody yet.
     """
 
     worker_id: str
@@ -59,6 +62,8 @@ class WorkerRow(NamedTuple):
     context_tokens: int = 0
     quantization: str = ""
     prefill_speedup: float = 0.0
+    resident_at: int = 0
+    served_class: str = ""
 
 
 class JobRow(NamedTuple):

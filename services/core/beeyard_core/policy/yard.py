@@ -20,6 +20,7 @@ from beeyard_core.policy.world import (
     RunningRow,
     WorkerRow,
 )
+from beeyard_core.scaling import Eviction
 from beeyard_core.speeds import PREFILL_SPEEDUP
 
 #: Nothing new is placed on a pool of these states.
@@ -66,6 +67,8 @@ class Yard:
     runs: dict[str, RunningRow] = field(default_factory=dict)
     holders: dict[str, dict[str, int]] = field(default_factory=dict)
     crews: dict[str, Crew] = field(default_factory=dict)
+    #: Workers that will end and free their memory.
+    leaving: set[str] = field(default_factory=set)
     #: Idle workers, the longest unused first.
     idle: list[tuple[int, str]] = field(default_factory=list)
     #: GPUs, the one with the most free memory first; ids of one length sort as numbers.
@@ -160,6 +163,8 @@ class Yard:
     def _file(self, worker: WorkerRow) -> None:
         crew = self.crews.setdefault(worker.model_ref, Crew())
         crew.live += worker.status in LIVE_STATUSES
+        if worker.status == "leaving":
+            self.leaving.add(worker.worker_id)
         if self._is_open(worker):
             insort(crew.open, _speed_key(worker))
             if worker.slots_free >= worker.slots_total:
@@ -175,6 +180,7 @@ class Yard:
             self._count_run(self.runs[job_id], -1)
         crew = self.crews[worker.model_ref]
         crew.live -= worker.status in LIVE_STATUSES
+        self.leaving.discard(worker_id)
         if self._is_open(worker):
             del crew.open[bisect_left(crew.open, _speed_key(worker))]
             if worker.slots_free >= worker.slots_total:
@@ -288,19 +294,30 @@ class Yard:
         allowed = self.is_pool_open(gpu.pool_id) and _pool_allowed(job, gpu.pool_id)
         return allowed and self._serves(job, [(gpu.pool_id, gpu.gpu_id)])
 
-    def unused(self, job: JobRow) -> Iterator[WorkerRow]:
-        """Idle workers in whose place a worker for a job could be started, the longest unused first."""
+    def unused(self, job: JobRow, eviction: Eviction) -> Iterator[WorkerRow]:
+        """Idle workers in whose place a worker for a job could be started, those that should go first at the front."""
         model = self.loadable(job)
-        for _, worker_id in self.idle if model else ():
-            worker = self.workers[worker_id]
-            gpus = _parts(worker.gpu_ids)
-            gpu = self.gpus.get((worker.pool_id, gpus[0])) if gpus else None
-            held = self.models.get(worker.model_ref)
-            freed = held.vram_required // len(gpus) if held and gpus else 0
-            if not gpu or not model or gpu.vram_free + freed < model.vram_required:
-                continue
-            if _loads(model, gpu.pool_id) and self._allows(job, gpu):
-                yield worker
+        idle = [worker_id for _, worker_id in self.idle] if model else []
+        if eviction is Eviction.LFU:
+            # Stable: of those that served as many jobs, the longest unused comes first.
+            idle.sort(key=lambda worker_id: self.workers[worker_id].jobs_served)
+        return (self.workers[worker_id] for worker_id in idle if self._makes_room(worker_id, job))
+
+    def is_room_coming(self, job: JobRow) -> bool:
+        """Whether a worker for a job could be started once one of those that leave has ended."""
+        return any(self._makes_room(worker_id, job) for worker_id in self.leaving)
+
+    def _makes_room(self, worker_id: str, job: JobRow) -> bool:
+        """Whether a worker for a job could be started in the place of one that is there."""
+        model = self.loadable(job)
+        worker = self.workers[worker_id]
+        gpus = _parts(worker.gpu_ids)
+        gpu = self.gpus.get((worker.pool_id, gpus[0])) if gpus else None
+        held = self.models.get(worker.model_ref)
+        freed = held.vram_required // len(gpus) if held and gpus else 0
+        if not gpu or not model or gpu.vram_free + freed < model.vram_required:
+            return False
+        return _loads(model, gpu.pool_id) and self._allows(job, gpu)
 
 
 def _room_key(gpu: GpuRow) -> tuple[int, str, str, str]:

@@ -95,6 +95,7 @@ def worker_load(worker: WorkerRow) -> Delta:
         worker.load,
         worker.last_used_at,
         worker.jobs_served,
+        worker.served_class,
     )
 
 

@@ -51,7 +51,7 @@
 ---@field gpu_id? string|integer The first of `gpu_ids`.
 ---@field gpu_ids (string|integer)[]
 ---@field gpus integer How many GPUs it spans.
----@field status "starting" | "ready" | "busy" | "away" | "draining" | "failed"
+---@field status "starting" | "ready" | "busy" | "away" | "draining" | "leaving" | "failed"
 ---@field model_ref string `model` is another name of the field.
 ---@field engine string
 ---@field slots_total integer Jobs that it runs at once.
@@ -69,6 +69,8 @@
 ---@field uptime_s number
 ---@field last_used_at integer When it last held a job.
 ---@field jobs_served integer
+---@field resident_at integer Since when its model is loaded, as `last_used_at`; 0: it loads, or nobody knows.
+---@field served_class string The most urgent class that it served since then; empty: it served nobody yet.
 
 ---@class GPU
 ---@field id string|integer

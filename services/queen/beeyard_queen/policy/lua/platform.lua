@@ -162,7 +162,8 @@ local function start_worker(h, jobs)
   return nil
 end
 
--- 4. Give up the worker that was unused for longest, if a worker for a waiting job could then start in its place.
+-- 4. Give up the worker that was unused for longest (or used least, see `config.eviction`), if a worker for a waiting job
+-- could then start in its place. One that was loaded just now keeps its place for `config.residence_ms`.
 local function evict(h, jobs)
   for _, job in ipairs(jobs) do
     local worker = h.find_worker_to_make_room(job)

@@ -214,8 +214,8 @@ end
 
 local dress_worker, worker_view = kind({
   "capability", "context_tokens", "cost_per_token", "engine", "geo", "gpu_id", "gpu_ids", "gpus", "id", "jobs_served",
-  "kv_free_tokens", "last_used_at", "load", "model_ref", "pool_id", "prefill_speedup", "quantization", "slots_free",
-  "slots_total", "status", "tokens_per_s", "uptime_s", "vram_free",
+  "kv_free_tokens", "last_used_at", "load", "model_ref", "pool_id", "prefill_speedup", "quantization",
+  "resident_at", "served_class", "slots_free", "slots_total", "status", "tokens_per_s", "uptime_s", "vram_free",
 }, {
   uptime_s = function(raw) return M.now > raw.started_at and (M.now - raw.started_at) / 1000 or 0 end,
   geo = geo_of,

@@ -2,6 +2,7 @@
 
 local M, V, H, K = ...
 
+local huge = math.huge
 local job_of, number_or, worker_or_nil = K.job_of, K.number_or, K.worker_or_nil
 local capability_number, lists = K.capability_number, K.lists
 
@@ -54,8 +55,22 @@ function H.find_gpu_for_job(job)
   return gpu and V.gpu(gpu)
 end
 
-local function makes_room(node, job)
-  if M.is_wanted(node.model) then return false end
+-- Until when a worker that was loaded just now keeps its place against a job: two models that want one device by turns
+-- would else throw each other out for every job. 0: it does not.
+local function keeps_until(raw, job)
+  if raw.resident_at == 0 then return 0 end
+  local until_ms = raw.resident_at + number_or(M.config_values.residence_ms, 0)
+  if M.now >= until_ms then return 0 end
+  -- What it served since counts; one that served nobody yet was loaded for somebody, however urgent.
+  if (M.RANK[job.priority] or huge) < (M.RANK[raw.served_class] or 1) then return 0 end
+  return until_ms
+end
+
+-- When the first of the workers that keep their places in the present search is free to leave.
+local first_free_ms
+
+-- Whether a worker for a job could be started in the place of another one.
+local function frees_room(node, job)
   local ids = M.csv(node.raw.gpu_ids_csv)
   local gpu = ids[1] and M.find_gpu(node.pool, ids[1])
   if not gpu then return false end
@@ -63,12 +78,41 @@ local function makes_room(node, job)
   return room_on(gpu, loadable(job), job, held and held.raw.vram_required // #ids or 0)
 end
 
--- The longest unused idle worker that nobody waits for and without which a worker for a job could be started.
+local function makes_room(node, job)
+  if M.is_wanted(node.model) then return false end
+  local until_ms = keeps_until(node.raw, job)
+  if until_ms > 0 then
+    if until_ms < first_free_ms then first_free_ms = until_ms end
+    return false
+  end
+  return frees_room(node, job)
+end
+
+-- Whether there will be room once one of the workers that leave has ended: nobody else has to go for the job.
+local function is_room_coming(job)
+  for node in next, M.leaving do
+    if frees_room(node, job) then return true end
+  end
+  return false
+end
+
+-- Whether a search for a leaver was in vain that would find no more now, nor for a less urgent job.
+local function is_vain(node, rank)
+  return node.no_leaver_at == M.room_version and M.now < node.no_leaver_until and rank >= node.no_leaver_rank
+end
+
+-- The idle worker that nobody waits for, that has been there for its residence, and without which a worker for a job could
+-- be started: of several the longest unused, or with `config.eviction` "lfu" the one that served the fewest jobs.
 function H.find_worker_to_make_room(job)
   local found = job_of(job, 1, "find_worker_to_make_room")
-  local node = found and untried(found, "no_leaver_at")
-  if not node then return nil end
-  local worker = M.first(nil, nil, "lru", makes_room, found)
-  if not worker then note_vain(found, node, "no_leaver_at") end
+  local node = found and M.models[M.resolve(found.model_ref)]
+  if not node or not loadable(found) then return nil end
+  local rank, is_plain = M.RANK[found.priority] or huge, K.plain_node(found)
+  if is_plain and is_vain(node, rank) or is_room_coming(found) then return nil end
+  first_free_ms = huge
+  local worker = M.first(nil, nil, M.config_values.eviction == "lfu" and "lfu" or "lru", makes_room, found)
+  if not worker and is_plain then
+    node.no_leaver_at, node.no_leaver_until, node.no_leaver_rank = M.room_version, first_free_ms, rank
+  end
   return worker_or_nil(worker)
 end

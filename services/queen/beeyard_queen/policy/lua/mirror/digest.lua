@@ -37,7 +37,7 @@ local FIELDS = {
     "id", "pool_id", "status", "model_ref", "engine", "slots_total", "slots_free", "vram_free", "kv_free_tokens",
     "load", "tokens_per_s", "cost_per_token", "geo_lat", "geo_lon", "capability", "started_at", "last_used_at",
     "gpu_ids_csv", "jobs_served", "context_tokens", "quantization",
-    "prefill_speedup",
+    "prefill_speedup", "resident_at", "served_class",
   },
   running = { "job_id", "worker_id", "tenant_id", "priority", "kv_tokens", "started_at", "is_stopping", "is_kept" },
   pool = { "id", "status", "last_report_ms" },

@@ -7,7 +7,9 @@ local heaps = M.heaps
 local key_worker = M.key_worker
 
 local workers, worker_count, busy_count = {}, 0, 0
-M.workers = workers
+-- `leaving`: workers that will end and free their memory.
+local leaving = {}
+M.workers, M.leaving = workers, leaving
 
 function M.worker_counts() return worker_count, busy_count end
 
@@ -35,7 +37,9 @@ local function refile(node)
   -- What loads, or was lost and may come back, will serve its model soon: no second worker is started for it.
   local live = serves or status == "starting" or status == "away"
   local opened, revived = open ~= node.open, live ~= node.live
-  if idle ~= node.idle then M.room_version = M.room_version + 1 end
+  local leaves = status == "leaving" or nil
+  if idle ~= node.idle or leaves ~= leaving[node] then M.room_version = M.room_version + 1 end
+  leaving[node] = leaves
   node.open, node.idle, node.live = open, idle, live
   for at = 1, 4 do
     local scope = scopes[at]
@@ -60,7 +64,7 @@ end
 local function set_record(
   raw, id, pool_id, status, model_ref, engine, slots_total, slots_free, vram_free, kv_free_tokens, load, tokens_per_s,
   cost_per_token, geo_lat, geo_lon, capability, started_at, last_used_at, gpu_ids_csv, jobs_served, context_tokens,
-  quantization, prefill_speedup)
+  quantization, prefill_speedup, resident_at, served_class)
   raw.id, raw.pool_id, raw.status, raw.model_ref, raw.engine = id, pool_id, status, model_ref, engine or ""
   raw.slots_total, raw.slots_free, raw.vram_free, raw.kv_free_tokens =
     slots_total, slots_free, vram_free or 0, kv_free_tokens
@@ -69,13 +73,14 @@ local function set_record(
   raw.started_at, raw.last_used_at, raw.gpu_ids_csv = started_at or 0, last_used_at or 0, gpu_ids_csv or ""
   raw.jobs_served, raw.context_tokens, raw.quantization = jobs_served or 0, context_tokens or 0, quantization or ""
   raw.prefill_speedup = prefill_speedup or 0
+  raw.resident_at, raw.served_class = resident_at or 0, served_class or ""
 end
 
 -- A worker, new or changed. The arguments after `gpu_ids_csv` are what only some deployments know.
 function M.worker(
   id, pool_id, status, model_ref, engine, slots_total, slots_free, vram_free, kv_free_tokens, load, tokens_per_s,
   cost_per_token, geo_lat, geo_lon, capability, started_at, last_used_at, gpu_ids_csv, jobs_served, context_tokens,
-  quantization, prefill_speedup)
+  quantization, prefill_speedup, resident_at, served_class)
   local node = workers[id]
   if node and (node.model ~= model_ref or node.pool ~= pool_id) then
     M.worker_gone(id)
@@ -95,7 +100,7 @@ function M.worker(
   set_record(
     node.raw, id, pool_id, status, model_ref, engine, slots_total, slots_free, vram_free, kv_free_tokens, load,
     tokens_per_s, cost_per_token, geo_lat, geo_lon, capability, started_at, last_used_at, gpu_ids_csv, jobs_served,
-    context_tokens, quantization, prefill_speedup)
+    context_tokens, quantization, prefill_speedup, resident_at, served_class)
   key_worker(node)
   M.worker_made(node)
   if is_new then
@@ -107,7 +112,7 @@ function M.worker(
 end
 
 -- What changes while a worker works: cheaper than sending all of it. Unknown workers are ignored.
-function M.worker_load(id, status, slots_free, vram_free, kv_free_tokens, load, last_used_at, jobs_served)
+function M.worker_load(id, status, slots_free, vram_free, kv_free_tokens, load, last_used_at, jobs_served, served_class)
   local node = workers[id]
   if not node then return end
   local raw = node.raw
@@ -119,6 +124,7 @@ function M.worker_load(id, status, slots_free, vram_free, kv_free_tokens, load, 
   raw.status, raw.slots_free, raw.vram_free, raw.kv_free_tokens = status, slots_free, vram_free, kv_free_tokens
   raw.load, raw.last_used_at = load, last_used_at
   if jobs_served then raw.jobs_served = jobs_served end
+  if served_class then raw.served_class = served_class end
   node.load, node.vram, node.used, node.served = load, vram_free, last_used_at, raw.jobs_served
   if has_more or not node.open then node.scopes[2].refused = false end
   refile(node)
@@ -128,7 +134,7 @@ function M.worker_gone(id)
   local node = workers[id]
   if not node then return end
   for prompt_hash in next, node.prefixes or {} do M.prefix(id, prompt_hash, nil) end
-  workers[id] = nil
+  workers[id], leaving[node] = nil, nil
   M.refile_runs(id)
   M.delist(node)
   worker_count = worker_count - 1
