@@ -6,6 +6,9 @@ the name. Where an operator may choose, the configuration's default is the const
 
 from typing import Final
 
+from beeyard_core import simulator_limits as simulator
+from beeyard_core.simulator_limits import *  # noqa: F403 - all limits are read from one place
+
 # --- What one request may ask ---
 PROMPT_BYTES_MAX: Final = 1 << 20
 MESSAGES_MAX: Final = 1_024
@@ -400,41 +403,12 @@ POLICY_VALIDATION_RETRY_MS: Final = 2_000
 # Warnings that one validation gives.
 POLICY_WARNINGS_MAX: Final = 8
 
-# --- The simulator ---
-SIMULATED_JOBS_MAX: Final = 1_000_000
-SIMULATED_RATE_MAX: Final = 100_000
-SIMULATED_STREAMS_MAX: Final = 64
-SIMULATED_TENANTS_MAX: Final = 1_000
-SIMULATED_MODELS_MAX: Final = 256
-SIMULATED_HOSTS_MAX: Final = 1_000
-SIMULATED_GPUS_PER_HOST_MAX: Final = 64
-assert SIMULATED_HOSTS_MAX <= POOLS_MAX
-SIMULATED_TOKENS_MAX: Final = 1 << 20
-SIMULATED_SPEED_MAX: Final = 1_000_000
-SIMULATED_LOAD_MS_MAX: Final = 3_600_000
-# Virtual time: a week. A simulated beat costs real time, also when nothing happens in it.
-SIMULATED_MS_MAX: Final = 7 * 24 * 3_600_000
-# After the last arrival, so much virtual time in which no job starts or ends says that none will.
-SIMULATION_STALL_MS: Final = 600_000
-assert SIMULATION_STALL_MS > SIMULATED_LOAD_MS_MAX // 10
-# Points of a curve over time; a longer simulation is sampled more coarsely.
-SIMULATION_SAMPLES_MAX: Final = 2_048
-TRACE_FILE_BYTES_MAX: Final = 64 << 20
-TRACE_LINE_BYTES_MAX: Final = 64 << 10
-SIMULATIONS_COMPARED_MAX: Final = 8
-# Simulations that a queen runs at once for its callers, each in a process of its own.
-SIMULATIONS_AT_ONCE_MAX: Final = 1
-SIMULATION_CPU_S_MAX: Final = 600
+# --- The simulator: its numbers are in a file of their own, and read from here like all others ---
+assert simulator.SIMULATED_HOSTS_MAX <= POOLS_MAX
 # The gateway waits for longer than the longest one computes.
-assert SIMULATION_DEADLINE_MS > 1_000 * SIMULATION_CPU_S_MAX
-SIMULATION_MEMORY_BYTES_MAX: Final = 2 << 30
-SIMULATION_PROGRESS_MS: Final = 500
-SIMULATION_RETRY_MS: Final = 5_000
+assert SIMULATION_DEADLINE_MS > 1_000 * simulator.SIMULATION_CPU_S_MAX
 # A trace travels as one message, with the fleet and the policy beside it.
-SIMULATION_TRACE_BYTES_MAX: Final = 3 << 20
-SIMULATION_REQUEST_BYTES_MAX: Final = 6 << 20
-assert SIMULATION_TRACE_BYTES_MAX + POLICY_SOURCE_BYTES_MAX < MESSAGE_BYTES_MAX
-SIMULATION_LINE_BYTES_MAX: Final = 4 << 20
+assert simulator.SIMULATION_TRACE_BYTES_MAX + POLICY_SOURCE_BYTES_MAX < MESSAGE_BYTES_MAX
 
 # --- Telemetry ---
 TELEMETRY_SPANS_MAX: Final = 8_192
