@@ -68,6 +68,8 @@ async def test_tenants_are_shown_with_their_quotas(address: str) -> None:
         "vram_bytes": None,
         "tokens_per_minute": None,
         "requests_per_second": 0.5,
+        "session_tokens": None,
+        "session_cost_units": None,
     }
 
 

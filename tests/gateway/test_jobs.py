@@ -1,5 +1,7 @@
 """The jobs API: submit, look, follow, cancel, explain, over HTTP."""
 
+from pathlib import Path
+
 import pytest
 from beeyard_core.state import QueenState
 
@@ -177,6 +179,33 @@ async def test_who_made_way_for_more_urgent_work_is_told_when_to_come_back() -> 
             told = answer.json()["error"]
             assert (told["reason"], told["retriable"]) == ("QUEUE_FULL_DROP_LRU", True)
             assert told["policy_label"] == "drop-lru"
+
+
+async def test_a_session_is_told_what_is_left_of_its_budget(tmp_path: Path) -> None:
+    tenants = tmp_path / "tenants.toml"
+    tenants.write_text(
+        "[default]\nsession_tokens = 100\nsession_cost_units = 9\n", encoding="utf-8"
+    )
+    async with (
+        running_queen(tenants=tenants, policy_mode="platform") as queen,
+        attached_worker(queen.channel, slots=0),
+        running_gateway(queen.queen.server.address) as gateway,
+    ):
+        asked = {**JOB, "session_id": "talk", "max_tokens": 60}
+        answer = await gateway.client.post("/v2/jobs", json=asked)
+        assert answer.status_code == 202
+        assert answer.json()["budget"] == {"tokens_remaining": 39, "cost_units_remaining": 8}
+        assert answer.headers["x-budget-tokens-remaining"] == "39"
+        assert answer.headers["x-budget-cost-remaining"] == "8"
+        for path in ("/v2/jobs", "/v1/completions"):
+            headers = {"X-Beeyard-Session": "talk"}
+            body = asked if path == "/v2/jobs" else {**JOB, "max_tokens": 60}
+            answer = await gateway.client.post(path, json=body, headers=headers)
+            assert answer.status_code == 429
+            assert answer.headers["x-budget-tokens-remaining"] == "39"
+            assert int(answer.headers["retry-after"]) > 0
+            told = answer.json().get("error", answer.json())
+            assert (told["reason"], told["retriable"]) == ("BUDGET_EXCEEDED", True)
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/explain"])

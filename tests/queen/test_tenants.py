@@ -27,6 +27,10 @@ concurrent_jobs = 1
 vram_bytes = 24_000_000_000
 tokens_per_minute = 60_000
 requests_per_second = 5
+
+[tenants.eve]
+session_tokens = 300
+session_cost_units = 4
 """
 EXHAUSTED = (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED")
 
@@ -98,7 +102,8 @@ async def test_tenants_are_listed_with_their_quotas_before_they_ask_for_anything
     async with running_queen(tenants=tenants, policy_mode="platform") as queen:
         answer = await queen.fleet.ListTenants(fleet_pb.ListTenantsRequest())
         assert answer.enforced
-        assert [tenant.tenant_id for tenant in answer.tenants] == ["ann"]
+        assert [tenant.tenant_id for tenant in answer.tenants] == ["ann", "eve"]
+        assert answer.tenants[1].quota.session_tokens == 300
         quota = answer.tenants[0].quota
         assert (quota.concurrent_jobs, quota.requests_per_second) == (1, 5.0)
         await queen.leases.SubmitWork(lease_pb.SubmitWorkRequest(kind="backup"))
@@ -115,6 +120,34 @@ async def test_a_tenants_unfinished_work_counts_after_a_restart(tenants: Path) -
         work = lease_pb.SubmitWorkRequest(kind="b", tenant_id="ann")
         found = await refusal(later.leases.SubmitWork(work))
         assert (found.code, found.reason) == EXHAUSTED
+
+
+async def test_a_session_is_told_what_is_left_of_its_budget_and_refused_beyond_it(
+    tenants: Path,
+) -> None:
+    async with (
+        running_queen(tenants=tenants, policy_mode="platform") as queen,
+        attached_worker(queen.channel, slots=1) as worker,
+    ):
+        asked = {"session_id": "talk", "max_tokens": 200, "cost_units": 3}
+        request = pb.InferRequest()
+        request.ParseFromString(job("eve", **asked).SerializeToString())
+        call = queen.inference.Infer(request)
+        events = aiter(call)
+        queued = (await anext(events)).queued
+        assert queued.budget.tokens_remaining == 99
+        assert queued.budget.cost_units_remaining == 1
+        found = await refusal(queen.inference.SubmitJob(job("eve", **asked)))
+        assert (found.code, found.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "BUDGET_EXCEEDED")
+        assert found.retry_after_ms == 1_000
+        assert found.metadata["budget_tokens_remaining"] == "99"
+        await worker.serve(await worker.offer(), " the", " hive")
+        finished = [event async for event in events][-1].finished
+        assert finished.budget.tokens_remaining > 200, "what it did not use came back"
+        again = await queen.inference.SubmitJob(job("eve", **(asked | {"cost_units": 1})))
+        assert again.budget.cost_units_remaining == 0
+        assert not (await queen.inference.SubmitJob(job("ben", **asked))).HasField("budget")
+        assert dict((await usage(queen, "eve")).exceeded) == {"session_tokens": 1}
 
 
 def test_a_tenants_file_says_who_may_have_what(tenants: Path) -> None:

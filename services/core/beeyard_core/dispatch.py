@@ -153,7 +153,7 @@ def end(
     job.is_resting = False
     job.move(verb)
     job.ended_at, job.failure = now, failure
-    state.quotas.end_job(job)
+    state.quotas.end_job(job, now.mono_ms)
     effects.append(SaveJob(job.job_id))
     effects.append(AnnounceEnded(job.job_id))
     state.ended.append(job.job_id)

@@ -131,6 +131,9 @@ OVERDUE_LOOKED_AT_MAX: Final = 64
 SESSION_ROUND_STEPS: Final = 64
 POLICY_CONFIG_ENTRIES_MAX: Final = 256
 TENANTS_KEPT_MAX: Final = 10_000
+# Sessions with a budget that are remembered, and how long an idle one is.
+SESSIONS_KEPT_MAX: Final = 100_000
+SESSION_KEPT_MS: Final = 24 * 3_600_000
 # A policy is told which hosts can load a model if they are no more than this; of more, a wrong choice is dropped.
 MODEL_POOLS_TOLD_MAX: Final = 256
 # Jobs whose sizes differ by less wait in one line; the longest possible job is a few hundred such steps.

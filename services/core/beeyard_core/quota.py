@@ -27,6 +27,8 @@ class Limit(Enum):
     VRAM_BYTES = "vram_bytes"
     TOKENS_PER_MINUTE = "tokens_per_minute"
     REQUESTS_PER_SECOND = "requests_per_second"
+    SESSION_TOKENS = "session_tokens"
+    SESSION_COST_UNITS = "session_cost_units"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +40,16 @@ class Quota:
         vram_bytes: Device memory of the models that its unfinished jobs need, each model once.
         tokens_per_minute: Tokens of prompts and answers together.
         requests_per_second: Jobs and heavy work submitted; a second's worth may come at once.
+        session_tokens: Tokens of prompts and answers together that each of its sessions may use in all (`sessions.py`).
+        session_cost_units: Cost units that each of its sessions may use in all.
     """
 
     concurrent_jobs: int | None = None
     vram_bytes: int | None = None
     tokens_per_minute: int | None = None
     requests_per_second: float | None = None
+    session_tokens: int | None = None
+    session_cost_units: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,7 +43,7 @@ def restore(
     # Sessions join in the order in which their jobs were accepted.
     for job in sorted(jobs, key=lambda each: each.sequence):
         state.jobs[job.job_id] = job
-        state.quotas.restore_job(job)
+        state.quotas.restore_job(job, settings.quotas, now.mono_ms)
         # An earlier queen counted these; the counters begin anew.
         job.served_index = job.next_index
         job.place, job.is_next = None, False

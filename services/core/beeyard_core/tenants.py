@@ -8,6 +8,7 @@ from beeyard_core.ids import ModelName, TenantId
 from beeyard_core.job import Job, JobSpec
 from beeyard_core.quota import Demand, QuotaSettings, Usage, exceeded, excess, refill
 from beeyard_core.refusal import Refused
+from beeyard_core.sessions import Sessions, over_budget
 
 
 @dataclass(slots=True)
@@ -15,6 +16,7 @@ class Tenants:
     """What every tenant has, bounded in number: one that has nothing here is forgotten, the longest known first."""
 
     usages: dict[TenantId, Usage] = field(default_factory=dict)
+    sessions: Sessions = field(default_factory=Sessions)
 
     def usage_of(self, tenant_id: TenantId) -> Usage:
         """Return what a tenant has; a new one has nothing."""
@@ -33,9 +35,23 @@ class Tenants:
     def admit_job(
         self, spec: JobSpec, quotas: QuotaSettings, fleet: Fleet, now_ms: int
     ) -> Refused | None:
-        """Charge one more job to its tenant, or say which quota stands in the way."""
+        """Charge one more job to its tenant and session, or say which quota or budget stands in the way."""
         demand = Demand(tokens=spec.kv_tokens, model=spec.model)
-        return self._admit(spec.tenant_id, demand, quotas, fleet, now_ms)
+        refused = self._over_budget(spec, quotas, now_ms)
+        refused = refused or self._admit(spec.tenant_id, demand, quotas, fleet, now_ms)
+        if refused is None:
+            self.sessions.charge(spec, quotas.of(spec.tenant_id), now_ms)
+        return refused
+
+    def _over_budget(self, spec: JobSpec, quotas: QuotaSettings, now_ms: int) -> Refused | None:
+        """Say whether a job is more than its session may use, if that is enforced."""
+        quota = quotas.of(spec.tenant_id)
+        found = self.sessions.excess(spec, quota, now_ms)
+        left = self.sessions.remaining(spec, quota, now_ms)
+        if found is None or left is None:
+            return None
+        self.usage_of(spec.tenant_id).exceeded[found.limit] += 1
+        return over_budget(spec, found, left) if quotas.is_enforced else None
 
     def admit_work(
         self, tenant_id: TenantId, quotas: QuotaSettings, fleet: Fleet, now_ms: int
@@ -67,8 +83,9 @@ class Tenants:
         if model is not None:
             usage.models[model] += 1
 
-    def restore_job(self, job: Job) -> None:
+    def restore_job(self, job: Job, quotas: QuotaSettings, now_ms: int) -> None:
         """Count a job of an earlier queen. The rate of tokens begins anew, so only its total is charged."""
+        self.sessions.charge(job.spec, quotas.of(job.spec.tenant_id), now_ms)
         usage = self.usage_of(job.spec.tenant_id)
         usage.tokens_total += job.spec.kv_tokens
         self._begin(usage, job.spec.model)
@@ -77,13 +94,14 @@ class Tenants:
         """Count a piece of heavy work of an earlier queen."""
         self._begin(self.usage_of(tenant_id), None)
 
-    def end_job(self, job: Job) -> None:
+    def end_job(self, job: Job, now_ms: int) -> None:
         """A job is over: it no longer counts, and what it did not use is given back."""
         spec = job.spec
         usage = self.usage_of(spec.tenant_id)
         prompt_tokens = job.finish.prompt_tokens if job.finish else spec.prompt_tokens
         used = (prompt_tokens if job.attempt else 0) + job.next_index
         unused = spec.kv_tokens - used
+        self.sessions.end_job(job, unused, now_ms)
         usage.tokens_total -= unused
         if usage.tokens is not None:
             usage.tokens.level += unused

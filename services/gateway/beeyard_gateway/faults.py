@@ -176,6 +176,8 @@ class Fault(Exception):
         for name, fact in (
             (b"x-queue-position", "queue_position"),
             (b"x-queue-eta-ms", "queue_eta_ms"),
+            (b"x-budget-tokens-remaining", "budget_tokens_remaining"),
+            (b"x-budget-cost-remaining", "budget_cost_units_remaining"),
         ):
             value = self.metadata.get(fact, "")
             if value.isdecimal():

@@ -19,7 +19,7 @@ from beeyard_core import limits
 from beeyard_core.refusal import Refusal
 from beeyard_runtime.clock import Clock
 
-from beeyard_gateway.faults import Fault, HttpReason
+from beeyard_gateway.faults import Fault, Headers, HttpReason
 from beeyard_gateway.queen_link import QueenLink, fault_of
 
 _STREAM_TIMEOUT_S: Final = limits.DEADLINE_MS_MAX / 1_000
@@ -32,6 +32,20 @@ _PASSING: Final = frozenset(
     }
 )
 ENDINGS: Final = frozenset({"finished", "failed", "cancelled"})
+
+
+def place_headers(queued: job_pb2.JobQueued) -> Headers:
+    """Return the headers that tell where an accepted job stands, and what is left to its session."""
+    headers = [
+        (b"x-queue-position", str(queued.position).encode()),
+        (b"x-queue-eta-ms", str(queued.predicted_start_ms).encode()),
+    ]
+    left = queued.budget
+    if left.HasField("tokens_remaining"):
+        headers.append((b"x-budget-tokens-remaining", str(left.tokens_remaining).encode()))
+    if left.HasField("cost_units_remaining"):
+        headers.append((b"x-budget-cost-remaining", str(left.cost_units_remaining).encode()))
+    return headers
 
 
 class EventCall(Protocol):

@@ -13,7 +13,7 @@ from beeyard_gateway.asking import END_ID, Asking, read_asking
 from beeyard_gateway.event_stream import EventStream, OpenStreams, while_connected
 from beeyard_gateway.exchange import Exchange, dump
 from beeyard_gateway.faults import Fault, HttpReason, invalid
-from beeyard_gateway.following import ENDINGS, JobFollow
+from beeyard_gateway.following import ENDINGS, JobFollow, place_headers
 from beeyard_gateway.message_json import from_json, number_of, to_json
 from beeyard_gateway.metrics import GatewayMetrics
 from beeyard_gateway.queen_link import QueenLink
@@ -49,11 +49,9 @@ class Jobs:
             "url": location,
             "events_url": f"{location}/events",
         }
-        headers = [
-            (b"location", location.encode()),
-            (b"x-queue-position", str(event.queued.position).encode()),
-            (b"x-queue-eta-ms", str(event.queued.predicted_start_ms).encode()),
-        ]
+        if event.queued.HasField("budget"):
+            told["budget"] = to_json(event.queued.budget)
+        headers = [(b"location", location.encode()), *place_headers(event.queued)]
         await exchange.reply_json(told, status=HTTPStatus.ACCEPTED, headers=headers)
 
     async def _accepted(self, request: pb.InferRequest) -> job_pb2.JobEvent:

@@ -9,6 +9,8 @@ concurrent_jobs = 10
 vram_bytes = 24_000_000_000
 tokens_per_minute = 60_000
 requests_per_second = 5.0
+session_tokens = 200_000
+session_cost_units = 500
 ```
 
 What is left out does not limit. Unknown keys are errors: a misspelt quota that is silently ignored is none.
@@ -31,6 +33,8 @@ class _Quota(BaseModel):
     vram_bytes: int | None = Field(default=None, ge=0)
     tokens_per_minute: int | None = Field(default=None, ge=0)
     requests_per_second: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    session_tokens: int | None = Field(default=None, ge=0)
+    session_cost_units: int | None = Field(default=None, ge=0)
 
 
 class _File(BaseModel):

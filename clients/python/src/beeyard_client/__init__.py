@@ -13,6 +13,7 @@ from beeyard_client.errors import (
     QueenUnreachableError,
 )
 from beeyard_client.events import (
+    Budget,
     Cancelled,
     Event,
     Failed,
@@ -88,6 +89,7 @@ __all__ = [
     "Access",
     "BeeyardClient",
     "BeeyardError",
+    "Budget",
     "BusyFactor",
     "Cancelled",
     "Candidate",

@@ -41,12 +41,21 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What is left to a session at a moment; None: there is no limit. It does not fill up again."""
+
+    tokens_remaining: int | None
+    cost_units_remaining: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Queued:
     """The job is accepted and durable; `predicted_start_ms` is 0 when nothing is known."""
 
     job_id: str
     position: int
     predicted_start_ms: int
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +102,7 @@ class Finished:
     reason: FinishReason
     usage: Usage
     timings: Timings
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

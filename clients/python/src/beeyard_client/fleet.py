@@ -145,12 +145,16 @@ class Quota:
         vram_bytes: Device memory of the models that its unfinished jobs need, each model once.
         tokens_per_minute: Tokens of prompts and answers together.
         requests_per_second: Jobs and heavy work submitted.
+        session_tokens: Tokens that each of its sessions may use in all.
+        session_cost_units: Cost units that each of its sessions may use in all.
     """
 
     concurrent_jobs: int | None
     vram_bytes: int | None
     tokens_per_minute: int | None
     requests_per_second: float | None
+    session_tokens: int | None = None
+    session_cost_units: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

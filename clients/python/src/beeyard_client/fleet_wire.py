@@ -154,6 +154,10 @@ def _tenant(wire: fleet_service_pb2.Tenant, *, enforced: bool) -> Tenant:
             requests_per_second=quota.requests_per_second
             if quota.HasField("requests_per_second")
             else None,
+            session_tokens=quota.session_tokens if quota.HasField("session_tokens") else None,
+            session_cost_units=quota.session_cost_units
+            if quota.HasField("session_cost_units")
+            else None,
         ),
         enforced=enforced,
         jobs_unfinished=wire.jobs_unfinished,

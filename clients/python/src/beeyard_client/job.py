@@ -7,7 +7,7 @@ from enum import StrEnum, unique
 from typing import Self, TypedDict
 
 from beeyard_client.errors import invalid
-from beeyard_client.events import Failed, FinishReason, Timings, Usage
+from beeyard_client.events import Budget, Failed, FinishReason, Timings, Usage
 
 
 @unique
@@ -189,6 +189,7 @@ class Job:
     seed: int
     policy_version: str
     trace_id: str
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

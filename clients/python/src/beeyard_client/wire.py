@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from beeyard_client.errors import invalid
 from beeyard_client.events import (
+    Budget,
     Cancelled,
     Event,
     Failed,
@@ -152,6 +153,7 @@ def event(wire: job_pb2.JobEvent) -> Event | None:
                 job_id=job_id,
                 position=wire.queued.position,
                 predicted_start_ms=wire.queued.predicted_start_ms,
+                budget=_budget(wire.queued),
             )
         case "started":
             return _started(job_id, wire.started)
@@ -178,6 +180,7 @@ def event(wire: job_pb2.JobEvent) -> Event | None:
                 reason=_finish_reason(wire.finished.reason),
                 usage=_usage(wire.finished.usage),
                 timings=_timings(wire.finished.timings),
+                budget=_budget(wire.finished),
             )
         case "failed":
             return _failed(job_id, wire.failed)
@@ -185,6 +188,18 @@ def event(wire: job_pb2.JobEvent) -> Event | None:
             return Cancelled(job_id=job_id)
         case _:
             return None
+
+
+def _budget(wire: job_pb2.JobQueued | job_pb2.JobFinished | job_pb2.Job) -> Budget | None:
+    if not wire.HasField("budget"):
+        return None
+    left = wire.budget
+    return Budget(
+        tokens_remaining=left.tokens_remaining if left.HasField("tokens_remaining") else None,
+        cost_units_remaining=left.cost_units_remaining
+        if left.HasField("cost_units_remaining")
+        else None,
+    )
 
 
 def _started(job_id: str, wire: job_pb2.JobStarted) -> Started:
@@ -274,6 +289,7 @@ def job(wire: job_pb2.Job) -> Job:
         seed=wire.seed,
         policy_version=wire.policy_version,
         trace_id=wire.trace_id,
+        budget=_budget(wire),
     )
 
 

@@ -22,7 +22,7 @@ from beeyard_gateway.cancelling import Cancellations
 from beeyard_gateway.event_stream import EventStream, OpenStreams
 from beeyard_gateway.exchange import Exchange, HungUp, dump
 from beeyard_gateway.faults import Fault, Headers, HttpReason, JobFault, invalid, of_failed
-from beeyard_gateway.following import JobFollow
+from beeyard_gateway.following import JobFollow, place_headers
 from beeyard_gateway.metrics import GatewayMetrics
 from beeyard_gateway.openai.answers import Chunks, Kind, whole
 from beeyard_gateway.openai.schema import ChatRequest, TextRequest, parse
@@ -260,8 +260,7 @@ class _Turn:
     def _headers(self, event: job_pb2.JobEvent) -> Headers:
         return [
             (b"x-beeyard-job-id", event.job_id.encode()),
-            (b"x-queue-position", str(event.queued.position).encode()),
-            (b"x-queue-eta-ms", str(event.queued.predicted_start_ms).encode()),
+            *place_headers(event.queued),
         ]
 
     def _note_queued(self, event: job_pb2.JobEvent) -> None:

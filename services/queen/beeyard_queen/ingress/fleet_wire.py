@@ -147,6 +147,8 @@ def _tenant_of(state: QueenState, tenant_id: TenantId) -> pb.Tenant:
             vram_bytes=quota.vram_bytes,
             tokens_per_minute=quota.tokens_per_minute,
             requests_per_second=quota.requests_per_second,
+            session_tokens=quota.session_tokens,
+            session_cost_units=quota.session_cost_units,
         ),
         jobs_unfinished=usage.jobs,
         jobs_running=share.jobs_running if share else 0,

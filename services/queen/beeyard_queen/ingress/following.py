@@ -19,7 +19,13 @@ from google.protobuf.message import Message
 
 from beeyard_queen.egress.feed import AttemptStarted, FeedClosed, FeedItem, Feeds, Follower
 from beeyard_queen.ingress.submission import Accepted
-from beeyard_queen.ingress.wire import ending_event, queued_event, started_event, tokens_event
+from beeyard_queen.ingress.wire import (
+    budget_of,
+    ending_event,
+    queued_event,
+    started_event,
+    tokens_event,
+)
 from beeyard_queen.store.port import JobReader
 from beeyard_queen.store.rows import job_of
 from beeyard_queen.store.tokens import frame_of
@@ -73,7 +79,10 @@ class Following:
     ) -> None:
         """Send `queued`, and then everything that the follower sees, up to the terminal event."""
         job = self.state.jobs[job_id]
-        await context.write(queued_event(job_id, accepted.position, accepted.predicted_start_ms))
+        budget = budget_of(self.state, job.spec)
+        await context.write(
+            queued_event(job_id, accepted.position, accepted.predicted_start_ms, budget)
+        )
         shown: job_pb2.JobEvent | None = None
         while True:
             for item in follower.take():
@@ -101,7 +110,7 @@ class Following:
             case _:
                 if follower.index > job.next_index:
                     raise _beyond(job.next_index)
-                await context.write(ending_event(job))
+                await context.write(ending_event(job, budget_of(self.state, job.spec)))
                 return True
 
     def _position(self, job: Job) -> int:

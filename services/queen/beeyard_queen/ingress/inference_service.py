@@ -27,7 +27,7 @@ from beeyard_queen.ingress.paging import number_of, page_size_of, token_of
 from beeyard_queen.ingress.request import refuse_unknown_fields
 from beeyard_queen.ingress.submission import Submissions
 from beeyard_queen.ingress.timeline_wire import timeline_message
-from beeyard_queen.ingress.wire import JOB_STATES, wire_job_of
+from beeyard_queen.ingress.wire import JOB_STATES, budget_of, wire_job_of
 from beeyard_queen.loop import WriterLoop
 from beeyard_queen.policy.decision_feed import DecisionFeed
 from beeyard_queen.store.port import JobFilter, JobReader, JobRow
@@ -218,6 +218,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             position=position,
             next_index=feed.log.next_index if feed else 0,
             trace_id=trace_id,
+            budget=budget_of(self._loop.state, job.spec),
         )
 
     def _listed(self, row: JobRow) -> job_pb2.Job:

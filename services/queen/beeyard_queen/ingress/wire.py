@@ -19,6 +19,7 @@ from beeyard_core.job import (
     timings_of,
 )
 from beeyard_core.refusal import Refusal, Refused
+from beeyard_core.state import QueenState
 from beeyard_core.stream import Frame
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -146,8 +147,22 @@ def _usage_of(job: Job) -> generation_pb2.Usage:
     )
 
 
+def budget_of(state: QueenState, spec: JobSpec) -> job_pb2.SessionBudget | None:
+    """Return what is left to the session of a job; None: it has no budget."""
+    quota = state.settings.quotas.of(spec.tenant_id)
+    left = state.quotas.sessions.remaining(spec, quota, state.now_ms)
+    if left is None:
+        return None
+    return job_pb2.SessionBudget(tokens_remaining=left.tokens, cost_units_remaining=left.cost_units)
+
+
 def wire_job_of(
-    job: Job, *, position: int = 0, next_index: int = 0, trace_id: str = ""
+    job: Job,
+    *,
+    position: int = 0,
+    next_index: int = 0,
+    trace_id: str = "",
+    budget: job_pb2.SessionBudget | None = None,
 ) -> job_pb2.Job:
     """Return a job as clients see it.
 
@@ -156,6 +171,7 @@ def wire_job_of(
         position: Jobs before it, while it is queued.
         next_index: Tokens delivered so far, if that is more than the core was told.
         trace_id: 32 hexadecimal digits, or empty.
+        budget: What is left to its session.
     """
     spec = job.spec
     wire = job_pb2.Job(
@@ -177,6 +193,7 @@ def wire_job_of(
         seed=spec.seed,
         policy_version=job.decision.policy_version if job.decision else "",
         trace_id=trace_id,
+        budget=budget,
     )
     if job.leased_at is not None:
         wire.start_time.CopyFrom(timestamp_of(job.leased_at.wall_ms))
@@ -198,9 +215,16 @@ def _add_ending(wire: job_pb2.Job, job: Job) -> None:
     wire.timings.CopyFrom(generation_pb2.Timings(**timings_of(job)))
 
 
-def queued_event(job_id: str, position: int, predicted_start_ms: int) -> job_pb2.JobEvent:
+def queued_event(
+    job_id: str,
+    position: int,
+    predicted_start_ms: int,
+    budget: job_pb2.SessionBudget | None = None,
+) -> job_pb2.JobEvent:
     """Return the first event of every follower."""
-    queued = job_pb2.JobQueued(position=position, predicted_start_ms=predicted_start_ms)
+    queued = job_pb2.JobQueued(
+        position=position, predicted_start_ms=predicted_start_ms, budget=budget
+    )
     return job_pb2.JobEvent(job_id=job_id, queued=queued)
 
 
@@ -228,7 +252,7 @@ def tokens_event(job_id: str, frame: Frame) -> job_pb2.JobEvent:
     return job_pb2.JobEvent(job_id=job_id, tokens=chunk)
 
 
-def ending_event(job: Job) -> job_pb2.JobEvent:
+def ending_event(job: Job, budget: job_pb2.SessionBudget | None = None) -> job_pb2.JobEvent:
     """Return the one terminal event of an ended job."""
     if job.state is JobState.CANCELLED:
         return job_pb2.JobEvent(job_id=job.job_id, cancelled=job_pb2.JobCancelled())
@@ -241,5 +265,6 @@ def ending_event(job: Job) -> job_pb2.JobEvent:
             reason=WIRE_FINISH_REASONS[finish.reason if finish else "stop"],
             usage=_usage_of(job),
             timings=generation_pb2.Timings(**timings_of(job)),
+            budget=budget,
         ),
     )

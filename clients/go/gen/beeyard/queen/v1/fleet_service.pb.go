@@ -138,8 +138,12 @@ type Quota struct {
 	TokensPerMinute *int64 `protobuf:"varint,3,opt,name=tokens_per_minute,json=tokensPerMinute,proto3,oneof" json:"tokens_per_minute,omitempty"`
 	// Jobs and heavy work submitted; a second's worth may come at once.
 	RequestsPerSecond *float64 `protobuf:"fixed64,4,opt,name=requests_per_second,json=requestsPerSecond,proto3,oneof" json:"requests_per_second,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Tokens of prompts and answers together that each of its sessions may use in all.
+	SessionTokens *int64 `protobuf:"varint,5,opt,name=session_tokens,json=sessionTokens,proto3,oneof" json:"session_tokens,omitempty"`
+	// Cost units that each of its sessions may use in all.
+	SessionCostUnits *int64 `protobuf:"varint,6,opt,name=session_cost_units,json=sessionCostUnits,proto3,oneof" json:"session_cost_units,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Quota) Reset() {
@@ -196,6 +200,20 @@ func (x *Quota) GetTokensPerMinute() int64 {
 func (x *Quota) GetRequestsPerSecond() float64 {
 	if x != nil && x.RequestsPerSecond != nil {
 		return *x.RequestsPerSecond
+	}
+	return 0
+}
+
+func (x *Quota) GetSessionTokens() int64 {
+	if x != nil && x.SessionTokens != nil {
+		return *x.SessionTokens
+	}
+	return 0
+}
+
+func (x *Quota) GetSessionCostUnits() int64 {
+	if x != nil && x.SessionCostUnits != nil {
+		return *x.SessionCostUnits
 	}
 	return 0
 }
@@ -1298,17 +1316,21 @@ const file_beeyard_queen_v1_fleet_service_proto_rawDesc = "" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\"e\n" +
 	"\x13ListTenantsResponse\x122\n" +
 	"\atenants\x18\x01 \x03(\v2\x18.beeyard.queen.v1.TenantR\atenants\x12\x1a\n" +
-	"\benforced\x18\x02 \x01(\bR\benforced\"\x90\x02\n" +
+	"\benforced\x18\x02 \x01(\bR\benforced\"\x99\x03\n" +
 	"\x05Quota\x12,\n" +
 	"\x0fconcurrent_jobs\x18\x01 \x01(\x03H\x00R\x0econcurrentJobs\x88\x01\x01\x12\"\n" +
 	"\n" +
 	"vram_bytes\x18\x02 \x01(\x03H\x01R\tvramBytes\x88\x01\x01\x12/\n" +
 	"\x11tokens_per_minute\x18\x03 \x01(\x03H\x02R\x0ftokensPerMinute\x88\x01\x01\x123\n" +
-	"\x13requests_per_second\x18\x04 \x01(\x01H\x03R\x11requestsPerSecond\x88\x01\x01B\x12\n" +
+	"\x13requests_per_second\x18\x04 \x01(\x01H\x03R\x11requestsPerSecond\x88\x01\x01\x12*\n" +
+	"\x0esession_tokens\x18\x05 \x01(\x03H\x04R\rsessionTokens\x88\x01\x01\x121\n" +
+	"\x12session_cost_units\x18\x06 \x01(\x03H\x05R\x10sessionCostUnits\x88\x01\x01B\x12\n" +
 	"\x10_concurrent_jobsB\r\n" +
 	"\v_vram_bytesB\x14\n" +
 	"\x12_tokens_per_minuteB\x16\n" +
-	"\x14_requests_per_second\"\x83\x03\n" +
+	"\x14_requests_per_secondB\x11\n" +
+	"\x0f_session_tokensB\x15\n" +
+	"\x13_session_cost_units\"\x83\x03\n" +
 	"\x06Tenant\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12-\n" +
 	"\x05quota\x18\x02 \x01(\v2\x17.beeyard.queen.v1.QuotaR\x05quota\x12'\n" +

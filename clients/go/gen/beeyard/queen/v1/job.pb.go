@@ -348,7 +348,9 @@ type Job struct {
 	// The policy that placed the last attempt, as `name@version`; empty before.
 	PolicyVersion string `protobuf:"bytes,24,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
 	// Trace id of the job, 32 hexadecimal digits; empty: not traced.
-	TraceId       string `protobuf:"bytes,25,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	TraceId string `protobuf:"bytes,25,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	// What is left to its session at this moment; unset: the session has no budget, or nothing is known of it any more.
+	Budget        *SessionBudget `protobuf:"bytes,30,opt,name=budget,proto3" json:"budget,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -558,6 +560,69 @@ func (x *Job) GetTraceId() string {
 	return ""
 }
 
+func (x *Job) GetBudget() *SessionBudget {
+	if x != nil {
+		return x.Budget
+	}
+	return nil
+}
+
+// What is left of the budget of a session, which is a sum and does not fill up again. Advisory: other jobs of the session
+// change it at any time. Unfinished jobs are charged the most that they may use; what they do not use comes back.
+type SessionBudget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Tokens of prompts and answers together that may still be asked for; unset: no limit.
+	TokensRemaining *int64 `protobuf:"varint,1,opt,name=tokens_remaining,json=tokensRemaining,proto3,oneof" json:"tokens_remaining,omitempty"`
+	// Cost units that may still be asked for; unset: no limit.
+	CostUnitsRemaining *int64 `protobuf:"varint,2,opt,name=cost_units_remaining,json=costUnitsRemaining,proto3,oneof" json:"cost_units_remaining,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *SessionBudget) Reset() {
+	*x = SessionBudget{}
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionBudget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionBudget) ProtoMessage() {}
+
+func (x *SessionBudget) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionBudget.ProtoReflect.Descriptor instead.
+func (*SessionBudget) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SessionBudget) GetTokensRemaining() int64 {
+	if x != nil && x.TokensRemaining != nil {
+		return *x.TokensRemaining
+	}
+	return 0
+}
+
+func (x *SessionBudget) GetCostUnitsRemaining() int64 {
+	if x != nil && x.CostUnitsRemaining != nil {
+		return *x.CostUnitsRemaining
+	}
+	return 0
+}
+
 // One event of a job. Order: `queued`, then for each attempt `started` and `tokens` with `progress` in between, then
 // exactly one of `finished`, `failed` and `cancelled`. Nothing follows that one.
 type JobEvent struct {
@@ -582,7 +647,7 @@ type JobEvent struct {
 
 func (x *JobEvent) Reset() {
 	*x = JobEvent{}
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[3]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -594,7 +659,7 @@ func (x *JobEvent) String() string {
 func (*JobEvent) ProtoMessage() {}
 
 func (x *JobEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[3]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -607,7 +672,7 @@ func (x *JobEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobEvent.ProtoReflect.Descriptor instead.
 func (*JobEvent) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{3}
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *JobEvent) GetJobId() string {
@@ -747,13 +812,15 @@ type JobQueued struct {
 	Position int32 `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
 	// When the queen expects it to start, in milliseconds from now; 0 when a worker is free or nothing is known.
 	PredictedStartMs int64 `protobuf:"varint,2,opt,name=predicted_start_ms,json=predictedStartMs,proto3" json:"predicted_start_ms,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// What is left to its session, this job charged; unset: the session has no budget.
+	Budget        *SessionBudget `protobuf:"bytes,10,opt,name=budget,proto3" json:"budget,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JobQueued) Reset() {
 	*x = JobQueued{}
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[4]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +832,7 @@ func (x *JobQueued) String() string {
 func (*JobQueued) ProtoMessage() {}
 
 func (x *JobQueued) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[4]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +845,7 @@ func (x *JobQueued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobQueued.ProtoReflect.Descriptor instead.
 func (*JobQueued) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{4}
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *JobQueued) GetPosition() int32 {
@@ -793,6 +860,13 @@ func (x *JobQueued) GetPredictedStartMs() int64 {
 		return x.PredictedStartMs
 	}
 	return 0
+}
+
+func (x *JobQueued) GetBudget() *SessionBudget {
+	if x != nil {
+		return x.Budget
+	}
+	return nil
 }
 
 // An attempt began: a worker took the lease.
@@ -818,7 +892,7 @@ type JobStarted struct {
 
 func (x *JobStarted) Reset() {
 	*x = JobStarted{}
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[5]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -830,7 +904,7 @@ func (x *JobStarted) String() string {
 func (*JobStarted) ProtoMessage() {}
 
 func (x *JobStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[5]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -843,7 +917,7 @@ func (x *JobStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobStarted.ProtoReflect.Descriptor instead.
 func (*JobStarted) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{5}
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *JobStarted) GetWorkerId() string {
@@ -912,7 +986,7 @@ type JobProgress struct {
 
 func (x *JobProgress) Reset() {
 	*x = JobProgress{}
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[6]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +998,7 @@ func (x *JobProgress) String() string {
 func (*JobProgress) ProtoMessage() {}
 
 func (x *JobProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[6]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1011,7 @@ func (x *JobProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobProgress.ProtoReflect.Descriptor instead.
 func (*JobProgress) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{6}
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *JobProgress) GetStage() string {
@@ -976,14 +1050,16 @@ type JobFinished struct {
 	// Tokens used.
 	Usage *v1.Usage `protobuf:"bytes,2,opt,name=usage,proto3" json:"usage,omitempty"`
 	// Where its time went.
-	Timings       *v1.Timings `protobuf:"bytes,3,opt,name=timings,proto3" json:"timings,omitempty"`
+	Timings *v1.Timings `protobuf:"bytes,3,opt,name=timings,proto3" json:"timings,omitempty"`
+	// What is left to its session, what this job did not use given back; unset: the session has no budget.
+	Budget        *SessionBudget `protobuf:"bytes,10,opt,name=budget,proto3" json:"budget,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JobFinished) Reset() {
 	*x = JobFinished{}
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[7]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1071,7 @@ func (x *JobFinished) String() string {
 func (*JobFinished) ProtoMessage() {}
 
 func (x *JobFinished) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[7]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1084,7 @@ func (x *JobFinished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobFinished.ProtoReflect.Descriptor instead.
 func (*JobFinished) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{7}
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *JobFinished) GetReason() v1.FinishReason {
@@ -1032,6 +1108,13 @@ func (x *JobFinished) GetTimings() *v1.Timings {
 	return nil
 }
 
+func (x *JobFinished) GetBudget() *SessionBudget {
+	if x != nil {
+		return x.Budget
+	}
+	return nil
+}
+
 // The job will not finish.
 type JobFailed struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1049,7 +1132,7 @@ type JobFailed struct {
 
 func (x *JobFailed) Reset() {
 	*x = JobFailed{}
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[8]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1144,7 @@ func (x *JobFailed) String() string {
 func (*JobFailed) ProtoMessage() {}
 
 func (x *JobFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[8]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1157,7 @@ func (x *JobFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobFailed.ProtoReflect.Descriptor instead.
 func (*JobFailed) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{8}
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *JobFailed) GetReason() string {
@@ -1114,7 +1197,7 @@ type JobCancelled struct {
 
 func (x *JobCancelled) Reset() {
 	*x = JobCancelled{}
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[9]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1209,7 @@ func (x *JobCancelled) String() string {
 func (*JobCancelled) ProtoMessage() {}
 
 func (x *JobCancelled) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[9]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1222,7 @@ func (x *JobCancelled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobCancelled.ProtoReflect.Descriptor instead.
 func (*JobCancelled) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{9}
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{10}
 }
 
 var File_beeyard_queen_v1_job_proto protoreflect.FileDescriptor
@@ -1155,7 +1238,7 @@ const file_beeyard_queen_v1_job_proto_rawDesc = "" +
 	"\tPlacement\x12\x1e\n" +
 	"\vpin_pool_id\x18\x01 \x01(\tR\tpinPoolId\x12&\n" +
 	"\x0fprefer_pool_ids\x18\x02 \x03(\tR\rpreferPoolIds\x12$\n" +
-	"\x0eavoid_pool_ids\x18\x03 \x03(\tR\favoidPoolIds\"\xc6\b\n" +
+	"\x0eavoid_pool_ids\x18\x03 \x03(\tR\favoidPoolIds\"\xff\b\n" +
 	"\x03Job\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
 	"\n" +
@@ -1189,10 +1272,16 @@ const file_beeyard_queen_v1_job_proto_rawDesc = "" +
 	"max_tokens\x18\x16 \x01(\x05R\tmaxTokens\x12\x12\n" +
 	"\x04seed\x18\x17 \x01(\x03R\x04seed\x12%\n" +
 	"\x0epolicy_version\x18\x18 \x01(\tR\rpolicyVersion\x12\x19\n" +
-	"\btrace_id\x18\x19 \x01(\tR\atraceId\x1a9\n" +
+	"\btrace_id\x18\x19 \x01(\tR\atraceId\x127\n" +
+	"\x06budget\x18\x1e \x01(\v2\x1f.beeyard.queen.v1.SessionBudgetR\x06budget\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc5\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa4\x01\n" +
+	"\rSessionBudget\x12.\n" +
+	"\x10tokens_remaining\x18\x01 \x01(\x03H\x00R\x0ftokensRemaining\x88\x01\x01\x125\n" +
+	"\x14cost_units_remaining\x18\x02 \x01(\x03H\x01R\x12costUnitsRemaining\x88\x01\x01B\x13\n" +
+	"\x11_tokens_remainingB\x17\n" +
+	"\x15_cost_units_remaining\"\xc5\x03\n" +
 	"\bJobEvent\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x125\n" +
 	"\x06queued\x18\x02 \x01(\v2\x1b.beeyard.queen.v1.JobQueuedH\x00R\x06queued\x128\n" +
@@ -1202,10 +1291,12 @@ const file_beeyard_queen_v1_job_proto_rawDesc = "" +
 	"\bfinished\x18\x06 \x01(\v2\x1d.beeyard.queen.v1.JobFinishedH\x00R\bfinished\x125\n" +
 	"\x06failed\x18\a \x01(\v2\x1b.beeyard.queen.v1.JobFailedH\x00R\x06failed\x12>\n" +
 	"\tcancelled\x18\b \x01(\v2\x1e.beeyard.queen.v1.JobCancelledH\x00R\tcancelledB\a\n" +
-	"\x05event\"U\n" +
+	"\x05event\"\x8e\x01\n" +
 	"\tJobQueued\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\x05R\bposition\x12,\n" +
-	"\x12predicted_start_ms\x18\x02 \x01(\x03R\x10predictedStartMs\"\xdb\x01\n" +
+	"\x12predicted_start_ms\x18\x02 \x01(\x03R\x10predictedStartMs\x127\n" +
+	"\x06budget\x18\n" +
+	" \x01(\v2\x1f.beeyard.queen.v1.SessionBudgetR\x06budget\"\xdb\x01\n" +
 	"\n" +
 	"JobStarted\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x12%\n" +
@@ -1219,11 +1310,13 @@ const file_beeyard_queen_v1_job_proto_rawDesc = "" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x1a\n" +
 	"\bfraction\x18\x02 \x01(\x01R\bfraction\x12\x1a\n" +
 	"\bposition\x18\x03 \x01(\x05R\bposition\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\xac\x01\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"\xe5\x01\n" +
 	"\vJobFinished\x127\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x1f.beeyard.worker.v1.FinishReasonR\x06reason\x12.\n" +
 	"\x05usage\x18\x02 \x01(\v2\x18.beeyard.worker.v1.UsageR\x05usage\x124\n" +
-	"\atimings\x18\x03 \x01(\v2\x1a.beeyard.worker.v1.TimingsR\atimings\"\x81\x01\n" +
+	"\atimings\x18\x03 \x01(\v2\x1a.beeyard.worker.v1.TimingsR\atimings\x127\n" +
+	"\x06budget\x18\n" +
+	" \x01(\v2\x1f.beeyard.queen.v1.SessionBudgetR\x06budget\"\x81\x01\n" +
 	"\tJobFailed\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x1c\n" +
 	"\tretriable\x18\x02 \x01(\bR\tretriable\x12$\n" +
@@ -1259,54 +1352,58 @@ func file_beeyard_queen_v1_job_proto_rawDescGZIP() []byte {
 }
 
 var file_beeyard_queen_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_beeyard_queen_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_beeyard_queen_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_beeyard_queen_v1_job_proto_goTypes = []any{
 	(Priority)(0),                 // 0: beeyard.queen.v1.Priority
 	(JobState)(0),                 // 1: beeyard.queen.v1.JobState
 	(*Requirements)(nil),          // 2: beeyard.queen.v1.Requirements
 	(*Placement)(nil),             // 3: beeyard.queen.v1.Placement
 	(*Job)(nil),                   // 4: beeyard.queen.v1.Job
-	(*JobEvent)(nil),              // 5: beeyard.queen.v1.JobEvent
-	(*JobQueued)(nil),             // 6: beeyard.queen.v1.JobQueued
-	(*JobStarted)(nil),            // 7: beeyard.queen.v1.JobStarted
-	(*JobProgress)(nil),           // 8: beeyard.queen.v1.JobProgress
-	(*JobFinished)(nil),           // 9: beeyard.queen.v1.JobFinished
-	(*JobFailed)(nil),             // 10: beeyard.queen.v1.JobFailed
-	(*JobCancelled)(nil),          // 11: beeyard.queen.v1.JobCancelled
-	nil,                           // 12: beeyard.queen.v1.Job.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
-	(v1.FinishReason)(0),          // 14: beeyard.worker.v1.FinishReason
-	(*v1.Usage)(nil),              // 15: beeyard.worker.v1.Usage
-	(*v1.Timings)(nil),            // 16: beeyard.worker.v1.Timings
-	(*v1.TokenChunk)(nil),         // 17: beeyard.worker.v1.TokenChunk
+	(*SessionBudget)(nil),         // 5: beeyard.queen.v1.SessionBudget
+	(*JobEvent)(nil),              // 6: beeyard.queen.v1.JobEvent
+	(*JobQueued)(nil),             // 7: beeyard.queen.v1.JobQueued
+	(*JobStarted)(nil),            // 8: beeyard.queen.v1.JobStarted
+	(*JobProgress)(nil),           // 9: beeyard.queen.v1.JobProgress
+	(*JobFinished)(nil),           // 10: beeyard.queen.v1.JobFinished
+	(*JobFailed)(nil),             // 11: beeyard.queen.v1.JobFailed
+	(*JobCancelled)(nil),          // 12: beeyard.queen.v1.JobCancelled
+	nil,                           // 13: beeyard.queen.v1.Job.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(v1.FinishReason)(0),          // 15: beeyard.worker.v1.FinishReason
+	(*v1.Usage)(nil),              // 16: beeyard.worker.v1.Usage
+	(*v1.Timings)(nil),            // 17: beeyard.worker.v1.Timings
+	(*v1.TokenChunk)(nil),         // 18: beeyard.worker.v1.TokenChunk
 }
 var file_beeyard_queen_v1_job_proto_depIdxs = []int32{
 	0,  // 0: beeyard.queen.v1.Job.priority:type_name -> beeyard.queen.v1.Priority
 	1,  // 1: beeyard.queen.v1.Job.state:type_name -> beeyard.queen.v1.JobState
-	13, // 2: beeyard.queen.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	13, // 3: beeyard.queen.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	13, // 4: beeyard.queen.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	13, // 5: beeyard.queen.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
-	14, // 6: beeyard.queen.v1.Job.finish_reason:type_name -> beeyard.worker.v1.FinishReason
-	10, // 7: beeyard.queen.v1.Job.failure:type_name -> beeyard.queen.v1.JobFailed
-	15, // 8: beeyard.queen.v1.Job.usage:type_name -> beeyard.worker.v1.Usage
-	16, // 9: beeyard.queen.v1.Job.timings:type_name -> beeyard.worker.v1.Timings
-	12, // 10: beeyard.queen.v1.Job.labels:type_name -> beeyard.queen.v1.Job.LabelsEntry
-	6,  // 11: beeyard.queen.v1.JobEvent.queued:type_name -> beeyard.queen.v1.JobQueued
-	7,  // 12: beeyard.queen.v1.JobEvent.started:type_name -> beeyard.queen.v1.JobStarted
-	17, // 13: beeyard.queen.v1.JobEvent.tokens:type_name -> beeyard.worker.v1.TokenChunk
-	8,  // 14: beeyard.queen.v1.JobEvent.progress:type_name -> beeyard.queen.v1.JobProgress
-	9,  // 15: beeyard.queen.v1.JobEvent.finished:type_name -> beeyard.queen.v1.JobFinished
-	10, // 16: beeyard.queen.v1.JobEvent.failed:type_name -> beeyard.queen.v1.JobFailed
-	11, // 17: beeyard.queen.v1.JobEvent.cancelled:type_name -> beeyard.queen.v1.JobCancelled
-	14, // 18: beeyard.queen.v1.JobFinished.reason:type_name -> beeyard.worker.v1.FinishReason
-	15, // 19: beeyard.queen.v1.JobFinished.usage:type_name -> beeyard.worker.v1.Usage
-	16, // 20: beeyard.queen.v1.JobFinished.timings:type_name -> beeyard.worker.v1.Timings
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	14, // 2: beeyard.queen.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	14, // 3: beeyard.queen.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	14, // 4: beeyard.queen.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	14, // 5: beeyard.queen.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
+	15, // 6: beeyard.queen.v1.Job.finish_reason:type_name -> beeyard.worker.v1.FinishReason
+	11, // 7: beeyard.queen.v1.Job.failure:type_name -> beeyard.queen.v1.JobFailed
+	16, // 8: beeyard.queen.v1.Job.usage:type_name -> beeyard.worker.v1.Usage
+	17, // 9: beeyard.queen.v1.Job.timings:type_name -> beeyard.worker.v1.Timings
+	13, // 10: beeyard.queen.v1.Job.labels:type_name -> beeyard.queen.v1.Job.LabelsEntry
+	5,  // 11: beeyard.queen.v1.Job.budget:type_name -> beeyard.queen.v1.SessionBudget
+	7,  // 12: beeyard.queen.v1.JobEvent.queued:type_name -> beeyard.queen.v1.JobQueued
+	8,  // 13: beeyard.queen.v1.JobEvent.started:type_name -> beeyard.queen.v1.JobStarted
+	18, // 14: beeyard.queen.v1.JobEvent.tokens:type_name -> beeyard.worker.v1.TokenChunk
+	9,  // 15: beeyard.queen.v1.JobEvent.progress:type_name -> beeyard.queen.v1.JobProgress
+	10, // 16: beeyard.queen.v1.JobEvent.finished:type_name -> beeyard.queen.v1.JobFinished
+	11, // 17: beeyard.queen.v1.JobEvent.failed:type_name -> beeyard.queen.v1.JobFailed
+	12, // 18: beeyard.queen.v1.JobEvent.cancelled:type_name -> beeyard.queen.v1.JobCancelled
+	5,  // 19: beeyard.queen.v1.JobQueued.budget:type_name -> beeyard.queen.v1.SessionBudget
+	15, // 20: beeyard.queen.v1.JobFinished.reason:type_name -> beeyard.worker.v1.FinishReason
+	16, // 21: beeyard.queen.v1.JobFinished.usage:type_name -> beeyard.worker.v1.Usage
+	17, // 22: beeyard.queen.v1.JobFinished.timings:type_name -> beeyard.worker.v1.Timings
+	5,  // 23: beeyard.queen.v1.JobFinished.budget:type_name -> beeyard.queen.v1.SessionBudget
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_beeyard_queen_v1_job_proto_init() }
@@ -1314,7 +1411,8 @@ func file_beeyard_queen_v1_job_proto_init() {
 	if File_beeyard_queen_v1_job_proto != nil {
 		return
 	}
-	file_beeyard_queen_v1_job_proto_msgTypes[3].OneofWrappers = []any{
+	file_beeyard_queen_v1_job_proto_msgTypes[3].OneofWrappers = []any{}
+	file_beeyard_queen_v1_job_proto_msgTypes[4].OneofWrappers = []any{
 		(*JobEvent_Queued)(nil),
 		(*JobEvent_Started)(nil),
 		(*JobEvent_Tokens)(nil),
@@ -1329,7 +1427,7 @@ func file_beeyard_queen_v1_job_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeyard_queen_v1_job_proto_rawDesc), len(file_beeyard_queen_v1_job_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -81,6 +81,8 @@ class Quota(_message.Message):
     VRAM_BYTES_FIELD_NUMBER: _builtins.int
     TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    SESSION_TOKENS_FIELD_NUMBER: _builtins.int
+    SESSION_COST_UNITS_FIELD_NUMBER: _builtins.int
     concurrent_jobs: _builtins.int
     """Jobs and pieces of heavy work that have not ended."""
     vram_bytes: _builtins.int
@@ -89,6 +91,10 @@ class Quota(_message.Message):
     """Tokens of prompts and answers together. A job is let in while some are left, and may overdraw them."""
     requests_per_second: _builtins.float
     """Jobs and heavy work submitted; a second's worth may come at once."""
+    session_tokens: _builtins.int
+    """Tokens of prompts and answers together that each of its sessions may use in all."""
+    session_cost_units: _builtins.int
+    """Cost units that each of its sessions may use in all."""
     def __init__(
         self,
         *,
@@ -96,15 +102,21 @@ class Quota(_message.Message):
         vram_bytes: _builtins.int | None = ...,
         tokens_per_minute: _builtins.int | None = ...,
         requests_per_second: _builtins.float | None = ...,
+        session_tokens: _builtins.int | None = ...,
+        session_cost_units: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrent_jobs", b"_concurrent_jobs", "_requests_per_second", b"_requests_per_second", "_tokens_per_minute", b"_tokens_per_minute", "_vram_bytes", b"_vram_bytes", "concurrent_jobs", b"concurrent_jobs", "requests_per_second", b"requests_per_second", "tokens_per_minute", b"tokens_per_minute", "vram_bytes", b"vram_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrent_jobs", b"_concurrent_jobs", "_requests_per_second", b"_requests_per_second", "_session_cost_units", b"_session_cost_units", "_session_tokens", b"_session_tokens", "_tokens_per_minute", b"_tokens_per_minute", "_vram_bytes", b"_vram_bytes", "concurrent_jobs", b"concurrent_jobs", "requests_per_second", b"requests_per_second", "session_cost_units", b"session_cost_units", "session_tokens", b"session_tokens", "tokens_per_minute", b"tokens_per_minute", "vram_bytes", b"vram_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrent_jobs", b"_concurrent_jobs", "_requests_per_second", b"_requests_per_second", "_tokens_per_minute", b"_tokens_per_minute", "_vram_bytes", b"_vram_bytes", "concurrent_jobs", b"concurrent_jobs", "requests_per_second", b"requests_per_second", "tokens_per_minute", b"tokens_per_minute", "vram_bytes", b"vram_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrent_jobs", b"_concurrent_jobs", "_requests_per_second", b"_requests_per_second", "_session_cost_units", b"_session_cost_units", "_session_tokens", b"_session_tokens", "_tokens_per_minute", b"_tokens_per_minute", "_vram_bytes", b"_vram_bytes", "concurrent_jobs", b"concurrent_jobs", "requests_per_second", b"requests_per_second", "session_cost_units", b"session_cost_units", "session_tokens", b"session_tokens", "tokens_per_minute", b"tokens_per_minute", "vram_bytes", b"vram_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrent_jobs: _TypeAlias = _typing.Literal["concurrent_jobs"]  # noqa: Y015
     _WhichOneofArgType__concurrent_jobs: _TypeAlias = _typing.Literal["_concurrent_jobs", b"_concurrent_jobs"]  # noqa: Y015
     _WhichOneofReturnType__requests_per_second: _TypeAlias = _typing.Literal["requests_per_second"]  # noqa: Y015
     _WhichOneofArgType__requests_per_second: _TypeAlias = _typing.Literal["_requests_per_second", b"_requests_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__session_cost_units: _TypeAlias = _typing.Literal["session_cost_units"]  # noqa: Y015
+    _WhichOneofArgType__session_cost_units: _TypeAlias = _typing.Literal["_session_cost_units", b"_session_cost_units"]  # noqa: Y015
+    _WhichOneofReturnType__session_tokens: _TypeAlias = _typing.Literal["session_tokens"]  # noqa: Y015
+    _WhichOneofArgType__session_tokens: _TypeAlias = _typing.Literal["_session_tokens", b"_session_tokens"]  # noqa: Y015
     _WhichOneofReturnType__tokens_per_minute: _TypeAlias = _typing.Literal["tokens_per_minute"]  # noqa: Y015
     _WhichOneofArgType__tokens_per_minute: _TypeAlias = _typing.Literal["_tokens_per_minute", b"_tokens_per_minute"]  # noqa: Y015
     _WhichOneofReturnType__vram_bytes: _TypeAlias = _typing.Literal["vram_bytes"]  # noqa: Y015
@@ -113,6 +125,10 @@ class Quota(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrent_jobs) -> _WhichOneofReturnType__concurrent_jobs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_second) -> _WhichOneofReturnType__requests_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__session_cost_units) -> _WhichOneofReturnType__session_cost_units | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__session_tokens) -> _WhichOneofReturnType__session_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_minute) -> _WhichOneofReturnType__tokens_per_minute | None: ...
     @_typing.overload

@@ -218,6 +218,7 @@ class Job(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The queen's name for the job."""
     request_id: _builtins.str
@@ -284,6 +285,10 @@ class Job(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The client's labels."""
 
+    @_builtins.property
+    def budget(self) -> Global___SessionBudget:
+        """What is left to its session at this moment; unset: the session has no budget, or nothing is known of it any more."""
+
     def __init__(
         self,
         *,
@@ -312,14 +317,50 @@ class Job(_message.Message):
         seed: _builtins.int = ...,
         policy_version: _builtins.str = ...,
         trace_id: _builtins.str = ...,
+        budget: Global___SessionBudget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "start_time", b"start_time", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "start_time", b"start_time", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "finish_reason", b"finish_reason", "job_id", b"job_id", "labels", b"labels", "max_attempts", b"max_attempts", "max_tokens", b"max_tokens", "model", b"model", "next_index", b"next_index", "policy_version", b"policy_version", "position", b"position", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "tenant_id", b"tenant_id", "timings", b"timings", "trace_id", b"trace_id", "usage", b"usage", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "budget", b"budget", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "finish_reason", b"finish_reason", "job_id", b"job_id", "labels", b"labels", "max_attempts", b"max_attempts", "max_tokens", b"max_tokens", "model", b"model", "next_index", b"next_index", "policy_version", b"policy_version", "position", b"position", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "tenant_id", b"tenant_id", "timings", b"timings", "trace_id", b"trace_id", "usage", b"usage", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class SessionBudget(_message.Message):
+    """What is left of the budget of a session, which is a sum and does not fill up again. Advisory: other jobs of the session
+    change it at any time. Unfinished jobs are charged the most that they may use; what they do not use comes back.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_REMAINING_FIELD_NUMBER: _builtins.int
+    COST_UNITS_REMAINING_FIELD_NUMBER: _builtins.int
+    tokens_remaining: _builtins.int
+    """Tokens of prompts and answers together that may still be asked for; unset: no limit."""
+    cost_units_remaining: _builtins.int
+    """Cost units that may still be asked for; unset: no limit."""
+    def __init__(
+        self,
+        *,
+        tokens_remaining: _builtins.int | None = ...,
+        cost_units_remaining: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_units_remaining", b"_cost_units_remaining", "_tokens_remaining", b"_tokens_remaining", "cost_units_remaining", b"cost_units_remaining", "tokens_remaining", b"tokens_remaining"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_units_remaining", b"_cost_units_remaining", "_tokens_remaining", b"_tokens_remaining", "cost_units_remaining", b"cost_units_remaining", "tokens_remaining", b"tokens_remaining"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cost_units_remaining: _TypeAlias = _typing.Literal["cost_units_remaining"]  # noqa: Y015
+    _WhichOneofArgType__cost_units_remaining: _TypeAlias = _typing.Literal["_cost_units_remaining", b"_cost_units_remaining"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_remaining: _TypeAlias = _typing.Literal["tokens_remaining"]  # noqa: Y015
+    _WhichOneofArgType__tokens_remaining: _TypeAlias = _typing.Literal["_tokens_remaining", b"_tokens_remaining"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_units_remaining) -> _WhichOneofReturnType__cost_units_remaining | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_remaining) -> _WhichOneofReturnType__tokens_remaining | None: ...
+
+Global___SessionBudget: _TypeAlias = SessionBudget  # noqa: Y015
 
 @_typing.final
 class JobEvent(_message.Message):
@@ -397,19 +438,25 @@ class JobQueued(_message.Message):
 
     POSITION_FIELD_NUMBER: _builtins.int
     PREDICTED_START_MS_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Jobs before it."""
     predicted_start_ms: _builtins.int
     """When the queen expects it to start, in milliseconds from now; 0 when a worker is free or nothing is known."""
+    @_builtins.property
+    def budget(self) -> Global___SessionBudget:
+        """What is left to its session, this job charged; unset: the session has no budget."""
+
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
         predicted_start_ms: _builtins.int = ...,
+        budget: Global___SessionBudget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "predicted_start_ms", b"predicted_start_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "position", b"position", "predicted_start_ms", b"predicted_start_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -504,6 +551,7 @@ class JobFinished(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     reason: _generation_pb2.FinishReason.ValueType
     """Why it ended."""
     @_builtins.property
@@ -514,16 +562,21 @@ class JobFinished(_message.Message):
     def timings(self) -> _generation_pb2.Timings:
         """Where its time went."""
 
+    @_builtins.property
+    def budget(self) -> Global___SessionBudget:
+        """What is left to its session, what this job did not use given back; unset: the session has no budget."""
+
     def __init__(
         self,
         *,
         reason: _generation_pb2.FinishReason.ValueType = ...,
         usage: _generation_pb2.Usage | None = ...,
         timings: _generation_pb2.Timings | None = ...,
+        budget: Global___SessionBudget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "reason", b"reason", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file beeyard/queen/v1/job.proto.
  */
 export const file_beeyard_queen_v1_job: GenFile = /*@__PURE__*/
-  fileDesc("ChpiZWV5YXJkL3F1ZWVuL3YxL2pvYi5wcm90bxIQYmVleWFyZC5xdWVlbi52MSJ5CgxSZXF1aXJlbWVudHMSFgoObWluX3ZyYW1fYnl0ZXMYASABKAMSFQoNcXVhbnRpemF0aW9ucxgCIAMoCRIeChZtaW5fY29tcHV0ZV9jYXBhYmlsaXR5GAMgASgJEhoKEm1pbl9jb250ZXh0X3Rva2VucxgEIAEoBSJRCglQbGFjZW1lbnQSEwoLcGluX3Bvb2xfaWQYASABKAkSFwoPcHJlZmVyX3Bvb2xfaWRzGAIgAygJEhYKDmF2b2lkX3Bvb2xfaWRzGAMgAygJIsIGCgNKb2ISDgoGam9iX2lkGAEgASgJEhIKCnJlcXVlc3RfaWQYAiABKAkSEQoJdGVuYW50X2lkGAMgASgJEhIKCnNlc3Npb25faWQYBCABKAkSDQoFbW9kZWwYBSABKAkSLAoIcHJpb3JpdHkYBiABKA4yGi5iZWV5YXJkLnF1ZWVuLnYxLlByaW9yaXR5EikKBXN0YXRlGAcgASgOMhouYmVleWFyZC5xdWVlbi52MS5Kb2JTdGF0ZRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdhdHRlbXB0GAwgASgFEhQKDG1heF9hdHRlbXB0cxgNIAEoBRIRCgl3b3JrZXJfaWQYDiABKAkSEAoIcG9zaXRpb24YDyABKAUSEgoKbmV4dF9pbmRleBgQIAEoBRI2Cg1maW5pc2hfcmVhc29uGBEgASgOMh8uYmVleWFyZC53b3JrZXIudjEuRmluaXNoUmVhc29uEiwKB2ZhaWx1cmUYEiABKAsyGy5iZWV5YXJkLnF1ZWVuLnYxLkpvYkZhaWxlZBInCgV1c2FnZRgTIAEoCzIYLmJlZXlhcmQud29ya2VyLnYxLlVzYWdlEisKB3RpbWluZ3MYFCABKAsyGi5iZWV5YXJkLndvcmtlci52MS5UaW1pbmdzEjEKBmxhYmVscxgVIAMoCzIhLmJlZXlhcmQucXVlZW4udjEuSm9iLkxhYmVsc0VudHJ5EhIKCm1heF90b2tlbnMYFiABKAUSDAoEc2VlZBgXIAEoAxIWCg5wb2xpY3lfdmVyc2lvbhgYIAEoCRIQCgh0cmFjZV9pZBgZIAEoCRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIv4CCghKb2JFdmVudBIOCgZqb2JfaWQYASABKAkSLQoGcXVldWVkGAIgASgLMhsuYmVleWFyZC5xdWVlbi52MS5Kb2JRdWV1ZWRIABIvCgdzdGFydGVkGAMgASgLMhwuYmVleWFyZC5xdWVlbi52MS5Kb2JTdGFydGVkSAASLwoGdG9rZW5zGAQgASgLMh0uYmVleWFyZC53b3JrZXIudjEuVG9rZW5DaHVua0gAEjEKCHByb2dyZXNzGAUgASgLMh0uYmVleWFyZC5xdWVlbi52MS5Kb2JQcm9ncmVzc0gAEjEKCGZpbmlzaGVkGAYgASgLMh0uYmVleWFyZC5xdWVlbi52MS5Kb2JGaW5pc2hlZEgAEi0KBmZhaWxlZBgHIAEoCzIbLmJlZXlhcmQucXVlZW4udjEuSm9iRmFpbGVkSAASMwoJY2FuY2VsbGVkGAggASgLMh4uYmVleWFyZC5xdWVlbi52MS5Kb2JDYW5jZWxsZWRIAEIHCgVldmVudCI5CglKb2JRdWV1ZWQSEAoIcG9zaXRpb24YASABKAUSGgoScHJlZGljdGVkX3N0YXJ0X21zGAIgASgDIpEBCgpKb2JTdGFydGVkEhEKCXdvcmtlcl9pZBgBIAEoCRIWCg53b3JrZXJfYWRkcmVzcxgCIAEoCRINCgVtb2RlbBgDIAEoCRIOCgZkZXZpY2UYBCABKAkSDwoHYXR0ZW1wdBgFIAEoBRIWCg5wb2xpY3lfdmVyc2lvbhgGIAEoCRIQCghkZWNpc2lvbhgHIAEoCSJRCgtKb2JQcm9ncmVzcxINCgVzdGFnZRgBIAEoCRIQCghmcmFjdGlvbhgCIAEoARIQCghwb3NpdGlvbhgDIAEoBRIPCgdtZXNzYWdlGAQgASgJIpQBCgtKb2JGaW5pc2hlZBIvCgZyZWFzb24YASABKA4yHy5iZWV5YXJkLndvcmtlci52MS5GaW5pc2hSZWFzb24SJwoFdXNhZ2UYAiABKAsyGC5iZWV5YXJkLndvcmtlci52MS5Vc2FnZRIrCgd0aW1pbmdzGAMgASgLMhouYmVleWFyZC53b3JrZXIudjEuVGltaW5ncyJXCglKb2JGYWlsZWQSDgoGcmVhc29uGAEgASgJEhEKCXJldHJpYWJsZRgCIAEoCBIWCg5yZXRyeV9hZnRlcl9tcxgDIAEoAxIPCgdtZXNzYWdlGAQgASgJIg4KDEpvYkNhbmNlbGxlZCqAAQoIUHJpb3JpdHkSGAoUUFJJT1JJVFlfVU5TUEVDSUZJRUQQABIYChRQUklPUklUWV9JTlRFUkFDVElWRRABEhMKD1BSSU9SSVRZX05PUk1BTBACEhIKDlBSSU9SSVRZX0JBVENIEAMSFwoTUFJJT1JJVFlfQkFDS0dST1VORBAEKscBCghKb2JTdGF0ZRIZChVKT0JfU1RBVEVfVU5TUEVDSUZJRUQQABIUChBKT0JfU1RBVEVfUVVFVUVEEAESFAoQSk9CX1NUQVRFX0xFQVNFRBACEhUKEUpPQl9TVEFURV9SVU5OSU5HEAMSFwoTSk9CX1NUQVRFX0NPTVBMRVRFRBAEEhQKEEpPQl9TVEFURV9GQUlMRUQQBRIVChFKT0JfU1RBVEVfRVhQSVJFRBAGEhcKE0pPQl9TVEFURV9DQU5DRUxMRUQQB0JEWkJnaXRodWIuY29tL2JlZXlhcmQvYmVleWFyZC9jbGllbnRzL2dvL2dlbi9iZWV5YXJkL3F1ZWVuL3YxO3F1ZWVudjFiBnByb3RvMw", [file_beeyard_worker_v1_generation, file_google_protobuf_timestamp]);
+  fileDesc("ChpiZWV5YXJkL3F1ZWVuL3YxL2pvYi5wcm90bxIQYmVleWFyZC5xdWVlbi52MSJ5CgxSZXF1aXJlbWVudHMSFgoObWluX3ZyYW1fYnl0ZXMYASABKAMSFQoNcXVhbnRpemF0aW9ucxgCIAMoCRIeChZtaW5fY29tcHV0ZV9jYXBhYmlsaXR5GAMgASgJEhoKEm1pbl9jb250ZXh0X3Rva2VucxgEIAEoBSJRCglQbGFjZW1lbnQSEwoLcGluX3Bvb2xfaWQYASABKAkSFwoPcHJlZmVyX3Bvb2xfaWRzGAIgAygJEhYKDmF2b2lkX3Bvb2xfaWRzGAMgAygJIvMGCgNKb2ISDgoGam9iX2lkGAEgASgJEhIKCnJlcXVlc3RfaWQYAiABKAkSEQoJdGVuYW50X2lkGAMgASgJEhIKCnNlc3Npb25faWQYBCABKAkSDQoFbW9kZWwYBSABKAkSLAoIcHJpb3JpdHkYBiABKA4yGi5iZWV5YXJkLnF1ZWVuLnYxLlByaW9yaXR5EikKBXN0YXRlGAcgASgOMhouYmVleWFyZC5xdWVlbi52MS5Kb2JTdGF0ZRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdhdHRlbXB0GAwgASgFEhQKDG1heF9hdHRlbXB0cxgNIAEoBRIRCgl3b3JrZXJfaWQYDiABKAkSEAoIcG9zaXRpb24YDyABKAUSEgoKbmV4dF9pbmRleBgQIAEoBRI2Cg1maW5pc2hfcmVhc29uGBEgASgOMh8uYmVleWFyZC53b3JrZXIudjEuRmluaXNoUmVhc29uEiwKB2ZhaWx1cmUYEiABKAsyGy5iZWV5YXJkLnF1ZWVuLnYxLkpvYkZhaWxlZBInCgV1c2FnZRgTIAEoCzIYLmJlZXlhcmQud29ya2VyLnYxLlVzYWdlEisKB3RpbWluZ3MYFCABKAsyGi5iZWV5YXJkLndvcmtlci52MS5UaW1pbmdzEjEKBmxhYmVscxgVIAMoCzIhLmJlZXlhcmQucXVlZW4udjEuSm9iLkxhYmVsc0VudHJ5EhIKCm1heF90b2tlbnMYFiABKAUSDAoEc2VlZBgXIAEoAxIWCg5wb2xpY3lfdmVyc2lvbhgYIAEoCRIQCgh0cmFjZV9pZBgZIAEoCRIvCgZidWRnZXQYHiABKAsyHy5iZWV5YXJkLnF1ZWVuLnYxLlNlc3Npb25CdWRnZXQaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJ/Cg1TZXNzaW9uQnVkZ2V0Eh0KEHRva2Vuc19yZW1haW5pbmcYASABKANIAIgBARIhChRjb3N0X3VuaXRzX3JlbWFpbmluZxgCIAEoA0gBiAEBQhMKEV90b2tlbnNfcmVtYWluaW5nQhcKFV9jb3N0X3VuaXRzX3JlbWFpbmluZyL+AgoISm9iRXZlbnQSDgoGam9iX2lkGAEgASgJEi0KBnF1ZXVlZBgCIAEoCzIbLmJlZXlhcmQucXVlZW4udjEuSm9iUXVldWVkSAASLwoHc3RhcnRlZBgDIAEoCzIcLmJlZXlhcmQucXVlZW4udjEuSm9iU3RhcnRlZEgAEi8KBnRva2VucxgEIAEoCzIdLmJlZXlhcmQud29ya2VyLnYxLlRva2VuQ2h1bmtIABIxCghwcm9ncmVzcxgFIAEoCzIdLmJlZXlhcmQucXVlZW4udjEuSm9iUHJvZ3Jlc3NIABIxCghmaW5pc2hlZBgGIAEoCzIdLmJlZXlhcmQucXVlZW4udjEuSm9iRmluaXNoZWRIABItCgZmYWlsZWQYByABKAsyGy5iZWV5YXJkLnF1ZWVuLnYxLkpvYkZhaWxlZEgAEjMKCWNhbmNlbGxlZBgIIAEoCzIeLmJlZXlhcmQucXVlZW4udjEuSm9iQ2FuY2VsbGVkSABCBwoFZXZlbnQiagoJSm9iUXVldWVkEhAKCHBvc2l0aW9uGAEgASgFEhoKEnByZWRpY3RlZF9zdGFydF9tcxgCIAEoAxIvCgZidWRnZXQYCiABKAsyHy5iZWV5YXJkLnF1ZWVuLnYxLlNlc3Npb25CdWRnZXQikQEKCkpvYlN0YXJ0ZWQSEQoJd29ya2VyX2lkGAEgASgJEhYKDndvcmtlcl9hZGRyZXNzGAIgASgJEg0KBW1vZGVsGAMgASgJEg4KBmRldmljZRgEIAEoCRIPCgdhdHRlbXB0GAUgASgFEhYKDnBvbGljeV92ZXJzaW9uGAYgASgJEhAKCGRlY2lzaW9uGAcgASgJIlEKC0pvYlByb2dyZXNzEg0KBXN0YWdlGAEgASgJEhAKCGZyYWN0aW9uGAIgASgBEhAKCHBvc2l0aW9uGAMgASgFEg8KB21lc3NhZ2UYBCABKAkixQEKC0pvYkZpbmlzaGVkEi8KBnJlYXNvbhgBIAEoDjIfLmJlZXlhcmQud29ya2VyLnYxLkZpbmlzaFJlYXNvbhInCgV1c2FnZRgCIAEoCzIYLmJlZXlhcmQud29ya2VyLnYxLlVzYWdlEisKB3RpbWluZ3MYAyABKAsyGi5iZWV5YXJkLndvcmtlci52MS5UaW1pbmdzEi8KBmJ1ZGdldBgKIAEoCzIfLmJlZXlhcmQucXVlZW4udjEuU2Vzc2lvbkJ1ZGdldCJXCglKb2JGYWlsZWQSDgoGcmVhc29uGAEgASgJEhEKCXJldHJpYWJsZRgCIAEoCBIWCg5yZXRyeV9hZnRlcl9tcxgDIAEoAxIPCgdtZXNzYWdlGAQgASgJIg4KDEpvYkNhbmNlbGxlZCqAAQoIUHJpb3JpdHkSGAoUUFJJT1JJVFlfVU5TUEVDSUZJRUQQABIYChRQUklPUklUWV9JTlRFUkFDVElWRRABEhMKD1BSSU9SSVRZX05PUk1BTBACEhIKDlBSSU9SSVRZX0JBVENIEAMSFwoTUFJJT1JJVFlfQkFDS0dST1VORBAEKscBCghKb2JTdGF0ZRIZChVKT0JfU1RBVEVfVU5TUEVDSUZJRUQQABIUChBKT0JfU1RBVEVfUVVFVUVEEAESFAoQSk9CX1NUQVRFX0xFQVNFRBACEhUKEUpPQl9TVEFURV9SVU5OSU5HEAMSFwoTSk9CX1NUQVRFX0NPTVBMRVRFRBAEEhQKEEpPQl9TVEFURV9GQUlMRUQQBRIVChFKT0JfU1RBVEVfRVhQSVJFRBAGEhcKE0pPQl9TVEFURV9DQU5DRUxMRUQQB0JEWkJnaXRodWIuY29tL2JlZXlhcmQvYmVleWFyZC9jbGllbnRzL2dvL2dlbi9iZWV5YXJkL3F1ZWVuL3YxO3F1ZWVudjFiBnByb3RvMw", [file_beeyard_worker_v1_generation, file_google_protobuf_timestamp]);
 
 /**
  * What the device and the model must offer. Unset fields demand nothing.
@@ -275,6 +275,13 @@ export type Job = Message<"beeyard.queen.v1.Job"> & {
    * @generated from field: string trace_id = 25;
    */
   traceId: string;
+
+  /**
+   * What is left to its session at this moment; unset: the session has no budget, or nothing is known of it any more.
+   *
+   * @generated from field: beeyard.queen.v1.SessionBudget budget = 30;
+   */
+  budget?: SessionBudget | undefined;
 };
 
 /**
@@ -283,6 +290,35 @@ export type Job = Message<"beeyard.queen.v1.Job"> & {
  */
 export const JobSchema: GenMessage<Job> = /*@__PURE__*/
   messageDesc(file_beeyard_queen_v1_job, 2);
+
+/**
+ * What is left of the budget of a session, which is a sum and does not fill up again. Advisory: other jobs of the session
+ * change it at any time. Unfinished jobs are charged the most that they may use; what they do not use comes back.
+ *
+ * @generated from message beeyard.queen.v1.SessionBudget
+ */
+export type SessionBudget = Message<"beeyard.queen.v1.SessionBudget"> & {
+  /**
+   * Tokens of prompts and answers together that may still be asked for; unset: no limit.
+   *
+   * @generated from field: optional int64 tokens_remaining = 1;
+   */
+  tokensRemaining?: bigint | undefined;
+
+  /**
+   * Cost units that may still be asked for; unset: no limit.
+   *
+   * @generated from field: optional int64 cost_units_remaining = 2;
+   */
+  costUnitsRemaining?: bigint | undefined;
+};
+
+/**
+ * Describes the message beeyard.queen.v1.SessionBudget.
+ * Use `create(SessionBudgetSchema)` to create a new message.
+ */
+export const SessionBudgetSchema: GenMessage<SessionBudget> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_job, 3);
 
 /**
  * One event of a job. Order: `queued`, then for each attempt `started` and `tokens` with `progress` in between, then
@@ -367,7 +403,7 @@ export type JobEvent = Message<"beeyard.queen.v1.JobEvent"> & {
  * Use `create(JobEventSchema)` to create a new message.
  */
 export const JobEventSchema: GenMessage<JobEvent> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_job, 3);
+  messageDesc(file_beeyard_queen_v1_job, 4);
 
 /**
  * The job is in the queue.
@@ -388,6 +424,13 @@ export type JobQueued = Message<"beeyard.queen.v1.JobQueued"> & {
    * @generated from field: int64 predicted_start_ms = 2;
    */
   predictedStartMs: bigint;
+
+  /**
+   * What is left to its session, this job charged; unset: the session has no budget.
+   *
+   * @generated from field: beeyard.queen.v1.SessionBudget budget = 10;
+   */
+  budget?: SessionBudget | undefined;
 };
 
 /**
@@ -395,7 +438,7 @@ export type JobQueued = Message<"beeyard.queen.v1.JobQueued"> & {
  * Use `create(JobQueuedSchema)` to create a new message.
  */
 export const JobQueuedSchema: GenMessage<JobQueued> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_job, 4);
+  messageDesc(file_beeyard_queen_v1_job, 5);
 
 /**
  * An attempt began: a worker took the lease.
@@ -458,7 +501,7 @@ export type JobStarted = Message<"beeyard.queen.v1.JobStarted"> & {
  * Use `create(JobStartedSchema)` to create a new message.
  */
 export const JobStartedSchema: GenMessage<JobStarted> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_job, 5);
+  messageDesc(file_beeyard_queen_v1_job, 6);
 
 /**
  * What is going on while nothing comes.
@@ -500,7 +543,7 @@ export type JobProgress = Message<"beeyard.queen.v1.JobProgress"> & {
  * Use `create(JobProgressSchema)` to create a new message.
  */
 export const JobProgressSchema: GenMessage<JobProgress> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_job, 6);
+  messageDesc(file_beeyard_queen_v1_job, 7);
 
 /**
  * The generation ended by itself.
@@ -528,6 +571,13 @@ export type JobFinished = Message<"beeyard.queen.v1.JobFinished"> & {
    * @generated from field: beeyard.worker.v1.Timings timings = 3;
    */
   timings?: Timings | undefined;
+
+  /**
+   * What is left to its session, what this job did not use given back; unset: the session has no budget.
+   *
+   * @generated from field: beeyard.queen.v1.SessionBudget budget = 10;
+   */
+  budget?: SessionBudget | undefined;
 };
 
 /**
@@ -535,7 +585,7 @@ export type JobFinished = Message<"beeyard.queen.v1.JobFinished"> & {
  * Use `create(JobFinishedSchema)` to create a new message.
  */
 export const JobFinishedSchema: GenMessage<JobFinished> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_job, 7);
+  messageDesc(file_beeyard_queen_v1_job, 8);
 
 /**
  * The job will not finish.
@@ -577,7 +627,7 @@ export type JobFailed = Message<"beeyard.queen.v1.JobFailed"> & {
  * Use `create(JobFailedSchema)` to create a new message.
  */
 export const JobFailedSchema: GenMessage<JobFailed> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_job, 8);
+  messageDesc(file_beeyard_queen_v1_job, 9);
 
 /**
  * The job was cancelled by request.
@@ -592,7 +642,7 @@ export type JobCancelled = Message<"beeyard.queen.v1.JobCancelled"> & {
  * Use `create(JobCancelledSchema)` to create a new message.
  */
 export const JobCancelledSchema: GenMessage<JobCancelled> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_job, 9);
+  messageDesc(file_beeyard_queen_v1_job, 10);
 
 /**
  * How urgent a job is. Classes are served strictly in this order; FIFO within a class.
