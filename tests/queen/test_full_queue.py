@@ -2,15 +2,18 @@
 
 import asyncio
 
+import grpc
 import pytest
 from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard.queen.v1 import job_pb2
+from beeyard_core import limits
 from beeyard_core.backpressure import Overflow
 from beeyard_core.job import Priority
 from beeyard_queen.config import QueenSettings
 from pydantic import ValidationError
 
-from tests.support.attached_worker import attached_worker
+from tests.support.attached_worker import attached_worker, finished_of
+from tests.support.eventually import eventually
 from tests.support.running_queen import RunningQueen, running_queen
 from tests.support.told import refusal
 
@@ -114,3 +117,26 @@ def test_bounds_of_classes_are_read_from_the_settings() -> None:
 def test_a_bound_that_cannot_be_read_is_refused_with_the_form(text: str) -> None:
     with pytest.raises(ValidationError, match="write CLASS=DEPTH"):
         QueenSettings(queue_class=[text])
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_with_the_predicted_end() -> None:
+    async with running_queen() as queen, attached_worker(queen.channel, slots=1) as worker:
+        for number in range(1, limits.FORECAST_MEASURED_MIN + 4):
+            await queen.inference.SubmitJob(ask())
+            offer = await worker.offer(number)
+            await queen.tick()
+            await worker.accept(offer)
+            await worker.tokens(offer, 0, " the", " hive")
+            result = finished_of(offer.epoch, 2)
+            timings = result.finished.generation.timings
+            timings.prefill_ms, timings.decode_ms = 200.0, 50.0
+            await worker.report(results=[result])
+            await eventually(lambda: not queen.queen.loop.state.leases, "it is over")
+        late = ask()
+        late.deadline_ms = 20
+        told = await refusal(queen.inference.SubmitJob(late))
+        assert (told.code, told.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "DEADLINE_UNMET")
+        assert told.field == "deadline_ms"
+        assert int(told.metadata["predicted_end_ms"]) >= int(told.metadata["earliest_end_ms"]) > 20
+        late.deadline_ms = 60_000
+        assert (await queen.inference.SubmitJob(late)).job_id

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 from beeyard_core import limits
 from beeyard_core.backpressure import NoRoom, Overflow, room_for
+from beeyard_core.deadline import earliest_end_ms
 from beeyard_core.fleet import CachedModel
 from beeyard_core.ids import ModelName, PoolId
-from beeyard_core.job import Job, JobSpec
+from beeyard_core.job import Job, JobSpec, Priority
 from beeyard_core.placement import (
     Exclusion,
     incompatibility,
@@ -59,6 +60,7 @@ def admit(state: QueenState, spec: JobSpec) -> Admitted | Refused:
         return _queue_full(state, resolved, room)
     return (
         _impossible(state, resolved)
+        or _too_late(state, resolved)
         # Last, since it charges the tenant.
         or state.quotas.admit_job(resolved, state.settings.quotas, state.fleet, state.now_ms)
         or Admitted(resolved, room)
@@ -78,6 +80,30 @@ def _queue_full(state: QueenState, spec: JobSpec, room: NoRoom) -> Refused:
             "policy_label": room.label,
             "queue_position": str(ahead),
             "queue_eta_ms": str(start_ms),
+        },
+    )
+
+
+def _too_late(state: QueenState, spec: JobSpec) -> Refused | None:
+    """Return why a job that has a deadline would only wait for it to pass; None if it may be met, or nobody knows."""
+    if spec.deadline_ms is None:
+        return None
+    earliest_ms = earliest_end_ms(state.forecast, spec, state.fleet)
+    if earliest_ms is None or earliest_ms <= spec.deadline_ms:
+        return None
+    ahead = sum(state.queue.depth(other) for other in Priority if other < spec.priority)
+    prediction = state.forecast.predict(spec.model, ahead, spec, state.fleet)
+    assert prediction is not None, "what has an earliest end has an end"
+    end_ms = max(prediction.end_ms, earliest_ms)
+    return Refused(
+        reason=Refusal.DEADLINE_UNMET,
+        message=f"the job would end in about {end_ms} ms and hardly within {spec.deadline_ms} ms",
+        field="deadline_ms",
+        metadata={
+            "deadline_ms": str(spec.deadline_ms),
+            "predicted_start_ms": str(prediction.start_ms),
+            "predicted_end_ms": str(end_ms),
+            "earliest_end_ms": str(earliest_ms),
         },
     )
 

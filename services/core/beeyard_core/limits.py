@@ -121,9 +121,7 @@ DECISIONS_PER_ROUND_MAX: Final = 128
 PREEMPTIONS_PER_JOB_MAX: Final = 16
 # How long a job waits before it is overdue, and how many jobs of its model start until the oldest overdue one does.
 OVERDUE_AFTER_MS: Final = 10 * 60_000
-OVERDUE_AFTER_MS_MAX: Final = 24 * 3_600_000
 OVERDUE_EVERY: Final = 64
-OVERDUE_EVERY_MAX: Final = 100_000
 # Overdue jobs of different shapes that are asked, one after the other, whether a worker could run them.
 OVERDUE_LOOKED_AT_MAX: Final = 64
 # Jobs of a tenant, class and model that start in one round of its sessions: with more sessions than this, one that has

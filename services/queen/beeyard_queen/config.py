@@ -107,10 +107,8 @@ class QueenSettings(ServiceSettings):
     queue_class: list[str] = Field(default_factory=list)
     queue_overflow: Literal["reject", "drop-lru", "shed-low-priority"] = "reject"
     queue_high_water: float = Field(default=limits.QUEUE_HIGH_WATER, gt=0, le=1)
-    overdue_after_ms: int = Field(
-        default=limits.OVERDUE_AFTER_MS, ge=0, le=limits.OVERDUE_AFTER_MS_MAX
-    )
-    overdue_every: int = Field(default=limits.OVERDUE_EVERY, ge=1, le=limits.OVERDUE_EVERY_MAX)
+    overdue_after_ms: int = Field(default=limits.OVERDUE_AFTER_MS, ge=0, le=limits.DEADLINE_MS_MAX)
+    overdue_every: int = Field(default=limits.OVERDUE_EVERY, ge=1, le=limits.QUEUE_DEPTH_MAX)
     work_lease_ttl_ms: int = Field(
         default=limits.WORK_LEASE_TTL_MS,
         ge=limits.WORK_LEASE_TTL_MS_MIN,
