@@ -18,13 +18,14 @@ from beeyard_worker.engine.llamacpp import LlamaCppEngine
 from beeyard_worker.engine.llamacpp_options import LlamaOptions
 from beeyard_worker.engine.openai_http import OpenAIHttpEngine, UpstreamOptions
 from beeyard_worker.engine.port import Engine, EngineFacts, EngineFault
+from beeyard_worker.engine.registry import EngineSettings, build_engine
 from beeyard_worker.engine.synthetic import SyntheticEngine
 
 from tests.support.generations import collect, continued, generation
 from tests.support.tiny_gguf import tiny_gguf
 
 CONTEXT = 512
-NAMES = ("synthetic", "llamacpp", "openai_http")
+NAMES = ("synthetic", "synthetic_steps", "llamacpp", "openai_http")
 # Cancelling waits for one step of the engine: milliseconds here, more on a busy machine.
 PROMPTLY_S = 5.0
 
@@ -43,6 +44,16 @@ def build(name: str, slots: int) -> Engine:
     match name:
         case "synthetic":
             return SyntheticEngine(SystemClock(), slots=slots, context_tokens=CONTEXT)
+        case "synthetic_steps":
+            settings = EngineSettings(
+                engine="synthetic",
+                source="steps:base=0.05,prefill=0,decode=0",
+                slots=slots,
+                context_tokens=CONTEXT,
+                step_target_ms=20,
+                package_cache=pathlib.Path(),
+            )
+            return build_engine(settings, SystemClock())
         case "llamacpp":
             options = LlamaOptions(slots=slots, context_tokens=CONTEXT, threads=1)
             return LlamaCppEngine(tiny_gguf(), options)
@@ -75,7 +86,7 @@ async def load(request: pytest.FixtureRequest) -> AsyncIterator[Load]:
 
 async def test_it_says_what_it_is(load: Load) -> None:
     loaded = await load(slots=2)
-    assert loaded.facts.engine in NAMES
+    assert loaded.facts.engine in {"synthetic", "llamacpp", "openai_http"}
     assert loaded.facts.slots == 2
     assert loaded.facts.context_tokens == CONTEXT
     assert loaded.progress[-1] == 1.0

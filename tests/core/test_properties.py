@@ -8,7 +8,7 @@ from collections import Counter
 
 from beeyard_core.effect import AnnounceEnded, Effect, Offer
 from beeyard_core.fleet import WorkerState
-from beeyard_core.ids import JobId
+from beeyard_core.ids import JobId, ModelName
 from beeyard_core.job import Priority
 from beeyard_core.placement import exclusion
 
@@ -39,6 +39,25 @@ def test_no_slot_and_no_kv_memory_is_promised_twice(history: list[tuple[int, int
                 # A job whose estimate exceeds everything gets the memory to itself.
                 fits = worker.kv_tokens_used <= worker.report.kv_tokens_total
                 assert fits or len(worker.leases) == 1
+
+    Player(after_each=check).play(history)
+
+
+@as_often_as_is_fast
+@in_every_history
+def test_a_worker_that_closes_slots_is_never_negative_and_gets_nothing_beyond_them(
+    history: list[tuple[int, int]],
+) -> None:
+    def check(player: Player, effects: list[Effect]) -> None:
+        fleet = player.apiary.state.fleet
+        offered = {effect.worker_id for effect in effects if isinstance(effect, Offer)}
+        for worker_id, worker in fleet.workers.items():
+            assert worker.slots_free == max(worker.report.slots_total - len(worker.leases), 0)
+            assert worker_id not in offered or len(worker.leases) <= worker.report.slots_total
+        totals: Counter[ModelName] = Counter()
+        for worker in fleet.workers.values():
+            totals[worker.report.model] += worker.report.slots_total
+        assert {model: n for model, n in fleet.slots_total.items() if n} == +totals
 
     Player(after_each=check).play(history)
 

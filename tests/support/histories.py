@@ -4,7 +4,7 @@ They are numbers so that a failing history can be shrunk. Every single step is c
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from beeyard_core import limits
 from beeyard_core.effect import (
@@ -158,8 +158,13 @@ class Player:
             workers = sorted(self.apiary.links)
             self.note(self.apiary.detach(workers[value % len(workers)]))
 
-    def heartbeat(self, _value: int) -> None:
-        for worker_id in sorted(self.apiary.links):
+    def heartbeat(self, value: int) -> None:
+        """Hear of every worker; half of the time one of them has opened or closed slots since."""
+        workers = sorted(self.apiary.links)
+        if workers and value % 2:
+            link = self.apiary.links[workers[value // 2 % len(workers)]]
+            link.report = replace(link.report, slots_total=value // 8 % 4)
+        for worker_id in workers:
             self.note(self.apiary.heartbeat(worker_id))
 
     def spoken(self, value: int) -> tuple[WorkerId, LeaseId, Epoch]:

@@ -76,6 +76,9 @@ class ScriptedEngine:
         on_progress(1.0)
         return self.facts
 
+    def watch_slots(self, on_change: Callable[[int], None]) -> None:
+        self.on_slots = on_change
+
     async def generate(
         self, generation: Generation
     ) -> AsyncGenerator[Sequence[Token] | Finish, None]:

@@ -41,6 +41,20 @@ def test_what_can_never_fit_is_refused_with_the_figures(
     assert plan.metadata == {"needed_tokens": needed, "available_tokens": available}
 
 
+def test_where_memory_comes_in_pages_an_answer_is_promised_whole_ones() -> None:
+    def plan(most: int, total: int = 400) -> int | Refused:
+        return plan_kv(
+            prompt_tokens=10,
+            max_tokens=most,
+            context_tokens=100,
+            kv_tokens_total=total,
+            page_tokens=16,
+        )
+
+    assert [plan(6), plan(7), plan(900)] == [16, 32, 112]
+    assert isinstance(plan(7, total=31), Refused)
+
+
 def test_a_budget_gives_out_what_it_has_and_takes_it_back() -> None:
     budget = KvBudget(10)
     assert budget.fits(10)

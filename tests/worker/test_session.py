@@ -292,6 +292,32 @@ async def test_heartbeats_come_in_time_and_tell_the_progress(open_rig: OpenRig) 
         assert [(p.lease_id, p.next_index) for p in beat.progress] == [("lease-1", 3)]
 
 
+async def test_a_change_of_the_open_slots_is_told_at_once(open_rig: OpenRig) -> None:
+    clock = ManualClock()
+    async with open_rig(clock=clock, slots=4) as rig:
+        stream = await attached(rig)
+        rig.status.open_slots(2)
+        await stream.until(lambda s: s.heartbeats())
+        beat = stream.heartbeats()[-1]
+        assert (beat.status.slots_free, beat.status.slots_total) == (2, 2)
+        rig.status.open_slots(2)
+        await clock.advance(100)
+        assert len(stream.heartbeats()) == 1
+
+
+async def test_an_offer_beyond_the_open_slots_is_refused(open_rig: OpenRig) -> None:
+    async with open_rig(slots=2) as rig:
+        stream = await attached(rig)
+        rig.status.open_slots(1)
+        await stream.offer(1, "a")
+        await stream.offer(2, "b")
+        await stream.until(lambda s: s.replies(2))
+        assert [reply.accepted for reply in (*stream.replies(1), *stream.replies(2))] == [
+            True,
+            False,
+        ]
+
+
 async def test_a_first_token_goes_at_once_and_later_ones_gather(open_rig: OpenRig) -> None:
     clock = ManualClock()
     async with open_rig(clock=clock) as rig:

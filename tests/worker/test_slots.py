@@ -188,14 +188,44 @@ def test_clearing_forgets_the_finished_and_keeps_the_running() -> None:
     assert slots.free == 0
 
 
+def test_slots_that_close_under_running_jobs_are_never_negative_and_close_when_those_end() -> None:
+    slots = Slots(3, kv_tokens=100)
+    for job_id in ("a", "b", "c"):
+        slots.schedule(job_id, 10)
+        slots.mark_executing(job_id)
+    slots.open(1)
+    assert (slots.total, slots.free) == (1, 0)
+    slots.mark_completed("a")
+    slots.mark_failed("b")
+    assert slots.free == 0
+    with pytest.raises(WorkerBusy):
+        slots.schedule("d", 10)
+    slots.mark_completed("c")
+    assert slots.free == 1
+    slots.schedule("d", 10)
+    assert slots.free == 0
+
+
+def test_slots_open_beyond_those_that_there_were_at_the_start() -> None:
+    slots = Slots(1, kv_tokens=100)
+    slots.schedule("a", 10)
+    slots.open(4)
+    assert slots.free == 3
+    for job_id in ("b", "c", "d"):
+        slots.schedule(job_id, 10)
+    with pytest.raises(WorkerBusy):
+        slots.schedule("e", 10)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_sequence_of_calls_overcommits(seed: int) -> None:
     chance = random.Random(seed)
     slots = Slots(4, kv_tokens=100)
     running: dict[str, int] = {}
+    opened = 4
     for step in range(500):
         kv_tokens = chance.randint(1, 60)
-        fits = len(running) < 4 and sum(running.values()) + kv_tokens <= 100
+        fits = len(running) < opened and sum(running.values()) + kv_tokens <= 100
         assert slots.can_accept(kv_tokens) is fits
         if fits:
             job_id = f"job-{step}"
@@ -208,5 +238,8 @@ def test_no_sequence_of_calls_overcommits(seed: int) -> None:
             del running[done]
         if chance.random() < 0.1:
             slots.clear()
-        assert slots.free == 4 - len(running)
+        if chance.random() < 0.1:
+            opened = chance.randint(1, 6)
+            slots.open(opened)
+        assert slots.free == max(opened - len(running), 0)
         assert slots.kv_tokens_free == 100 - sum(running.values())

@@ -56,6 +56,20 @@ def test_what_is_set_counts_even_where_it_is_zero() -> None:
     )
 
 
+@pytest.mark.parametrize(("priority", "rank"), [(0, 2), (1, 1), (4, 4), (5, 2), (-1, 2)])
+def test_the_class_of_a_job_is_its_rank_and_what_is_no_class_is_normal(
+    priority: int, rank: int
+) -> None:
+    generation = wire.generation_from(
+        pb.GenerateRequest(prompt="bee", seed=1),
+        default_max_tokens=1,
+        default_seed=1,
+        priority=priority,
+    )
+    assert isinstance(generation, Generation)
+    assert generation.rank == rank
+
+
 MESSAGE = generation_pb2.ChatMessage(role="user", content="bee")
 
 

@@ -7,6 +7,7 @@ the name. Where an operator may choose, the configuration's default is the const
 from typing import Final
 
 from beeyard_core import simulator_limits as simulator
+from beeyard_core.batching_limits import *  # noqa: F403 - all limits are read from one place
 from beeyard_core.simulator_limits import *  # noqa: F403 - all limits are read from one place
 
 # --- What one request may ask ---

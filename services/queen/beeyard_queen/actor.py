@@ -290,6 +290,7 @@ class QueenActor:
                 request=request,
                 traceparent=traceparent,
                 kv_tokens=lease.kv_tokens,
+                priority=job.spec.priority,
             )
         )
 

@@ -29,7 +29,7 @@ from beeyard_runtime.telemetry import Telemetry, setup_telemetry
 
 from beeyard_worker.config import WorkerSettings
 from beeyard_worker.drain import Drain
-from beeyard_worker.engine.port import Engine, EngineFault
+from beeyard_worker.engine.port import Engine, EngineFacts, EngineFault
 from beeyard_worker.engine_service import DirectCalls, EngineService
 from beeyard_worker.engines import engine_from
 from beeyard_worker.leases import Leases
@@ -90,6 +90,7 @@ class Worker:
         figures = Figures()
         self._metrics = WorkerMetrics(figures, engine=settings.engine, model=settings.model)
         self._scrapes = MetricsServer(figures.registry, settings.metrics_listen)
+        self._engine.watch_slots(self.status.open_slots)
         self._runner = Runner(
             engine=self._engine,
             status=self.status,
@@ -161,7 +162,7 @@ class Worker:
             if self._settings.queen:
                 await self._clock.sleep_ms(limits.DRAIN_DELIVERY_MS)
             raise StartFailed(f"{self._settings.model}: {fault.message}") from None
-        self.status.loaded(facts, _slots(self._settings, facts.slots, facts.context_tokens))
+        self.status.loaded(facts, _slots_of(self._settings, facts))
         server.set_serving(True)
         if self._is_lone:
             self._announce(server)
@@ -249,6 +250,13 @@ async def until(
             task.cancel()
         if pending:
             await asyncio.wait(pending)
+
+
+def _slots_of(settings: WorkerSettings, facts: EngineFacts) -> Slots:
+    """Return the slots of a loaded engine, with the KV tokens that may be promised to their jobs."""
+    if not facts.kv_tokens:
+        return _slots(settings, facts.slots, facts.context_tokens)
+    return Slots(facts.slots, facts.kv_tokens * settings.kv_promised_percent // 100)
 
 
 def _slots(settings: WorkerSettings, count: int, context_tokens: int) -> Slots:

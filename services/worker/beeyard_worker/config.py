@@ -24,12 +24,18 @@ class WorkerSettings(DialingSettings):
         engine: What generates the tokens.
         model: The name under which jobs ask for the model.
         model_source: A GGUF file or package:NAME for `llamacpp`; URL#UPSTREAM-MODEL for `openai_http`; tokens a
-            second of each slot for `synthetic`, 0 for as fast as they are taken.
+            second of each slot for `synthetic`, 0 for as fast as they are taken, or steps:base=MS,... for one that
+            computes step by step.
         step_tokens: Tokens of one answer in each step of the synthetic engine without a rate; 0: the engine's own.
         device: `cpu`, or a GPU's UUID.
         slots: Answers at once.
         context_tokens: Longest prompt plus answer of one job; 0: the engine's own.
         kv_tokens: Tokens of KV memory that all slots share; 0: slots times context.
+        kv_promised_percent: KV tokens promised to jobs, in percent of what there is. Above 100 relies on answers that
+            end early; where they do not, an engine that plans its steps computes the youngest again later.
+        step_target_ms: What one step of the engine should take at most, milliseconds: the time between two tokens of
+            one answer. Opens as many slots as keep to it, `slots` at most; 0: all, whatever a step takes.
+        prefill_tokens_max: Prompt tokens of one step at most, for engines that plan their steps.
         threads: Threads of the embedded engine; 0: half of the cores.
         supervised: Whether a pool manager started it: it ends itself when none calls any more.
         supervisor_grace_ms: For how long none may call, milliseconds.
@@ -54,6 +60,11 @@ class WorkerSettings(DialingSettings):
     slots: int = Field(default=1, ge=1, le=limits.SLOTS_MAX)
     context_tokens: int = Field(default=0, ge=0)
     kv_tokens: int = Field(default=0, ge=0)
+    kv_promised_percent: int = Field(default=100, ge=100, le=limits.KV_PROMISED_PERCENT_MAX)
+    step_target_ms: int = Field(default=0, ge=0, le=limits.BATCH_STEP_TARGET_MS_MAX)
+    prefill_tokens_max: int = Field(
+        default=limits.BATCH_PREFILL_TOKENS_MAX, ge=1, le=limits.BATCH_PREFILL_TOKENS_LIMIT
+    )
     threads: int = Field(default=0, ge=0)
     supervised: bool = False
     supervisor_grace_ms: int = Field(default=limits.SUPERVISOR_GRACE_MS, ge=1)
@@ -66,16 +77,13 @@ class WorkerSettings(DialingSettings):
     @model_validator(mode="after")
     def _source_fits_engine(self) -> Self:
         if self.engine == "synthetic":
-            if not _is_rate(self.model_source or "0"):
-                raise ValueError("model_source must be tokens a second, 0 or more, for synthetic")
+            if not (_is_rate(self.model_source or "0") or self.model_source.startswith("steps:")):
+                raise ValueError(
+                    "model_source must be tokens a second, 0 or more, or steps:..., for synthetic"
+                )
         elif not self.model_source:
             raise ValueError(f"model_source must be set for the engine {self.engine}")
         return self
-
-    @property
-    def tokens_per_s(self) -> float:
-        """The speed of the synthetic engine, tokens a second of each slot."""
-        return float(self.model_source or "0")
 
 
 def settings_from(arguments: Sequence[str]) -> WorkerSettings:

@@ -23,15 +23,21 @@ class LateEngine:
         """Call `build` in a thread when loading."""
         self._build = build
         self._engine: Engine | None = None
+        self._on_slots: Callable[[int], None] = lambda _count: None
 
     async def load(self, on_progress: Callable[[float], None]) -> EngineFacts:
         """Make the engine and load it; as `Engine.load`."""
         self._engine = await asyncio.to_thread(self._build)
+        self._engine.watch_slots(self._on_slots)
         return await self._engine.load(on_progress)
 
     def generate(self, generation: Generation) -> AsyncGenerator[Sequence[Token] | Finish, None]:
         """Generate; as `Engine.generate`."""
         return self._made().generate(generation)
+
+    def watch_slots(self, on_change: Callable[[int], None]) -> None:
+        """Watch; as `Engine.watch_slots`. Before `load`, since there is no engine before."""
+        self._on_slots = on_change
 
     async def count_prompt_tokens(self, generation: Generation) -> int:
         """Count; as `Engine.count_prompt_tokens`."""
@@ -64,6 +70,9 @@ def engine_from(settings: WorkerSettings, clock: Clock) -> LateEngine:
             step_tokens=settings.step_tokens,
             device=settings.device,
             slots=settings.slots,
+            kv_tokens=settings.kv_tokens,
+            step_target_ms=settings.step_target_ms,
+            prefill_tokens_max=settings.prefill_tokens_max,
             context_tokens=settings.context_tokens,
             threads=settings.threads,
             package_cache=settings.package_cache or Path.home() / ".cache" / "beeyard" / "models",

@@ -9,7 +9,12 @@ from beeyard_core.refusal import Refusal, Refused
 
 
 def plan_kv(
-    *, prompt_tokens: int, max_tokens: int, context_tokens: int, kv_tokens_total: int
+    *,
+    prompt_tokens: int,
+    max_tokens: int,
+    context_tokens: int,
+    kv_tokens_total: int,
+    page_tokens: int = 1,
 ) -> int | Refused:
     """Return the KV tokens that one answer may need at most.
 
@@ -17,16 +22,18 @@ def plan_kv(
         prompt_tokens: Tokens of the prompt after the chat template.
         max_tokens: Most tokens of the whole answer, tokens of earlier attempts included.
         context_tokens: Longest prompt plus answer that the model takes, in tokens.
-        kv_tokens_total: The worker's whole KV budget, in tokens.
+        kv_tokens_total: The worker's whole KV memory, in tokens.
+        page_tokens: Tokens of one page, if the engine gives memory in pages.
 
     Returns:
         Tokens to reserve: prompt plus answer, but never more than the context, at which the engine
-        ends the answer. Or a refusal, if the prompt leaves no room for a single token, or if even
+        ends the answer; in whole pages. Or a refusal, if the prompt leaves no room for a single token, or if even
         the empty worker could not hold the answer.
     """
     if prompt_tokens + 1 > context_tokens:
         return _incompatible(needed=prompt_tokens + 1, available=context_tokens)
     needed = min(prompt_tokens + max_tokens, context_tokens)
+    needed = -(-needed // page_tokens) * page_tokens
     if needed > kv_tokens_total:
         return _incompatible(needed=needed, available=kv_tokens_total)
     return needed

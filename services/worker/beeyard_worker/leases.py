@@ -215,7 +215,9 @@ class Leases:
     async def _admit(self, work: _Work) -> tuple[Generation, int] | None:
         """Return what to run and its KV tokens; None if the offer was answered by a refusal or a failure."""
         offer = work.offer
-        generation = wire.generation_from(offer.request, default_max_tokens=0, default_seed=0)
+        generation = wire.generation_from(
+            offer.request, default_max_tokens=0, default_seed=0, priority=offer.priority
+        )
         if isinstance(generation, Refused):
             self._fail_at_once(offer, generation.reason, generation.message)
             return None

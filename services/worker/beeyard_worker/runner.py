@@ -59,7 +59,8 @@ class Runner:
             prompt_tokens=prompt_tokens,
             max_tokens=generation.max_tokens,
             context_tokens=self._status.context_tokens,
-            kv_tokens_total=self._status.slots.kv_tokens_total,
+            kv_tokens_total=self._status.kv_tokens_max,
+            page_tokens=self._status.kv_page_tokens,
         )
 
     def refusal(self, kv_tokens: int) -> Refused | None:

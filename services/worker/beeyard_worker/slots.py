@@ -145,7 +145,7 @@ class SingleSlot:
 
 
 class Slots:
-    """Several single slots that share one budget of KV tokens.
+    """Several single slots that share one budget of KV tokens; how many are open may change.
 
     A job holds its slot and its KV tokens from `schedule` until it is Completed or Failed. Its
     state can be asked for until its slot is cleared or taken by another job.
@@ -160,10 +160,16 @@ class Slots:
         self._kv = KvBudget(kv_tokens)
         self.total = count
 
+    def open(self, count: int) -> None:
+        """Have so many slots from now on. Jobs in slots beyond them run on; their slots close when they end."""
+        assert count > 0, "a worker without slots has no use"
+        self._free += [SingleSlot() for _ in range(count - len(self._free) - len(self._taken))]
+        self.total = count
+
     @property
     def free(self) -> int:
-        """Slots that hold no Pending or Executing job."""
-        return self.total - len(self._reserved)
+        """Open slots that hold no Pending or Executing job; 0 while more run than are open."""
+        return max(self.total - len(self._reserved), 0)
 
     @property
     def kv_tokens_total(self) -> int:

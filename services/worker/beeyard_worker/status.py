@@ -80,6 +80,9 @@ class WorkerStatus:
         self._facts: EngineFacts | None = None
         self._clock = clock
         self._started_ms = clock.now().mono_ms
+        self.kv_tokens_max = 0
+        self._opened = 0
+        self.kv_page_tokens = 1
         self._watchers: list[Callable[[], None]] = []
 
     def watch(self, on_change: Callable[[], None]) -> None:
@@ -104,9 +107,21 @@ class WorkerStatus:
         """Note that the model is loaded: what the engine is, and the slots that it really has."""
         self._facts = facts
         self.slots = slots
+        if self._opened:
+            self.slots.open(self._opened)
         self.context_tokens = facts.context_tokens
+        # More may be promised than there is; a single job still has to fit what there is.
+        self.kv_tokens_max = facts.kv_tokens or slots.kv_tokens_total
+        self.kv_page_tokens = facts.kv_page_tokens
         self.load_progress = 1.0
         self._tell()
+
+    def open_slots(self, count: int) -> None:
+        """Have so many slots from now on, and say so at once: offers for slots that closed would be refused."""
+        self._opened = count
+        if self.is_loaded and count != self.slots.total:
+            self.slots.open(count)
+            self._tell()
 
     def failed(self, message: str) -> None:
         """Note that the model cannot be loaded, and why, in words for an operator."""

@@ -10,12 +10,14 @@ from typing import Final
 from beeyard.worker.v1 import engine_service_pb2 as engine_pb
 from beeyard.worker.v1 import generation_pb2, worker_service_pb2
 from beeyard_core import limits
+from beeyard_core.job import Priority
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.stream import Frame
 
 from beeyard_worker.engine.port import Finish, Generation, Token
 
 _ROLES: Final = frozenset({"system", "user", "assistant"})
+_PRIORITIES: Final = frozenset(Priority)
 _REASONS: Final = {
     "stop": generation_pb2.FINISH_REASON_STOP,
     "length": generation_pb2.FINISH_REASON_LENGTH,
@@ -23,7 +25,11 @@ _REASONS: Final = {
 
 
 def generation_from(
-    request: engine_pb.GenerateRequest, *, default_max_tokens: int, default_seed: int
+    request: engine_pb.GenerateRequest,
+    *,
+    default_max_tokens: int,
+    default_seed: int,
+    priority: int = 0,
 ) -> Generation | Refused:
     """Return the generation that a request asks for, or why it is not valid.
 
@@ -31,6 +37,7 @@ def generation_from(
         request: As it came from the wire.
         default_max_tokens: Stands for `max_tokens` 0; if it is 0 as well, such a request is refused.
         default_seed: Stands for an unset seed, 0 to `limits.SEED_MAX`.
+        priority: The number of the job's class; what is no such number stands for NORMAL.
     """
     refused = _prompt_fault(request) or _sampling_fault(request) or _resume_fault(request)
     if refused is not None:
@@ -54,6 +61,7 @@ def generation_from(
         resume_ids=tuple(request.resume_ids),
         resume_text=request.resume_text,
         resume_count=request.resume_count,
+        rank=priority if priority in _PRIORITIES else Priority.NORMAL,
     )
 
 

@@ -116,6 +116,9 @@ class LlamaCppEngine:
             await run.stop()
             self._runs.discard(run)
 
+    def watch_slots(self, on_change: Callable[[int], None]) -> None:
+        """Never call: the number of slots is fixed."""
+
     async def count_prompt_tokens(self, generation: Generation) -> int:
         """Return the exact number, as llama.cpp's tokenizer counts."""
         loaded = self._require()

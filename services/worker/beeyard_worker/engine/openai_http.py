@@ -134,6 +134,9 @@ class OpenAIHttpEngine:
             decode_ms=last - first,
         )
 
+    def watch_slots(self, on_change: Callable[[int], None]) -> None:
+        """Never call: the number of slots is fixed."""
+
     async def count_prompt_tokens(self, generation: Generation) -> int:
         """Return an estimate: a quarter of the bytes. The protocol has no way to ask."""
         self._require()

@@ -22,6 +22,7 @@ import dataclasses
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Literal, Protocol
 
+from beeyard_core.job import Priority
 from beeyard_core.refusal import Refusal
 
 
@@ -44,6 +45,7 @@ class Generation:
         resume_text: The text of those tokens.
         resume_count: How many were delivered; equals `len(resume_ids)` unless the engine reveals
             none.
+        rank: Of the job's class; smaller is computed first where an engine has to choose.
     """
 
     prompt: str
@@ -57,6 +59,7 @@ class Generation:
     resume_ids: tuple[int, ...] = ()
     resume_text: str = ""
     resume_count: int = 0
+    rank: int = Priority.NORMAL
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -124,7 +127,10 @@ class EngineFacts:
         context_tokens: Longest prompt plus answer of one generation.
         quantization: As the model's file names it, such as `Q4_K_M`; empty if unknown.
         slots: Generations that run at once; more would wait inside the engine, so callers must not
-            start more.
+            start more. An engine that plans its steps may want fewer for a while: see `watch_slots`.
+        kv_tokens: KV memory that the engine gives by need, in tokens; 0: it has a context's worth for
+            each slot, so nobody has to count.
+        kv_page_tokens: Tokens of one page of that memory.
     """
 
     engine: str
@@ -134,6 +140,8 @@ class EngineFacts:
     context_tokens: int
     quantization: str
     slots: int
+    kv_tokens: int = 0
+    kv_page_tokens: int = 1
 
 
 class Engine(Protocol):
@@ -159,6 +167,14 @@ class Engine(Protocol):
 
         Raises:
             EngineFault: The generation broke or cannot be done.
+        """
+        ...
+
+    def watch_slots(self, on_change: Callable[[int], None]) -> None:
+        """Call `on_change` in the event loop's thread whenever another number of generations should run at once.
+
+        The number is 1 to `EngineFacts.slots`. What runs beyond it goes on; an engine whose number is
+        fixed never calls.
         """
         ...
 

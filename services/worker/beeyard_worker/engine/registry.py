@@ -4,7 +4,9 @@ import dataclasses
 import pathlib
 from typing import Final
 
-from beeyard_core.limits import SLOTS_MAX
+from beeyard_core.batching.planner import BatchPlanner
+from beeyard_core.batching.step_plan import StepBounds
+from beeyard_core.limits import BATCH_PREFILL_TOKENS_MAX, KV_PAGE_TOKENS, SLOTS_MAX
 from beeyard_core.refusal import Refusal
 from beeyard_runtime.clock import Clock
 from beeyard_runtime.models.package_model import (
@@ -18,6 +20,7 @@ from beeyard_worker.engine.llamacpp_options import LlamaOptions
 from beeyard_worker.engine.openai_http import OpenAIHttpEngine, UpstreamOptions
 from beeyard_worker.engine.port import Engine, EngineFault
 from beeyard_worker.engine.synthetic import BATCH_TOKENS, SyntheticEngine
+from beeyard_worker.engine.synthetic_steps import PREFIX, SteppedSyntheticEngine, StepTimes
 
 ENGINES: Final = ("llamacpp", "openai_http", "synthetic")
 _CPU: Final = "cpu"
@@ -34,6 +37,9 @@ class EngineSettings:
         step_tokens: For synthetic without a rate; 0: its own.
         device: `cpu`, or the UUID of the GPU that the process was given.
         slots: Generations at once.
+        kv_tokens: KV memory of an engine that plans its steps; 0: a context for each slot.
+        step_target_ms: What such an engine's steps should take at most; 0: as long as they take.
+        prefill_tokens_max: Prompt tokens of one of its steps at most.
         context_tokens: Context of each; 0: the engine's own.
         threads: For llamacpp on the CPU; 0: half of the cores.
         package_cache: Folder for models that come as packages.
@@ -46,6 +52,9 @@ class EngineSettings:
     step_tokens: int = 0
     device: str = _CPU
     slots: int = 1
+    kv_tokens: int = 0
+    step_target_ms: int = 0
+    prefill_tokens_max: int = BATCH_PREFILL_TOKENS_MAX
     context_tokens: int = 0
     threads: int = 0
     package_cache: pathlib.Path
@@ -74,6 +83,8 @@ def build_engine(settings: EngineSettings, clock: Clock) -> Engine:
                 command=settings.command,
             )
             return OpenAIHttpEngine(settings.source, clock, options)
+        case "synthetic" if settings.source.startswith(PREFIX):
+            return _stepped(settings, clock)
         case "synthetic":
             return SyntheticEngine(
                 clock,
@@ -87,6 +98,29 @@ def build_engine(settings: EngineSettings, clock: Clock) -> Engine:
                 Refusal.INVALID_REQUEST,
                 f"there is no engine {unknown!r}; choose {', '.join(ENGINES)}",
             )
+
+
+def _stepped(settings: EngineSettings, clock: Clock) -> SteppedSyntheticEngine:
+    context_tokens = settings.context_tokens or _SYNTHETIC_CONTEXT_TOKENS
+    return SteppedSyntheticEngine(
+        clock,
+        times=StepTimes.parse(settings.source),
+        planner=_planner(settings, context_tokens),
+        slots=settings.slots,
+        context_tokens=context_tokens,
+    )
+
+
+def _planner(settings: EngineSettings, context_tokens: int) -> BatchPlanner:
+    """Return the planner of an engine whose sequences may have so much context."""
+    bounds = StepBounds(
+        step_ms=settings.step_target_ms, prefill_tokens_max=settings.prefill_tokens_max
+    )
+    kv_tokens = settings.kv_tokens or settings.slots * context_tokens
+    # At least one page: what does not fit is then refused by its size, request by request.
+    return BatchPlanner(
+        slots_max=settings.slots, kv_tokens=max(kv_tokens, KV_PAGE_TOKENS), bounds=bounds
+    )
 
 
 def _llamacpp(settings: EngineSettings) -> LlamaCppEngine:
@@ -113,6 +147,6 @@ def _rate(source: str) -> float:
     if not 0 <= rate < float("inf"):
         raise EngineFault(
             Refusal.INVALID_REQUEST,
-            "the source of a synthetic model is its tokens a second, 0 for no limit",
+            "the source of a synthetic model is its tokens a second, 0 for no limit, or steps:...",
         )
     return rate

@@ -8,36 +8,27 @@ the engine, through the constructor.
 
 import asyncio
 import dataclasses
-import hashlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
 from beeyard_core.refusal import Refusal
 from beeyard_runtime.clock import Clock
 
-from beeyard_worker.engine.chat_template import PLAIN_STOPS, render_plain
 from beeyard_worker.engine.port import EngineFacts, EngineFault, Finish, Generation, Token
 from beeyard_worker.engine.stop_strings import StopScanner
+from beeyard_worker.engine.synthetic_answer import (
+    SyntheticAnswer,
+    Words,
+    count_tokens,
+    hidden_text,
+    prompt_of,
+)
 
 VERSION: Final = "1"
 # Tokens that come closer together than this are gathered: one step of the engine, one wake-up of the loop.
 STEP_MS: Final = 5
 # Without a rate, this many tokens are made before other answers get their turn.
 BATCH_TOKENS: Final = 16
-_BYTES_PER_TOKEN: Final = 4
-# One digest decides over a block of tokens, one byte each.
-_BLOCK_TOKENS: Final = 64
-_WORDS: Final = tuple(
-    (
-        "the of and to in a is that it was for on are with as they at be this from "
-        "bee queen hive comb honey wax wing brood swarm nectar pollen field clover linden heather orchard meadow "
-        "smoke frame veil keeper garden summer winter morning evening rain wind sun shade flower dance scent path "
-        "finds takes keeps builds fills seals feeds warms guards follows returns carries gathers circles hums "
-        "rests wakes waits sings small bright warm quiet golden early late far near slow quick old new first last "
-        "then soon again always never often home away under over through before after between around because"
-    ).split()
-)
-_TOKENS: Final = tuple(Token(at, " " + word) for at, word in enumerate(_WORDS))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +93,11 @@ class SyntheticEngine:
     ) -> AsyncGenerator[Sequence[Token] | Finish, None]:
         """Yield the words that are due, then how it ended."""
         async with self._slots:
-            prompt, stops = _prompt(generation)
+            prompt, stops = prompt_of(generation)
             end = min(generation.max_tokens, self._room(prompt))
-            answer = _Answer(
-                _Words(generation, prompt, self._end_below),
-                StopScanner((*generation.stop, *stops), hidden=_hidden(generation)),
+            answer = SyntheticAnswer(
+                Words(generation, prompt, self._end_below),
+                StopScanner((*generation.stop, *stops), hidden=hidden_text(generation)),
             )
             index = generation.resume_count
             begun = first = last = self._clock.now().mono_ms
@@ -126,16 +117,19 @@ class SyntheticEngine:
                 yield rest
             yield Finish(
                 reason="stop" if answer.ended else "length",
-                prompt_tokens=_count(prompt),
+                prompt_tokens=count_tokens(prompt),
                 completion_tokens=generation.resume_count + answer.sent,
                 cached_prompt_tokens=0,
                 prefill_ms=first - begun,
                 decode_ms=last - first,
             )
 
+    def watch_slots(self, on_change: Callable[[int], None]) -> None:
+        """Never call: the number of slots is fixed."""
+
     async def count_prompt_tokens(self, generation: Generation) -> int:
         """Return a quarter of the prompt's bytes, as `generate` counts, too."""
-        return _count(_prompt(generation)[0])
+        return count_tokens(prompt_of(generation)[0])
 
     async def close(self) -> None:
         """Hold nothing, so free nothing."""
@@ -160,11 +154,11 @@ class SyntheticEngine:
 
     def _room(self, prompt: str) -> int:
         """Return how many tokens of answer the context holds beside the prompt."""
-        room = self._context - _count(prompt)
+        room = self._context - count_tokens(prompt)
         if room <= 0:
             raise EngineFault(
                 Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT,
-                f"the prompt has {_count(prompt)} tokens, the context holds {self._context}",
+                f"the prompt has {count_tokens(prompt)} tokens, the context holds {self._context}",
             )
         return room
 
@@ -174,76 +168,3 @@ class SyntheticEngine:
             return None
         index = resumed + self._scripted.after_tokens
         return index if index < upto else None
-
-
-class _Answer:
-    """The tokens of one generation, up to a stop string or the model's own end."""
-
-    def __init__(self, words: "_Words", scanner: StopScanner) -> None:
-        self._words = words
-        self._scanner = scanner
-        self.ended = scanner.matched
-        self.sent = 0
-
-    def take(self, index: int, upto: int) -> list[Token]:
-        """Make tokens `index` to `upto` - 1 and return those that are certain."""
-        made, out_of_words = self._words.take(index, upto)
-        safe = self._scanner.feed(made)
-        self.ended = out_of_words or self._scanner.matched
-        self.sent += len(safe)
-        return safe
-
-    def rest(self) -> list[Token]:
-        """Return what a possible stop string held back, now that none follows."""
-        held = self._scanner.flush()
-        self.sent += len(held)
-        return held
-
-
-class _Words:
-    """The endless answer to one prompt."""
-
-    def __init__(self, generation: Generation, prompt: str, end_below: int) -> None:
-        # At temperature 0 there is nothing to draw, so the seed has no say, as with any model.
-        seed = generation.seed if generation.temperature > 0 else 0
-        self._key = hashlib.blake2b(f"{seed}:{prompt}".encode(), digest_size=32).digest()
-        self._end_below = end_below
-        self._block = -1
-        self._words = b""
-        self._ends = b""
-
-    def take(self, index: int, upto: int) -> tuple[list[Token], bool]:
-        """Return tokens `index` to `upto` - 1, fewer if the answer ends before, and whether it does."""
-        made: list[Token] = []
-        for at in range(index, upto):
-            block, place = divmod(at, _BLOCK_TOKENS)
-            if block != self._block:
-                self._block = block
-                self._words = self._digest(block, b"words")
-                self._ends = self._digest(block, b"ends")
-            if self._end_below and self._ends[place] < self._end_below:
-                return made, True
-            made.append(_TOKENS[self._words[place] % len(_TOKENS)])
-        return made, False
-
-    def _digest(self, block: int, purpose: bytes) -> bytes:
-        return hashlib.blake2b(
-            block.to_bytes(8, "little"), key=self._key, person=purpose, digest_size=_BLOCK_TOKENS
-        ).digest()
-
-
-def _prompt(generation: Generation) -> tuple[str, tuple[str, ...]]:
-    if generation.messages:
-        return render_plain(generation.messages), PLAIN_STOPS
-    return generation.prompt, ()
-
-
-def _hidden(generation: Generation) -> str:
-    """Return what the resumed tokens say beyond what was yielded of them; see `StopScanner`."""
-    text = "".join(_TOKENS[token].text for token in generation.resume_ids if token < len(_TOKENS))
-    yielded = generation.resume_text
-    return text[len(yielded) :] if text.startswith(yielded) else ""
-
-
-def _count(prompt: str) -> int:
-    return max(1, -(-len(prompt.encode()) // _BYTES_PER_TOKEN))

@@ -1215,7 +1215,10 @@ type LeaseOffer struct {
 	// W3C trace context of the lease, since a long stream carries metadata only once. Empty: not traced.
 	Traceparent string `protobuf:"bytes,6,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	// KV tokens that the queen counts for this lease: prompt estimate plus `max_tokens`.
-	KvTokens      int32 `protobuf:"varint,7,opt,name=kv_tokens,json=kvTokens,proto3" json:"kv_tokens,omitempty"`
+	KvTokens int32 `protobuf:"varint,7,opt,name=kv_tokens,json=kvTokens,proto3" json:"kv_tokens,omitempty"`
+	// The job's class, as the number of `beeyard.queen.v1.Priority`: 1 INTERACTIVE to 4 BACKGROUND. A worker that plans
+	// its engine's steps computes smaller ones first. 0: NORMAL.
+	Priority      int32 `protobuf:"varint,8,opt,name=priority,proto3" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1295,6 +1298,13 @@ func (x *LeaseOffer) GetTraceparent() string {
 func (x *LeaseOffer) GetKvTokens() int32 {
 	if x != nil {
 		return x.KvTokens
+	}
+	return 0
+}
+
+func (x *LeaseOffer) GetPriority() int32 {
+	if x != nil {
+		return x.Priority
 	}
 	return 0
 }
@@ -1633,7 +1643,7 @@ const file_beeyard_worker_v1_worker_service_proto_rawDesc = "" +
 	"\vrevocations\x18\x02 \x03(\v2\".beeyard.worker.v1.LeaseRevocationR\vrevocations\x12S\n" +
 	"\x10acknowledgements\x18\x03 \x03(\v2'.beeyard.worker.v1.TokenAcknowledgementR\x10acknowledgements\x12:\n" +
 	"\aresends\x18\x04 \x03(\v2 .beeyard.worker.v1.ResendRequestR\aresends\x123\n" +
-	"\x05drain\x18\x05 \x01(\v2\x1d.beeyard.worker.v1.DrainOrderR\x05drain\"\xeb\x01\n" +
+	"\x05drain\x18\x05 \x01(\v2\x1d.beeyard.worker.v1.DrainOrderR\x05drain\"\x87\x02\n" +
 	"\n" +
 	"LeaseOffer\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\tR\aleaseId\x12\x14\n" +
@@ -1642,7 +1652,8 @@ const file_beeyard_worker_v1_worker_service_proto_rawDesc = "" +
 	"\aattempt\x18\x04 \x01(\x05R\aattempt\x12<\n" +
 	"\arequest\x18\x05 \x01(\v2\".beeyard.worker.v1.GenerateRequestR\arequest\x12 \n" +
 	"\vtraceparent\x18\x06 \x01(\tR\vtraceparent\x12\x1b\n" +
-	"\tkv_tokens\x18\a \x01(\x05R\bkvTokens\"Z\n" +
+	"\tkv_tokens\x18\a \x01(\x05R\bkvTokens\x12\x1a\n" +
+	"\bpriority\x18\b \x01(\x05R\bpriority\"Z\n" +
 	"\x0fLeaseRevocation\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\tR\aleaseId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x16\n" +

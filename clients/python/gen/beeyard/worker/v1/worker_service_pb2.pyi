@@ -591,6 +591,7 @@ class LeaseOffer(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     KV_TOKENS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     """The lease; never offered twice with the same epoch."""
     epoch: _builtins.int
@@ -603,6 +604,10 @@ class LeaseOffer(_message.Message):
     """W3C trace context of the lease, since a long stream carries metadata only once. Empty: not traced."""
     kv_tokens: _builtins.int
     """KV tokens that the queen counts for this lease: prompt estimate plus `max_tokens`."""
+    priority: _builtins.int
+    """The job's class, as the number of `beeyard.queen.v1.Priority`: 1 INTERACTIVE to 4 BACKGROUND. A worker that plans
+    its engine's steps computes smaller ones first. 0: NORMAL.
+    """
     @_builtins.property
     def request(self) -> _engine_service_pb2.GenerateRequest:
         """What to generate. `max_tokens` counts the tokens of the whole job, delivered ones included."""
@@ -617,10 +622,11 @@ class LeaseOffer(_message.Message):
         request: _engine_service_pb2.GenerateRequest | None = ...,
         traceparent: _builtins.str = ...,
         kv_tokens: _builtins.int = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "epoch", b"epoch", "job_id", b"job_id", "kv_tokens", b"kv_tokens", "lease_id", b"lease_id", "request", b"request", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "epoch", b"epoch", "job_id", b"job_id", "kv_tokens", b"kv_tokens", "lease_id", b"lease_id", "priority", b"priority", "request", b"request", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
