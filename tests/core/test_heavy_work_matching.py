@@ -6,7 +6,7 @@ from beeyard_core.capacity import rooms
 from beeyard_core.choice import placement_trace
 from beeyard_core.event import ApiMeasured, CancelRequested, JobSubmitted, Ticked, WorkerAttached
 from beeyard_core.fleet import HostLoad
-from beeyard_core.ids import JobId, ModelName, PoolId, WorkerId, WorkId
+from beeyard_core.ids import JobId, ModelName, PoolId, TenantId, WorkerId, WorkId
 from beeyard_core.inference_gate import close_all
 from beeyard_core.job import JobState, Priority
 from beeyard_core.refusal import Refusal, Refused
@@ -326,3 +326,35 @@ def test_a_job_that_the_core_forgot_counts_one_unit_until_its_worker_stops() -> 
     del yard.state.jobs[JobId("j1")]
     yard.submit(units=70)
     assert yard.denial().message == "70 units are needed, 69 are free"
+
+
+# --- Callers that work for one tenant ---
+
+
+def test_whoever_works_for_a_tenant_gets_only_its_work(yard: HeavyWork) -> None:
+    others = yard.submit(tenant_id=TenantId("b"), priority=Priority.INTERACTIVE)
+    # Of the same line, and accepted later: the whole line is looked through.
+    first = yard.submit(tenant_id=TenantId("b"))
+    own = yard.submit(tenant_id=TenantId("a"))
+    assert yard.lease(tenant_id=TenantId("a")).work_id == own
+    assert yard.denial(tenant_id=TenantId("a")).reason is DenialReason.NO_WORK
+    assert [yard.lease().work_id for _ in range(2)] == [others, first]
+
+
+def test_work_of_another_tenant_is_not_there_by_its_name(yard: HeavyWork) -> None:
+    work_id = yard.submit(tenant_id=TenantId("b"))
+    assert refusal(yard.ask(wanted(work_id=work_id, tenant_id=TenantId("a")))) is (
+        Refusal.JOB_NOT_FOUND
+    )
+    assert yard.lease(work_id=work_id, tenant_id=TenantId("b")).work_id == work_id
+
+
+def test_a_lease_is_not_told_again_to_another_tenant_under_the_same_names(yard: HeavyWork) -> None:
+    yard.submit(tenant_id=TenantId("b"))
+    yard.submit(tenant_id=TenantId("a"))
+    given = yard.lease(request_id="r1", tenant_id=TenantId("b"))
+    assert refusal(yard.ask(wanted(request_id="r1", tenant_id=TenantId("a")))) is (
+        Refusal.LEASE_HOLDER_MISMATCH
+    )
+    again = yard.ask(wanted(request_id="r1", tenant_id=TenantId("b")))
+    assert again == Granted(given)

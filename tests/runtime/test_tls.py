@@ -12,7 +12,7 @@ from beeyard_runtime.faults import StartFailed
 from beeyard_runtime.rpc_channel import open_channel
 from beeyard_runtime.rpc_server import RpcServer
 from beeyard_runtime.security.dialing import Dialing, token_source
-from beeyard_runtime.security.protection import Protection
+from beeyard_runtime.security.protection import Protection, unprotected
 from beeyard_runtime.security.tls import NO_TLS, Tls, read_tls
 from beeyard_runtime.telemetry import Telemetry
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -24,7 +24,10 @@ from tests.support.lab import NOW, NOW_MS, Lab
 @asynccontextmanager
 async def serving(tls: Tls) -> AsyncIterator[str]:
     server = RpcServer(
-        "test", listen="127.0.0.1:0", telemetry=Telemetry(), protection=Protection(tls)
+        "test",
+        listen="127.0.0.1:0",
+        telemetry=Telemetry(),
+        protection=Protection(unprotected().guard, tls),
     )
     await server.start()
     try:

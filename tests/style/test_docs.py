@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from scripts import draw_states
+from scripts import draw_rights, draw_states
 from tests.style import repository
 
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
@@ -95,6 +95,11 @@ def test_the_picture_of_the_states_is_what_the_tables_give() -> None:
     assert draw_states.PAGE.read_text(encoding="utf-8") == draw_states.page(), (
         "run scripts/draw_states.py"
     )
+
+
+def test_the_table_of_rights_is_what_the_code_has() -> None:
+    text = draw_rights.PAGE.read_text(encoding="utf-8")
+    assert draw_rights.page(text) == text, "run scripts/draw_rights.py"
 
 
 def test_every_decision_record_is_listed_and_has_its_parts() -> None:

@@ -13,11 +13,12 @@ from tests.support.running_gateway import RunningGateway
 
 @asynccontextmanager
 async def watching(
-    gateway: RunningGateway, query: str = "", origin: str | None = None
+    gateway: RunningGateway, query: str = "", origin: str | None = None, **options: Any
 ) -> AsyncIterator[ClientConnection]:
-    """Hold a WebSocket until the block ends."""
+    """Hold a WebSocket until the block ends; `options` are those of `connect`."""
     url = f"ws://{gateway.address}/v2/live{query}"
-    async with connect(url, origin=Origin(origin) if origin else None, proxy=None) as socket:
+    named = Origin(origin) if origin else None
+    async with connect(url, origin=named, proxy=None, **options) as socket:
         yield socket
 
 

@@ -26,6 +26,7 @@ from beeyard_queen.store.memory import MemoryStore
 from beeyard_runtime.clock import Clock
 from beeyard_runtime.lifecycle import Stop
 from beeyard_runtime.rpc_channel import open_channel
+from beeyard_runtime.security.dialing import Dialing
 from beeyard_runtime.telemetry import Telemetry
 from beeyard_runtime.testing import ManualClock
 
@@ -78,6 +79,12 @@ class RunningQueen:
         self.leases = lease_rpc.LeaseServiceStub(self.channel)
         self.policies = policy_rpc.PolicyServiceStub(self.channel)
 
+    async def channel_as(self, token: str, stack: AsyncExitStack) -> grpc.aio.Channel:
+        """Return a channel whose calls show a token, until `stack` ends."""
+        dialing = Dialing(token=lambda: token)
+        opened = open_channel(self.queen.server.address, dialing=dialing)
+        return await stack.enter_async_context(opened)
+
     async def tick(self, ms: int = 250, *, times: int = 1) -> None:
         """Let time pass, step by step, and return when the writer has taken in each tick."""
         for _ in range(times):
@@ -111,7 +118,7 @@ async def running_queen(
         decision_journal=decision_journal,
         policy_config=list(policy_config),
         policy_mode=policy_mode,
-        **chosen,  # type: ignore[arg-type]  # any setting of the queen; validated by pydantic
+        **{"audit_log": "off", **chosen},  # type: ignore[arg-type]  # any setting of the queen; validated by pydantic
     )
     ports = _Store(store, store, store.work, store.policies)
     restored = await store.open()

@@ -104,11 +104,16 @@ def _grant(
     yard = state.work
     given = yard.grants.get((wanted.holder, wanted.request_id)) if wanted.request_id else None
     if given is not None:
-        lease = yard.works[yard.leases[given]].lease
+        work = yard.works[yard.leases[given]]
+        if not wanted.takes(work):
+            return _another_holder()
+        lease = work.lease
         assert lease is not None, "a lease that counts is its work's"
         return Granted(lease)
-    if wanted.work_id is not None and wanted.work_id not in yard.works:
-        return no_such_work()
+    if wanted.work_id is not None:
+        named = yard.works.get(wanted.work_id)
+        if named is None or not wanted.takes(named):
+            return no_such_work()
     found = match(state, wanted, now)
     if isinstance(found, Denied):
         return found
@@ -147,6 +152,14 @@ def _withdraw(
             state.work.vacate(work, is_known_to_holder=False)
         _end(state, work, WorkVerb.FAIL, now, effects, failure=asked.reason)
     return Told(work.work_id)
+
+
+def _another_holder() -> Refused:
+    return Refused(
+        reason=Refusal.LEASE_HOLDER_MISMATCH,
+        message="somebody else asked under this name with this request_id; draw another",
+        field="request_id",
+    )
 
 
 def no_such_work() -> Refused:

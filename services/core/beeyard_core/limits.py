@@ -61,6 +61,14 @@ FRAME_TOKENS_MAX: Final = 64
 PEM_FILE_BYTES_MAX: Final = 1 << 20
 CERT_WARNING_MS: Final = 14 * 86_400_000
 TOKEN_BYTES_MAX: Final = 256
+TOKENS_MAX: Final = 10_000
+TOKENS_FILE_BYTES_MAX: Final = 8 << 20
+# A token that was revoked counts for so long at the most.
+TOKENS_LOOK_MS: Final = 1_000
+# Calls with nothing that is known, from one address: so many at once, then so many a second.
+FAILURES_BURST: Final = 20
+FAILURES_PER_SECOND: Final = 1
+PEERS_COUNTED_MAX: Final = 4_096
 
 # --- Links ---
 HEARTBEAT_INTERVAL_MS: Final = 1_000

@@ -49,7 +49,11 @@ def _candidates(state: QueenState, wanted: LeaseWanted) -> list[Work]:
     """Return what the caller could do, the most urgent first."""
     queue = state.work.queue
     if wanted.work_id is None:
-        return [work for priority in Priority for work in queue.heads(priority, wanted.kinds)]
+        return [
+            work
+            for priority in Priority
+            for work in queue.heads(priority, wanted.kinds, wanted.tenant_id)
+        ]
     work = state.work.works[wanted.work_id]
     is_wanted = work.work_id in queue and (not wanted.kinds or work.spec.kind in wanted.kinds)
     return [work] if is_wanted else []

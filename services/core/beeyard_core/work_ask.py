@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, unique
 
-from beeyard_core.ids import Epoch, LeaseId, PoolId, WorkerId, WorkId
+from beeyard_core.ids import Epoch, LeaseId, PoolId, TenantId, WorkerId, WorkId
 from beeyard_core.refusal import Refused
-from beeyard_core.work import WorkLease, WorkSpec
+from beeyard_core.work import Work, WorkLease, WorkSpec
 
 
 # --- Asks ---
@@ -33,6 +33,7 @@ class LeaseWanted:
         kinds: What the caller can do; empty: anything.
         units_max: Most units that it wants to use; 0: any.
         work_id: Only this piece of work; None: the most urgent.
+        tenant_id: Only work of this tenant; None: of any.
     """
 
     holder: WorkerId
@@ -40,7 +41,12 @@ class LeaseWanted:
     kinds: frozenset[str] = frozenset()
     units_max: int = 0
     work_id: WorkId | None = None
+    tenant_id: TenantId | None = None
     request_id: str = ""
+
+    def takes(self, work: Work) -> bool:
+        """Whether a piece of work is of a tenant that the caller works for."""
+        return self.tenant_id in (None, work.spec.tenant_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from beeyard_core.ids import WorkId
+from beeyard_core.ids import TenantId, WorkId
 from beeyard_core.job import Priority
 from beeyard_core.work import Work
 
@@ -70,14 +70,31 @@ class WorkQueue:
         pieces, units = self._depths[work.spec.priority]
         self._depths[work.spec.priority] = Depth(pieces + sign, units + sign * work.spec.units)
 
-    def heads(self, priority: Priority, kinds: Collection[str]) -> list[Work]:
-        """Return the oldest work of each line of a class that is of one of these kinds, oldest first; none: any."""
+    def heads(
+        self, priority: Priority, kinds: Collection[str], tenant_id: TenantId | None = None
+    ) -> list[Work]:
+        """Return the oldest work of each line of a class, oldest first.
+
+        Args:
+            priority: The class.
+            kinds: Only work of these kinds; none: of any.
+            tenant_id: Only work of this tenant, for which whole lines are gone through; None: of any.
+        """
         found = (
-            line[0]
+            line[0] if tenant_id is None else self._oldest_of(tenant_id, line)
             for (kind, _), line in self._lines[priority].items()
             if not kinds or kind in kinds
         )
-        return [self._queued[work_id] for _, work_id in sorted(found)]
+        return [self._queued[work_id] for _, work_id in sorted(entry for entry in found if entry)]
+
+    def _oldest_of(
+        self, tenant_id: TenantId, line: list[tuple[int, WorkId]]
+    ) -> tuple[int, WorkId] | None:
+        queued = self._queued
+        return min(
+            (e for e in line if e[1] in queued and queued[e[1]].spec.tenant_id == tenant_id),
+            default=None,
+        )
 
     def depths(self) -> dict[Priority, Depth]:
         """Return how much waits of each class that has any."""

@@ -10,13 +10,14 @@ from beeyard_runtime.clock import Clock, SystemClock
 from beeyard_runtime.lifecycle import Stop, announce
 from beeyard_runtime.log import get_log
 from beeyard_runtime.security.dialing import Dialing, token_source
-from beeyard_runtime.security.protection import Protection
+from beeyard_runtime.security.protection import protect
 from beeyard_runtime.security.tls import read_tls
 from beeyard_runtime.telemetry import Telemetry, setup_telemetry
 
 from beeyard_gateway.cancelling import Cancellations
 from beeyard_gateway.config import GatewaySettings
 from beeyard_gateway.edge import Edge
+from beeyard_gateway.entrance import Entrance, passed_on
 from beeyard_gateway.event_stream import OpenStreams
 from beeyard_gateway.exchange import dump
 from beeyard_gateway.faults import Fault
@@ -59,7 +60,9 @@ class Gateway:
         self._settings = settings
         self._clock = clock
         tls = read_tls(settings, now_ms=clock.now().wall_ms)
-        dialing = Dialing(tls, token_source(settings.token, settings.token_file))
+        protection = protect(settings, tls, clock)
+        self._guard = protection.guard
+        dialing = Dialing(tls, passed_on(token_source(settings.token, settings.token_file)))
         self.link = QueenLink(settings.queen, telemetry, dialing)
         self.metrics = GatewayMetrics()
         self.streams = OpenStreams(clock)
@@ -69,15 +72,16 @@ class Gateway:
         self.rows = self._rows(telemetry)
         self.document = dump(document(self.rows, _version()))
         edge = Edge(
-            router_of(self.rows, Live(self._live).show),
+            router_of(self.rows, Live(self._live).show, Entrance(self._guard)),
             telemetry=telemetry,
             public_hosts=frozenset(one.lower() for one in settings.public_hosts),
+            is_closed=self._guard.is_closed,
         )
         self.server = HttpServer(
             edge,
             edge.overloaded,
             listen=settings.listen,
-            protection=Protection(tls),
+            protection=protection,
             connections_max=settings.connections_max,
             # What is left after the drain gets an answer, and a moment to read it.
             grace_ms=settings.drain_grace_ms + limits.DRAIN_DELIVERY_MS,
@@ -104,13 +108,14 @@ class Gateway:
         await self.server.start()
         _log.info("listening", address=self.server.address, queen=self._settings.queen)
         announce("gateway", self.server.address)
-        keeper = asyncio.create_task(self.streams.keep())
+        keepers = [asyncio.create_task(one.keep()) for one in (self.streams, self._guard)]
         try:
             await stop.wait()
             await self._drain()
         finally:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
             await self.server.stop()
             await self._cancellations.settled()
             await self.link.close()

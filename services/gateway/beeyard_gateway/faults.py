@@ -173,6 +173,8 @@ class Fault(Exception):
                 (b"retry-after-ms", backoff),
                 (b"x-backoff-ms", backoff),
             ]
+        if self.status is HTTPStatus.UNAUTHORIZED:
+            headers.append((b"www-authenticate", b'Bearer realm="beeyard"'))
         for name, fact in (
             (b"x-queue-position", "queue_position"),
             (b"x-queue-eta-ms", "queue_eta_ms"),

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 import uvicorn
 from beeyard_core import limits
 from beeyard_runtime.listening import allowed_address, bind_socket
-from beeyard_runtime.security.protection import UNPROTECTED, Protection
+from beeyard_runtime.security.protection import Protection, unprotected
 from beeyard_runtime.security.tls import Tls
 from starlette.types import ASGIApp
 from uvicorn._types import ASGI3Application
@@ -142,7 +142,7 @@ class HttpServer:
         listen: str,
         connections_max: int,
         grace_ms: int,
-        protection: Protection = UNPROTECTED,
+        protection: Protection | None = None,
     ) -> None:
         """Prepare to serve `app`; nothing is bound yet.
 
@@ -152,12 +152,12 @@ class HttpServer:
             listen: `host:port`; port 0 takes a free one.
             connections_max: Connections at once.
             grace_ms: How long running requests may go on after `stop`, milliseconds.
-            protection: With TLS it speaks HTTPS.
+            protection: With TLS it speaks HTTPS; None: what suits a machine of one's own.
         """
         # What uvicorn has to tell at this level is that it works; its faults are warnings and errors.
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         self._listen = listen
-        self._protection = protection
+        self._protection = protection = protection or unprotected()
         http = functools.partial(
             BoundedHttp, connections_max=connections_max, overloaded=overloaded
         )

@@ -9,6 +9,7 @@ from typing import Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from beeyard_gateway.entrance import SUBPROTOCOL
 from beeyard_gateway.faults import Fault, invalid
 from beeyard_gateway.live_feed import TOPICS, LiveFeed, LiveView
 
@@ -29,12 +30,12 @@ class Live:
         try:
             view = self._feed.open(_topics_of(socket))
         except Fault as fault:
-            await socket.accept()
+            await _accept(socket)
             code = _TRY_AGAIN_LATER if fault.is_retriable else _POLICY_VIOLATION
             await socket.close(code, fault.message)
             return
         try:
-            await socket.accept()
+            await _accept(socket)
             sending = asyncio.create_task(_send(socket, view))
             reading = asyncio.create_task(_read_away(socket))
             try:
@@ -47,6 +48,11 @@ class Live:
             await self._feed.leave(view)
         if socket.client_state is WebSocketState.CONNECTED:
             await socket.close(_GOING_AWAY, "the gateway is shutting down")
+
+
+async def _accept(socket: WebSocket) -> None:
+    offered = socket.scope.get("subprotocols", ())
+    await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
 
 
 async def _send(socket: WebSocket, view: LiveView) -> None:

@@ -8,6 +8,7 @@ oldest, and sees the gap in their numbers. Nobody watches: nothing is read.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any, Final
 
 import grpc
@@ -86,9 +87,10 @@ class LiveFeed:
             view.put(topic, text)
         self._views.add(view)
         if not self._readers:
+            # In a context of their own: they read for everybody, not as the caller who came first.
             self._readers = [
-                asyncio.create_task(self._again_and_again(self._read_fleet)),
-                asyncio.create_task(self._again_and_again(self._read_decisions)),
+                asyncio.create_task(self._again_and_again(read), context=Context())
+                for read in (self._read_fleet, self._read_decisions)
             ]
         return view
 

@@ -10,8 +10,10 @@ from starlette.routing import Route, Router, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from beeyard_gateway.entrance import Entrance
 from beeyard_gateway.exchange import Exchange
 
+LIVE: Final = "/v2/live"
 Answer = Callable[[Exchange], Awaitable[None]]
 Shape = type[BaseModel] | type[Message]
 Method = Literal["GET", "POST"]
@@ -69,14 +71,20 @@ class RouteRow:
     parameters: tuple[Parameter, ...] = ()
 
 
-def router_of(rows: Iterable[RouteRow], live: Callable[[WebSocket], Awaitable[None]]) -> Router:
-    """Return the router over all rows, and the live view's WebSocket."""
-    routes: list[Route | WebSocketRoute] = [WebSocketRoute("/v2/live", live)]
+def router_of(
+    rows: Iterable[RouteRow], live: Callable[[WebSocket], Awaitable[None]], entrance: Entrance
+) -> Router:
+    """Return the router over all rows, and the live view's WebSocket, each behind the entrance."""
+
+    async def live_within(socket: WebSocket) -> None:
+        await entrance.enter_socket(socket, f"GET {LIVE}", live)
+
+    routes: list[Route | WebSocketRoute] = [WebSocketRoute(LIVE, live_within)]
     by_path: dict[str, dict[str, Answer]] = {}
     for row in rows:
         by_path.setdefault(row.path, {})[row.method] = row.answer
     routes += [
-        Route(path, _Endpoint(path, answers), methods=list(answers))
+        Route(path, _Endpoint(path, answers, entrance), methods=list(answers))
         for path, answers in by_path.items()
     ]
     return Router(routes, redirect_slashes=False)
@@ -85,12 +93,14 @@ def router_of(rows: Iterable[RouteRow], live: Callable[[WebSocket], Awaitable[No
 class _Endpoint:
     """A route's end as plain ASGI: nothing of the framework between it and the socket."""
 
-    def __init__(self, path: str, answers: dict[str, Answer]) -> None:
+    def __init__(self, path: str, answers: dict[str, Answer], entrance: Entrance) -> None:
         self._path = path
+        self._entrance = entrance
         self._answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope["exchange"]
         exchange.route = self._path
         method = "GET" if exchange.method == "HEAD" else exchange.method
-        await self._answers[method](exchange)
+        answer = self._answers[method]
+        await self._entrance.enter(exchange, f"{method} {self._path}", lambda: answer(exchange))

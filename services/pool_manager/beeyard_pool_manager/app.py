@@ -17,7 +17,7 @@ from beeyard_runtime.metrics_server import MetricsServer
 from beeyard_runtime.rpc_channel import open_channel
 from beeyard_runtime.rpc_server import RpcServer
 from beeyard_runtime.security.dialing import Dialing, TokenSource, token_source
-from beeyard_runtime.security.protection import Protection
+from beeyard_runtime.security.protection import Protection, protect
 from beeyard_runtime.security.tls import NO_TLS, Tls, read_tls
 from beeyard_runtime.telemetry import setup_telemetry
 
@@ -47,6 +47,7 @@ class _Parts:
     clock: Clock
     tls: Tls
     token: TokenSource | None
+    protection: Protection
     changes: Changes
     inventory: InventoryReader
     catalogue: Catalogue
@@ -120,6 +121,7 @@ def _assemble(settings: PoolManagerSettings, incarnation: str) -> _Parts:
         clock=clock,
         tls=tls,
         token=token,
+        protection=protect(settings, tls, clock, own_token=token, pool_id=settings.pool_id),
         changes=changes,
         inventory=inventory,
         catalogue=catalogue,
@@ -141,7 +143,7 @@ async def _serve(
         listen=settings.listen,
         admin_listen=settings.admin_listen,
         telemetry=telemetry,
-        protection=Protection(parts.tls),
+        protection=parts.protection,
     )
     identity = HostIdentity(
         pool_id=settings.pool_id,

@@ -28,7 +28,7 @@ from beeyard_runtime.log import get_log
 from beeyard_runtime.metrics import Figures
 from beeyard_runtime.metrics_server import MetricsServer
 from beeyard_runtime.rpc_server import RpcServer
-from beeyard_runtime.security.protection import Protection
+from beeyard_runtime.security.protection import protect
 from beeyard_runtime.security.tls import read_tls
 from beeyard_runtime.telemetry import Telemetry, setup_telemetry
 
@@ -41,6 +41,7 @@ from beeyard_queen.egress.relay import Relay
 from beeyard_queen.gauges import Gauges, LoopFigures
 from beeyard_queen.ingress.fleet_service import FleetServicer
 from beeyard_queen.ingress.following import Following
+from beeyard_queen.ingress.identity import home_in
 from beeyard_queen.ingress.inference_service import InferenceServicer
 from beeyard_queen.ingress.lease_service import LeaseServicer
 from beeyard_queen.ingress.policy_service import PolicyServicer
@@ -220,7 +221,12 @@ class Queen:
             listen=settings.listen,
             admin_listen=settings.admin_listen,
             telemetry=traces.telemetry,
-            protection=Protection(read_tls(settings, now_ms=clock.now().wall_ms)),
+            protection=protect(
+                settings,
+                read_tls(settings, now_ms=clock.now().wall_ms),
+                clock,
+                audit=settings.audit_file(),
+            ),
         )
         self._register()
 
@@ -234,8 +240,9 @@ class Queen:
             post=self.loop.post,
             stale_writes=lambda: self._relay.stale_epoch_writes_count,
         )
-        workers = WorkerServicer(self._links, self._relay, self.loop.post)
-        pools = PoolServicer(self._hosts, self._clock, self.loop.post)
+        home_of = home_in(self._state)
+        workers = WorkerServicer(self._links, self._relay, self.loop.post, home_of)
+        pools = PoolServicer(self._hosts, self._clock, self.loop.post, home_of)
         register = self.server.register
         register(
             inference_service_pb2_grpc.add_InferenceServiceServicer_to_server,

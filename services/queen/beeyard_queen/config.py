@@ -31,6 +31,8 @@ class QueenSettings(ServiceSettings):
         store: The SQLite file; made if it is not there.
         decision_journal: A folder for the decision journal, which `beeyard policy replay` repeats; `auto`: beside the
             store; `off`: none.
+        audit_log: A file for the audit trail, a JSON object for each change that an operator makes; `auto`: beside the
+            store; `off`: in the log only.
         default_model: What a job without a model gets; empty: the only model there is.
         keep: A model that should always have a worker, as MODEL or MODEL=N for N of them; may be repeated.
         scales: A TOML file that says how many workers each model should have at least and at most, and how long an idle
@@ -72,6 +74,7 @@ class QueenSettings(ServiceSettings):
     metrics_listen: str = "127.0.0.1:0"
     store: Path = Path("beeyard.sqlite")
     decision_journal: Annotated[str, Field(min_length=1)] = "auto"
+    audit_log: Annotated[str, Field(min_length=1)] = "auto"
     default_model: str = Field(default="", max_length=limits.ID_BYTES_MAX)
     keep: list[str] = Field(default_factory=list)
     start_on_demand: bool = True
@@ -200,6 +203,16 @@ class QueenSettings(ServiceSettings):
             residence_ms=round(self.residence_s * 1_000),
             eviction=Eviction(self.eviction),
         )
+
+    def audit_file(self) -> Path | None:
+        """Return where the audit trail lies; None: there is none."""
+        match self.audit_log:
+            case "off":
+                return None
+            case "auto":
+                return self.store.with_name(self.store.name + ".audit.jsonl")
+            case file:
+                return Path(file)
 
 
 def read_settings(arguments: Sequence[str]) -> QueenSettings:

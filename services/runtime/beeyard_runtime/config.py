@@ -43,6 +43,7 @@ class ServiceSettings(BaseSettings):
         tls_ca: Certificates of the authorities whose signatures this process believes, as PEM; none: it dials without
             TLS.
         tls_client_certs: Whether callers must show a certificate that tls_ca signed.
+        tokens: The file of the tokens that callers show, made by `beeyard tokens`; none: callers are not told apart.
     """
 
     model_config = SettingsConfigDict(extra="forbid", hide_input_in_errors=True)
@@ -54,6 +55,7 @@ class ServiceSettings(BaseSettings):
     tls_key: Path | None = None
     tls_ca: Path | None = None
     tls_client_certs: Literal["ignored", "required"] = "ignored"
+    tokens: Path | None = None
 
     @classmethod
     def settings_customise_sources(

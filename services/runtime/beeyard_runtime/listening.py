@@ -18,9 +18,9 @@ def allowed_address(listen: str, *, is_protected: bool) -> tuple[str, int]:
         ListenFailed: It is malformed, or not loopback and not protected.
     """
     host, port = _parts_of(listen)
-    if is_protected and host:
-        return host, port
-    if not is_loopback(host):
+    if is_protected and not host:
+        raise _malformed(listen)
+    if not (is_protected or is_loopback(host)):
         raise ListenFailed(
             f"refusing to listen on {listen}: without TLS and tokens only loopback addresses are allowed (127.0.0.1, "
             "[::1] or localhost); set tls_cert, tls_key and tokens, which beeyard certs and beeyard tokens make"
@@ -46,8 +46,12 @@ def loopback_address(listen: str) -> tuple[str, int]:
 def _parts_of(listen: str) -> tuple[str, int]:
     host, colon, port = listen.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 0xFFFF:
-        raise ListenFailed(f"cannot listen on {listen!r}: write HOST:PORT, such as 127.0.0.1:7700")
+        raise _malformed(listen)
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _malformed(listen: str) -> ListenFailed:
+    return ListenFailed(f"cannot listen on {listen!r}: write HOST:PORT, such as 127.0.0.1:7700")
 
 
 def is_loopback(host: str) -> bool:

@@ -3,7 +3,8 @@
 A method is wrapped once, when its service is registered. The wrapper runs once a call; messages of a stream pass
 through no Python of ours except where they are decoded.
 
-Order: the span begins, the request is decoded, the servicer runs, what it raised is turned into a status. A unary
+Order: the span begins, the caller passes the guard, the request is decoded, the servicer runs, what it raised is turned
+into a status. A unary
 request is decoded here and not by grpc, whose answer to malformed bytes is UNKNOWN with the name of a Python class.
 """
 
@@ -24,6 +25,8 @@ from beeyard_runtime import semconv
 from beeyard_runtime.call_meter import CallMeter
 from beeyard_runtime.log import get_log
 from beeyard_runtime.rpc_errors import CODES, STATUS_DETAILS_KEY, RpcRefusal, refuse, to_status
+from beeyard_runtime.rpc_gate import Gate, gate_of
+from beeyard_runtime.security.guard import Guard
 from beeyard_runtime.telemetry import Telemetry
 
 Method: TypeAlias = "grpc.RpcMethodHandler[object, object]"
@@ -49,7 +52,11 @@ _log = get_log("rpc")
 
 
 def wrap_method(
-    path: str, method: Method, telemetry: Telemetry, meter: CallMeter | None = None
+    path: str,
+    method: Method,
+    telemetry: Telemetry,
+    meter: CallMeter | None = None,
+    guard: Guard | None = None,
 ) -> Method:
     """Return `method` with everything round it that every method has.
 
@@ -58,6 +65,7 @@ def wrap_method(
         method: As generated code made it.
         telemetry: Where its spans go.
         meter: Counts its calls; None: nobody does.
+        guard: Who lets them in; None: everybody is let in.
     """
     name = path.lstrip("/")
     decode = cast("Decode", method.request_deserializer)
@@ -73,6 +81,10 @@ def wrap_method(
     make = _MAKERS[method.request_streaming, method.response_streaming]
     is_stream = bool(method.request_streaming or method.response_streaming)
     tally = _Tally(meter or CallMeter(), is_stream=is_stream)
+    gate = gate_of(name, guard, is_stream=is_stream)
+    if gate is not None:
+        # The gate decodes what comes whole, after it has let its caller in.
+        answer, decode_once = _through(gate, answer, decode_once), None
     return make(
         _guarded(name, answer, decode_once, telemetry, tally),
         request_deserializer=decode_each,
@@ -86,6 +98,13 @@ _MAKERS: dict[tuple[bool, bool], Callable[..., Method]] = {
     (True, False): grpc.stream_unary_rpc_method_handler,
     (True, True): grpc.stream_stream_rpc_method_handler,
 }
+
+
+def _through(gate: Gate, answer: Answer, decode: Decode | None) -> Answer:
+    async def answer_through(raw: object, context: Context) -> object:
+        return await gate(raw, context, decode, answer)
+
+    return answer_through
 
 
 def _refusing(decode: Decode) -> Decode:

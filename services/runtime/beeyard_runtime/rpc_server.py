@@ -22,7 +22,7 @@ from beeyard_runtime.listening import allowed_address, bind_socket
 from beeyard_runtime.log import get_log
 from beeyard_runtime.reflection import add_reflection
 from beeyard_runtime.rpc_methods import Method, wrap_method
-from beeyard_runtime.security.protection import UNPROTECTED, Protection
+from beeyard_runtime.security.protection import Protection, unprotected
 from beeyard_runtime.telemetry import Telemetry
 
 __all__ = ["ListenFailed", "RpcServer"]
@@ -64,7 +64,7 @@ class RpcServer:
         listen: str,
         admin_listen: str | None = None,
         telemetry: Telemetry,
-        protection: Protection = UNPROTECTED,
+        protection: Protection | None = None,
     ) -> None:
         """Prepare a server; nothing is bound yet.
 
@@ -73,7 +73,7 @@ class RpcServer:
             listen: `host:port`; port 0 takes a free one.
             admin_listen: The same for channelz, health and reflection; None: no admin listener.
             telemetry: Where the server spans go.
-            protection: Of both listeners.
+            protection: Of both listeners; None: what suits a machine of one's own.
         """
         self._name = name
         self._listen = listen
@@ -81,6 +81,9 @@ class RpcServer:
         self._health = Health()
         self._is_held_back = False
         self._meter = CallMeter()
+        protection = protection or unprotected()
+        self._guard = protection.guard
+        self._keeper: asyncio.Task[None] | None = None
         self._main = _Listener(telemetry, protection, self._meter)
         self._admin = _Listener(telemetry, protection) if admin_listen is not None else None
         self.address = ""
@@ -122,6 +125,8 @@ class RpcServer:
             _, self.admin_address = self._admin.bind(self._admin_listen)
             await self._admin.server.start()
         await self._main.server.start()
+        if self._guard.is_closed:
+            self._keeper = asyncio.create_task(self._guard.keep())
         if not self._is_held_back:
             self._health.set_serving(serving=True)
         get_log("rpc").info(
@@ -141,6 +146,9 @@ class RpcServer:
     async def stop(self, grace_ms: int = limits.DRAIN_GRACE_MS) -> None:
         """Take no new calls, let running ones end for `grace_ms` milliseconds, then cancel them. Idempotent."""
         self._health.close()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
         servers = [self._main.server, *([self._admin.server] if self._admin else [])]
         await asyncio.gather(*(server.stop(max(grace_ms, 0) / 1_000) for server in servers))
 
@@ -178,8 +186,9 @@ class _Listener:
         """
         if service not in self.services:
             self.services.append(service)
+        guard = self._protection.guard
         wrapped = {
-            name: wrap_method(f"/{service}/{name}", method, self._telemetry, self._meter)
+            name: wrap_method(f"/{service}/{name}", method, self._telemetry, self._meter, guard)
             for name, method in methods.items()
         }
         self.server.add_generic_rpc_handlers(

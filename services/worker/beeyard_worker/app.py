@@ -23,7 +23,7 @@ from beeyard_runtime.metrics_server import MetricsServer
 from beeyard_runtime.rpc_channel import open_channel
 from beeyard_runtime.rpc_server import RpcServer
 from beeyard_runtime.security.dialing import Dialing, token_source
-from beeyard_runtime.security.protection import Protection
+from beeyard_runtime.security.protection import protect
 from beeyard_runtime.security.tls import read_tls
 from beeyard_runtime.telemetry import Telemetry, setup_telemetry
 
@@ -72,6 +72,9 @@ class Worker:
         self._clock = SystemClock()
         self._tls = read_tls(settings, now_ms=self._clock.now().wall_ms)
         self._token = token_source(settings.token, settings.token_file)
+        self._protection = protect(
+            settings, self._tls, self._clock, own_token=self._token, pool_id=settings.pool_id
+        )
         self._chance = random.Random()  # noqa: S311 - spreads load and seeds; keeps no secret
         self._engine: Engine = engine_from(settings, self._clock)
         self.status = WorkerStatus(
@@ -116,7 +119,7 @@ class Worker:
             listen=self._settings.listen,
             admin_listen=self._settings.admin_listen,
             telemetry=self._telemetry,
-            protection=Protection(self._tls),
+            protection=self._protection,
         )
         server.register(
             engine_service_pb2_grpc.add_EngineServiceServicer_to_server, self._engine_service()

@@ -18,6 +18,7 @@ from beeyard_core.job import Job, JobState
 from beeyard_core.refusal import Refusal
 from beeyard_runtime.clock import Clock
 from beeyard_runtime.rpc_errors import refuse
+from beeyard_runtime.security.callers import current
 from google.protobuf.message import Message
 
 from beeyard_queen.actor import Answers
@@ -89,12 +90,13 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         if not 0 <= request.from_token <= limits.MAX_TOKENS_LIMIT:
             message = f"from_token must be 0 to {limits.MAX_TOKENS_LIMIT}"
             raise refuse(Refusal.INVALID_REQUEST, message, field="from_token")
-        await self._following.watch(_job_id(request.job_id), request.from_token, context)
+        job_id = await self._own(request.job_id)
+        await self._following.watch(job_id, request.from_token, context)
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> job_pb2.Job:  # noqa: N802
         """Return one job."""
         refuse_unknown_fields(request)
-        return await self._wire_job(_job_id(request.job_id))
+        return await self._wire_job(await self._own(request.job_id))
 
     async def ListJobs(  # noqa: N802
         self, request: pb.ListJobsRequest, context: Context
@@ -118,7 +120,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> job_pb2.Job:  # noqa: N802
         """Cancel a job; return once that is durable."""
         refuse_unknown_fields(request)
-        job_id = _job_id(request.job_id)
+        job_id = await self._own(request.job_id)
         job = self._loop.state.jobs.get(job_id)
         if job is not None and not job.is_ended:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -135,7 +137,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     ) -> pb.JobExplanation:
         """Say why a job waits, or why it ran where it ran."""
         refuse_unknown_fields(request)
-        job_id = _job_id(request.job_id)
+        job_id = await self._own(request.job_id)
         wire = await self._wire_job(job_id)
         explanation = pb.JobExplanation(job=wire)
         job = self._loop.state.jobs.get(job_id) or await self._ended(job_id)
@@ -158,7 +160,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     ) -> pb.JobTimeline:
         """Return the phases of a job with their times."""
         refuse_unknown_fields(request)
-        job_id = _job_id(request.job_id)
+        job_id = await self._own(request.job_id)
         wire = await self._wire_job(job_id)
         job = self._loop.state.jobs.get(job_id) or await self._ended(job_id)
         return timeline_message(wire, self._submissions.traces.timelines.spans(job))
@@ -188,6 +190,20 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
                 excluded_by=exclusion.reason.value if exclusion else "",
                 detail=exclusion.detail if exclusion else "",
             )
+
+    async def _own(self, text: str) -> JobId:
+        """Return the job that a request names, if the caller may see it: what is another tenant's is not there.
+
+        Raises:
+            RpcRefusal: JOB_NOT_FOUND.
+        """
+        job_id, call = _job_id(text), current()
+        if call.tenant_id is None:
+            return job_id
+        job = self._loop.state.jobs.get(job_id) or await self._ended(job_id)
+        if not call.owns(job.spec.tenant_id):
+            raise _not_found()
+        return job_id
 
     async def _wire_job(self, job_id: JobId, *, position: int | None = None) -> job_pb2.Job:
         """Return a job from memory, or from the store.

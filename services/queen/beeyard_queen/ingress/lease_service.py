@@ -7,12 +7,22 @@ import grpc
 from beeyard.queen.v1 import lease_service_pb2 as pb
 from beeyard.queen.v1 import lease_service_pb2_grpc
 from beeyard_core import limits
-from beeyard_core.ids import Epoch, LeaseId, PoolId, WorkerId, WorkId, epoch_of, lease_id_of
-from beeyard_core.leasing import no_such_work
+from beeyard_core.ids import (
+    Epoch,
+    LeaseId,
+    PoolId,
+    TenantId,
+    WorkerId,
+    WorkId,
+    epoch_of,
+    lease_id_of,
+)
+from beeyard_core.leasing import no_such_lease, no_such_work
 from beeyard_core.refusal import Refusal
 from beeyard_core.work import Work
 from beeyard_core.work_admission import request_conflict
 from beeyard_core.work_ask import (
+    Claim,
     Completion,
     Denied,
     Failure,
@@ -29,6 +39,7 @@ from beeyard_core.work_ask import (
 )
 from beeyard_runtime.clock import Clock
 from beeyard_runtime.rpc_errors import RpcRefusal, refuse
+from beeyard_runtime.security.callers import current
 from google.protobuf.message import Message
 
 from beeyard_queen.ingress.overload import refuse_overload
@@ -126,6 +137,9 @@ class LeaseServicer(lease_service_pb2_grpc.LeaseServiceServicer):
         """Make sure that a piece of work does not run; what has ended stays as it is."""
         schema = check(WorkNameSchema, request)
         work_id = WorkId(schema.work_id)
+        if current().tenant_id is not None:
+            # Looked at before anything is done to it: what is another tenant's is not there.
+            await self._wire_work(work_id)
         if await self._looking.ended(work_id) is not None:
             return await self._wire_work(work_id)
         reason = f"cancelled: {schema.reason}" if schema.reason else "cancelled"
@@ -139,9 +153,15 @@ class LeaseServicer(lease_service_pb2_grpc.LeaseServiceServicer):
         """Lease the most urgent work that fits, or say when to ask again."""
         schema = check(LeaseSchema, request)
         self._refuse_crowd()
+        call = current()
+        pool_id = schema.pool_id or call.pool_id
+        if call.pool_id and pool_id != call.pool_id:
+            message = f"this token or certificate is of the pool {call.pool_id}"
+            raise refuse(Refusal.PERMISSION_DENIED, message, field="pool_id")
         wanted = LeaseWanted(
             holder=WorkerId(schema.worker_id),
-            pool_id=PoolId(schema.pool_id) if schema.pool_id else None,
+            pool_id=PoolId(pool_id) if pool_id else None,
+            tenant_id=TenantId(call.tenant_id) if call.tenant_id is not None else None,
             kinds=frozenset(schema.kinds),
             units_max=schema.capacity_units_max,
             work_id=WorkId(schema.work_id) if schema.work_id else None,
@@ -165,7 +185,7 @@ class LeaseServicer(lease_service_pb2_grpc.LeaseServiceServicer):
         self, request: pb.HeartbeatRequest, context: Context
     ) -> pb.HeartbeatResponse:
         """Let a lease live on."""
-        claim = check(ClaimSchema, request).claim
+        claim = self._own(check(ClaimSchema, request).claim)
         return pb.HeartbeatResponse(lease=await self._renewed(Heartbeat(claim)))
 
     async def ReportProgress(  # noqa: N802
@@ -173,12 +193,14 @@ class LeaseServicer(lease_service_pb2_grpc.LeaseServiceServicer):
     ) -> pb.ReportProgressResponse:
         """Take in how far the work is."""
         schema = check(ProgressSchema, request)
-        progress = Progress(schema.claim, schema.progress, schema.message, schema.measurements)
+        progress = Progress(
+            self._own(schema.claim), schema.progress, schema.message, schema.measurements
+        )
         return pb.ReportProgressResponse(lease=await self._renewed(progress))
 
     async def ReleaseLease(self, request: pb.ReleaseLeaseRequest, context: Context) -> pb.Work:  # noqa: N802
         """End a lease by its holder's word."""
-        claim = check(ClaimSchema, request).claim
+        claim = self._own(check(ClaimSchema, request).claim)
         outcome = request.WhichOneof("outcome")
         if outcome is None:
             message = "say how it ended: completed or failed"
@@ -242,6 +264,18 @@ class LeaseServicer(lease_service_pb2_grpc.LeaseServiceServicer):
                 metadata={"policy_label": "reject"},
             )
 
+    def _own(self, claim: Claim) -> Claim:
+        """Return a claim if the caller may speak of it: a lease for another tenant's work is not there.
+
+        Raises:
+            RpcRefusal: LEASE_NOT_FOUND.
+        """
+        yard, call = self._loop.state.work, current()
+        work_id = yard.last_leases.get(claim.lease_id)
+        if work_id is not None and not call.owns(yard.works[work_id].spec.tenant_id):
+            raise RpcRefusal(no_such_lease())
+        return claim
+
     async def _told(self, ask: WorkAsk) -> pb.Work:
         answer = await self._calls.ask(ask)
         assert isinstance(answer, Told), "this is answered with a piece of work"
@@ -255,7 +289,7 @@ class LeaseServicer(lease_service_pb2_grpc.LeaseServiceServicer):
     async def _wire_work(self, work_id: WorkId) -> pb.Work:
         """Return a piece of work with its result; its payload is for its holder only."""
         work: Work | None = await self._looking.find(work_id)
-        if work is None:
+        if work is None or not current().owns(work.spec.tenant_id):
             raise RpcRefusal(no_such_work())
         result = (await self._looking.bodies(work_id)).result if work.is_ended else b""
         return wire_work_of(work, self._clock.now(), result=result)

@@ -13,6 +13,7 @@ from beeyard_core.refusal import Refusal
 from beeyard_runtime.faults import StartFailed
 from beeyard_runtime.log import get_log
 from beeyard_runtime.rpc_errors import refuse
+from beeyard_runtime.security.callers import current
 from google.protobuf.message import Message
 
 from beeyard_queen.ingress.decision_wire import Wanted, wire_decision_of
@@ -66,7 +67,8 @@ class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
     ) -> pb.PolicyVersion:
         """Make a policy the one that decides."""
         refuse_unknown_fields(request)
-        return wire_version_of(await _tried(self._desk.deploy(deployment_of(request))))
+        deployment = deployment_of(request, known_author=current().caller.name)
+        return wire_version_of(await _tried(self._desk.deploy(deployment)))
 
     async def ListPolicyVersions(  # noqa: N802
         self, request: pb.ListPolicyVersionsRequest, context: Context

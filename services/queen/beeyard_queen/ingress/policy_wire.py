@@ -39,8 +39,8 @@ def source_of(
     return language, request.source.text
 
 
-def deployment_of(request: pb.DeployPolicyRequest) -> Deployment:
-    """Return what is to be deployed.
+def deployment_of(request: pb.DeployPolicyRequest, *, known_author: str = "") -> Deployment:
+    """Return what is to be deployed; whoever is known by a token is the author, whatever the request says.
 
     Raises:
         RpcRefusal: INVALID_REQUEST, with the field at fault.
@@ -51,7 +51,7 @@ def deployment_of(request: pb.DeployPolicyRequest) -> Deployment:
         language=language,
         text=text,
         name=_line("name", request.name, limits.POLICY_NAME_BYTES_MAX),
-        author=_line("author", request.author, limits.POLICY_AUTHOR_BYTES_MAX),
+        author=_line("author", known_author or request.author, limits.POLICY_AUTHOR_BYTES_MAX),
         note=_bounded("note", request.note, limits.POLICY_NOTE_BYTES_MAX),
         expected_active=expected if request.HasField("expected_active_version") else None,
     )

@@ -19,6 +19,7 @@ from beeyard_runtime.log import get_log
 from beeyard_runtime.rpc_errors import refuse
 
 from beeyard_queen.egress.hosts import HostLink, Hosts
+from beeyard_queen.ingress.identity import HomeOf, check_pool, keep_own_workers
 from beeyard_queen.ingress.opening import converse, first_message
 from beeyard_queen.ingress.pool_wire import pool_report_of
 
@@ -30,9 +31,19 @@ Context: TypeAlias = "grpc.aio.ServicerContext[pb.SynchronizeRequest, pb.Synchro
 class PoolServicer(pool_service_pb2_grpc.PoolServiceServicer):
     """Every host's stream."""
 
-    def __init__(self, hosts: Hosts, clock: Clock, post: Callable[[Event], None]) -> None:
-        """Serve pool managers; `post` hands an event to the writer loop."""
+    def __init__(
+        self, hosts: Hosts, clock: Clock, post: Callable[[Event], None], home_of: HomeOf
+    ) -> None:
+        """Serve pool managers.
+
+        Args:
+            hosts: Their links.
+            clock: The time.
+            post: Hands an event to the writer loop.
+            home_of: Knows the pools of workers.
+        """
         self._hosts = hosts
+        self._home_of = home_of
         self._clock = clock
         self._post = post
 
@@ -44,7 +55,9 @@ class PoolServicer(pool_service_pb2_grpc.PoolServiceServicer):
         first = await first_message(requests)
         if first is None:
             return
-        link = self._hosts.open(self._pool_id(first.snapshot))
+        pool_id = self._pool_id(first.snapshot)
+        check_pool(pool_id)
+        link = self._hosts.open(pool_id)
         _log.info("pool_connected", pool_id=link.pool_id)
         self._take(first.snapshot, is_first=True)
         try:
@@ -68,6 +81,7 @@ class PoolServicer(pool_service_pb2_grpc.PoolServiceServicer):
 
     def _take(self, snapshot: snapshot_pb2.HostSnapshot, *, is_first: bool) -> None:
         pool_id = PoolId(snapshot.pool_id)
+        keep_own_workers(snapshot, self._home_of)
         if pool_id in self._hosts.snapshots or len(self._hosts.snapshots) < limits.POOLS_MAX:
             self._hosts.snapshots[pool_id] = (snapshot, self._clock.now().wall_ms)
         self._post(PoolReported(pool_report_of(snapshot), is_first=is_first))

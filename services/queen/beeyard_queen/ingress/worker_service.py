@@ -25,6 +25,7 @@ from beeyard_runtime.rpc_errors import RpcRefusal, refuse
 
 from beeyard_queen.egress.links import Links, WorkerLink
 from beeyard_queen.egress.relay import Relay
+from beeyard_queen.ingress.identity import HomeOf, check_worker
 from beeyard_queen.ingress.opening import converse, first_message
 from beeyard_queen.ingress.worker_wire import check_hello, claims_of, report_of
 
@@ -44,14 +45,18 @@ class _Identity:
 class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
     """Every worker's stream."""
 
-    def __init__(self, links: Links, relay: Relay, post: Callable[[Event], None]) -> None:
+    def __init__(
+        self, links: Links, relay: Relay, post: Callable[[Event], None], home_of: HomeOf
+    ) -> None:
         """Serve workers.
 
         Args:
             links: Where orders for workers gather.
             relay: Takes what workers report.
             post: Hands an event to the writer loop.
+            home_of: Knows the pools of workers.
         """
+        self._home_of = home_of
         self._links = links
         self._relay = relay
         self._post = post
@@ -62,6 +67,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         """Serve one worker until its stream ends."""
         hello = await self._hello(request_iterator)
         worker_id = WorkerId(hello.status.worker_id)
+        check_worker(worker_id, hello.pool_id, self._home_of)
         link = self._links.open(worker_id)
         identity = _Identity(hello.pool_id, hello.address)
         log = _log.bind(worker_id=worker_id, session=link.session)

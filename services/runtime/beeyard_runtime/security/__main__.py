@@ -4,9 +4,9 @@ import datetime as dt
 import sys
 
 from beeyard_runtime.clock import SystemClock
-from beeyard_runtime.security import certs_command
+from beeyard_runtime.security import certs_command, tokens_command
 
-COMMANDS = {"certs": certs_command.main}
+COMMANDS = {"certs": certs_command.main, "tokens": tokens_command.main}
 
 
 def main(arguments: list[str]) -> int:

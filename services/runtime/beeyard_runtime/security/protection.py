@@ -1,24 +1,73 @@
 """What stands between a listener and the world: TLS, and whoever tells callers apart."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from beeyard_runtime.clock import Clock, SystemClock
+from beeyard_runtime.config import ServiceSettings
+from beeyard_runtime.log import get_log
+from beeyard_runtime.security.audit import AuditTrail
+from beeyard_runtime.security.dialing import TokenSource
+from beeyard_runtime.security.guard import Guard, Verifier
 from beeyard_runtime.security.tls import NO_TLS, Tls
+from beeyard_runtime.security.token_file import FileTokens, OwnToken
+
+_log = get_log("protection")
 
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """The protection of one listener.
+    """The protection of the listeners of one process.
 
     Attributes:
-        tls: What it shows.
+        guard: Whom they let in.
+        tls: What they show.
     """
 
+    guard: Guard
     tls: Tls = NO_TLS
 
     @property
     def is_complete(self) -> bool:
-        """Whether the listener may be reached from other machines."""
-        return False
+        """Whether they may be reached from other machines."""
+        return self.tls.own is not None and self.guard.is_closed
 
 
-UNPROTECTED = Protection()
+def unprotected() -> Protection:
+    """Return what suits a machine of one's own: no TLS, and everybody is everything."""
+    clock = SystemClock()
+    return Protection(Guard(None, clock, AuditTrail(None, clock)))
+
+
+def protect(
+    settings: ServiceSettings,
+    tls: Tls,
+    clock: Clock,
+    *,
+    own_token: TokenSource | None = None,
+    pool_id: str = "",
+    audit: Path | None = None,
+) -> Protection:
+    """Return the protection that the settings ask for.
+
+    Args:
+        settings: Of the service.
+        tls: What was read of them.
+        clock: The time.
+        own_token: What the service shows to others; without a tokens file, it takes the same.
+        pool_id: The host that it belongs to, with that token.
+        audit: Where the audit trail is kept; None: in the log only.
+
+    Raises:
+        StartFailed: A file cannot be used.
+    """
+    verifier: Verifier | None = None
+    if settings.tokens is not None:
+        verifier = FileTokens(settings.tokens, clock)
+    elif own_token is not None:
+        verifier = OwnToken(own_token, pool_id)
+    else:
+        _log.info("open_to_everybody", advice="set tokens to tell callers apart")
+    trail = AuditTrail(audit, clock)
+    trail.open()
+    return Protection(Guard(verifier, clock, trail), tls)

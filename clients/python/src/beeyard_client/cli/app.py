@@ -78,6 +78,7 @@ app.command("pool-manager", context_settings=services.PASS_ON, add_help_option=F
 app.command(context_settings=services.PASS_ON, add_help_option=False)(services.worker)
 app.command(context_settings=services.PASS_ON, add_help_option=False)(services.gateway)
 app.command(context_settings=services.PASS_ON, add_help_option=False)(services.certs)
+app.command(context_settings=services.PASS_ON, add_help_option=False)(services.tokens)
 app.command()(infer)
 app.add_typer(jobs, name="jobs")
 app.add_typer(policy, name="policy")

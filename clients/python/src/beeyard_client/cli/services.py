@@ -54,6 +54,11 @@ def certs(context: typer.Context) -> None:
     become("queen", _SECURITY, ["certs", *context.args])
 
 
+def tokens(context: typer.Context) -> None:
+    """Make, list and revoke tokens (try --help after it)."""
+    become("queen", _SECURITY, ["tokens", *context.args])
+
+
 def become(role: str, module: str, arguments: list[str]) -> NoReturn:
     """Go on as another program: `python -m module arguments`.
 
