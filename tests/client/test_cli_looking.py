@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from beeyard.queen.v1 import fleet_service_pb2 as fleet_pb
 from beeyard_client.cli import app
 from beeyard_client.cli.checks import Level, port_free, python_version
 from beeyard_client.cli.printing import plain, printable, size
@@ -53,6 +54,33 @@ async def test_jobs_watch_follows_from_a_token_on(queen: ScriptedQueen, address:
     queen.watch.append([say.tokens(2, " bee"), say.finished()])
     ended = await beeyard("jobs", "watch", say.JOB_ID, "--from", "2", queen=address)
     assert (ended.code, ended.stdout) == (0, " bee\n")
+
+
+async def test_models_are_scaled_and_shown_with_their_scales(
+    queen: ScriptedQueen, address: str
+) -> None:
+    shown = (await beeyard("models", "scales", queen=address)).stdout
+    assert all(word in shown for word in ("tiny", "1.5 s", "file"))
+    told = (await beeyard("models", "scales", "--json", queen=address)).json()
+    assert isinstance(told["model_scales"], list)
+    (one,) = told["model_scales"]
+    assert one["scale"] == {"min_workers": 1, "max_workers": None, "keep_warm_ms": 1_500}
+    command = ("models", "scale", "tiny", "--min", "1", "--max", "4", "--keep-warm", "0.5")
+    ended = await beeyard(*command, queen=address)
+    assert (ended.code, "run time" in ended.stdout) == (0, True)
+    assert queen.asked[-1] == fleet_pb.SetModelScaleRequest(
+        model="tiny", scale=fleet_pb.Scale(min_workers=1, max_workers=4, keep_warm_ms=500)
+    )
+    assert (await beeyard("models", "scale", "tiny", "--reset", queen=address)).code == 0
+    assert queen.asked[-1] == fleet_pb.SetModelScaleRequest(model="tiny")
+
+
+@pytest.mark.parametrize("said", [(), ("--reset", "--max", "2"), ("--min", "-1")])
+async def test_a_scale_that_says_nothing_or_too_much_is_a_wrong_use(
+    address: str, said: tuple[str, ...]
+) -> None:
+    ended = await beeyard("models", "scale", "tiny", *said, queen=address)
+    assert ended.code == 2
 
 
 async def test_tenants_are_shown_with_their_quotas(address: str) -> None:

@@ -16,6 +16,7 @@ from beeyard_queen.store.port import (
     StoreRefused,
     StoreUnavailable,
 )
+from beeyard_queen.store.scales import ScaleRow
 from beeyard_queen.store.sqlite import SqliteStore
 
 from tests.support.store_rows import ended_row, job_row, jobs_batch, tokens_row
@@ -334,6 +335,16 @@ async def test_models_are_remembered_in_the_order_in_which_they_came(store: Stor
     await store.commit(Batch(models=["gemma", "abel"]))
     await store.close()
     assert (await store.open()).models == ("zephyr", "gemma", "abel")
+
+
+async def test_what_was_said_of_a_models_workers_is_remembered_until_it_is_taken_back(
+    store: Store,
+) -> None:
+    whole, bare = ScaleRow("gemma", 1, 4, 60_000), ScaleRow("abel", 0, None, None)
+    await store.commit(Batch(scales={"gemma": ScaleRow("gemma", 9, 9, 9), "zephyr": whole}))
+    await store.commit(Batch(scales={"gemma": whole, "abel": bare, "zephyr": None, "none": None}))
+    await store.close()
+    assert (await store.open()).scales == (bare, whole)
 
 
 async def test_the_last_sequence_is_remembered_even_of_forgotten_jobs(store: Store) -> None:

@@ -167,6 +167,14 @@ class ScriptedQueen(inference_rpc.InferenceServiceServicer, fleet_rpc.FleetServi
         self.jobs: list[job_pb2.Job] = [a_job()]
         self.get_refusal: Refuse | None = None
         self.models = [fleet_pb.FleetModel(model="tiny", pool_ids=["pool-1"], workers_ready=1)]
+        self.scales = [
+            fleet_pb.ModelScale(
+                model="tiny",
+                scale=fleet_pb.Scale(min_workers=1, keep_warm_ms=1_500),
+                source=fleet_pb.SCALE_SOURCE_FILE,
+                workers_ready=2,
+            )
+        ]
         self.pools = [a_pool()]
         self.workers = [a_worker()]
         self.asked: list[Message] = []
@@ -275,6 +283,21 @@ class ScriptedQueen(inference_rpc.InferenceServiceServicer, fleet_rpc.FleetServi
             exceeded={"concurrent_jobs": 3},
         )
         return fleet_pb.ListTenantsResponse(tenants=[tenant], enforced=True)
+
+    async def ListModelScales(
+        self, request: fleet_pb.ListModelScalesRequest, context: Context
+    ) -> fleet_pb.ListModelScalesResponse:
+        self._note(request, context)
+        return fleet_pb.ListModelScalesResponse(model_scales=self.scales)
+
+    async def SetModelScale(
+        self, request: fleet_pb.SetModelScaleRequest, context: Context
+    ) -> fleet_pb.SetModelScaleResponse:
+        self._note(request, context)
+        now = fleet_pb.ModelScale(
+            model=request.model, scale=request.scale, source=fleet_pb.SCALE_SOURCE_RUN_TIME
+        )
+        return fleet_pb.SetModelScaleResponse(model_scale=now)
 
     async def ListModels(
         self, request: fleet_pb.ListModelsRequest, context: Context

@@ -59,6 +59,7 @@ from beeyard_queen.policy.sandbox import Sandbox
 from beeyard_queen.prompts import Prompts
 from beeyard_queen.store.port import JobReader, JobWriter, Restored, StoreRefused, StoreUnavailable
 from beeyard_queen.store.rows import job_of
+from beeyard_queen.store.scales import scales_of
 from beeyard_queen.store.sqlite import SqliteStore
 from beeyard_queen.store.tokens import frame_of
 from beeyard_queen.store.versions import PolicyVersions
@@ -133,6 +134,7 @@ async def _assemble(
         epoch=restored.epoch,
         sequence=restored.sequence,
         models=restored.models,
+        scales=scales_of(restored.scales),
         now=now,
     )
     works = [work_of(row, now) for row in restored.work]

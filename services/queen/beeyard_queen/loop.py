@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from beeyard_core import limits
-from beeyard_core.effect import Effect, SaveJob, SaveJobSoon, SaveWork
+from beeyard_core.effect import Effect, SaveJob, SaveJobSoon, SaveScale, SaveWork
 from beeyard_core.event import Event, Ticked
-from beeyard_core.ids import JobId, WorkId
+from beeyard_core.ids import JobId, ModelName, WorkId
 from beeyard_core.instant import Instant
 from beeyard_core.policy.schedule import is_due
 from beeyard_core.state import QueenState
@@ -27,6 +27,7 @@ from beeyard_runtime.clock import Clock
 from beeyard_runtime.log import get_log
 
 from beeyard_queen.store.port import Batch, JobWriter, StoreUnavailable
+from beeyard_queen.store.scales import scale_row_of
 
 _log = get_log("loop")
 _COMMIT_RETRY_MAX_MS: Final = 2_000
@@ -161,13 +162,14 @@ class WriterLoop:
         effects: list[Effect] = []
         urgent: set[JobId] = set()
         work: set[WorkId] = set()
+        scales: set[ModelName] = set()
         ticked = everything
         for _ in range(min(len(self._inbox.events), limits.BATCH_EVENTS_MAX)):
             event = self._inbox.events.popleft()
             ticked = ticked or isinstance(event, Ticked)
-            self._sort(step(self.state, event, self._clock.now()), urgent, work, effects)
+            self._sort(step(self.state, event, self._clock.now()), urgent, work, scales, effects)
             self.events_count += 1
-        self._sort(scheduler.decide(self._clock.now()), urgent, work, effects)
+        self._sort(scheduler.decide(self._clock.now()), urgent, work, scales, effects)
         if is_due(self.state, self._clock.now()):
             self.poke()  # a round was not enough for all that can be decided
         batch = Batch()
@@ -177,6 +179,8 @@ class WriterLoop:
             self._soon.clear()
         actor.fill(batch, urgent, everything=ticked)
         actor.fill_work(batch, work)
+        said = self.state.scales.by_model
+        batch.scales = {m: scale_row_of(m, said[m]) if m in said else None for m in scales}
         self._add_counters(batch)
         if not batch.is_empty and not await self._commit(batch, actor):
             return
@@ -188,6 +192,7 @@ class WriterLoop:
         made: list[Effect],
         urgent: set[JobId],
         work: set[WorkId],
+        scales: set[ModelName],
         effects: list[Effect],
     ) -> None:
         """Part what must be saved from what is to be done afterwards."""
@@ -199,6 +204,8 @@ class WriterLoop:
                     self._soon.add(job_id)
                 case SaveWork(work_id):
                     work.add(work_id)
+                case SaveScale(model):
+                    scales.add(model)
                 case _:
                     effects.append(effect)
 

@@ -59,6 +59,7 @@ from beeyard_client.policy import (
     Validation,
     WaitIntent,
 )
+from beeyard_client.scale import ModelScale, Scale
 from beeyard_client.simulation import (
     LatencySummary,
     SimulatedModel,
@@ -125,6 +126,7 @@ __all__ = [
     "LinkBrokenError",
     "Message",
     "Model",
+    "ModelScale",
     "Placement",
     "PolicyLanguage",
     "PolicyProblem",
@@ -142,6 +144,7 @@ __all__ = [
     "Quota",
     "RejectIntent",
     "Requirements",
+    "Scale",
     "SimulatedModel",
     "SimulatedPool",
     "SimulationGroup",

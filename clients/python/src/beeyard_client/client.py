@@ -27,6 +27,7 @@ from beeyard_client.job import (
 )
 from beeyard_client.policy_calls import PolicyCalls
 from beeyard_client.resume import Cursor, Patience
+from beeyard_client.scale import ModelScale, Scale
 from beeyard_client.stream import EventCall, JobStream
 from beeyard_client.tracing import Metadata, Untraced, start_trace
 from beeyard_client.work_calls import WorkCalls
@@ -227,6 +228,20 @@ class BeeyardClient(PolicyCalls, WorkCalls):
         """Return every model that some pool or worker offers, by name."""
         answer = await self._ask(self._fleet().ListModels, fleet_pb.ListModelsRequest())
         return tuple(fleet_wire.model(one) for one in answer.models)
+
+    async def model_scales(self, model: str = "") -> tuple[ModelScale, ...]:
+        """Return how many workers each model should have and has, by name; of one model only, if it is named."""
+        request = fleet_pb.ListModelScalesRequest(model=model)
+        answer = await self._ask(self._fleet().ListModelScales, request)
+        return tuple(fleet_wire.model_scale(one) for one in answer.model_scales)
+
+    async def scale_model(self, model: str, scale: Scale | None) -> ModelScale:
+        """Say how many workers of a model there should be from now on; None: what the queen's file says again."""
+        request = fleet_pb.SetModelScaleRequest(
+            model=model, scale=None if scale is None else fleet_wire.scale_of(scale)
+        )
+        answer = await self._ask(self._fleet().SetModelScale, request)
+        return fleet_wire.model_scale(answer.model_scale)
 
     async def tenants(self) -> tuple[Tenant, ...]:
         """Return tenants with what they may have and what they have now, by id."""

@@ -15,6 +15,7 @@ from beeyard_client.fleet import (
     Worker,
     WorkerState,
 )
+from beeyard_client.scale import ModelScale, Scale
 from beeyard_client.wire import moment
 
 
@@ -166,4 +167,32 @@ def _tenant(wire: fleet_service_pb2.Tenant, *, enforced: bool) -> Tenant:
         tokens_total=wire.tokens_total,
         requests_total=wire.requests_total,
         exceeded=dict(wire.exceeded),
+    )
+
+
+def scale_of(scale: Scale) -> fleet_service_pb2.Scale:
+    """Return a scale as the wire has it."""
+    return fleet_service_pb2.Scale(
+        min_workers=scale.min_workers,
+        max_workers=scale.max_workers,
+        keep_warm_ms=scale.keep_warm_ms,
+    )
+
+
+def model_scale(wire: fleet_service_pb2.ModelScale) -> ModelScale:
+    """Return what is wanted of one model."""
+    sources, said = fleet_service_pb2.ScaleSource, wire.scale
+    name = sources.Name(wire.source) if wire.source in sources.values() else ""
+    word = name.removeprefix("SCALE_SOURCE_")
+    return ModelScale(
+        model=wire.model,
+        scale=Scale(
+            min_workers=said.min_workers,
+            max_workers=said.max_workers if said.HasField("max_workers") else None,
+            keep_warm_ms=said.keep_warm_ms if said.HasField("keep_warm_ms") else None,
+        ),
+        source="" if word == "UNSPECIFIED" else word,
+        workers_ready=wire.workers_ready,
+        workers_starting=wire.workers_starting,
+        jobs_queued=wire.jobs_queued,
     )

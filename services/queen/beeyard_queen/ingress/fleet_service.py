@@ -13,7 +13,12 @@ from beeyard.queen.v1 import fleet_service_pb2 as pb
 from beeyard.queen.v1 import fleet_service_pb2_grpc
 from beeyard_core import limits
 from beeyard_core.effect import AnswerCall
-from beeyard_core.event import Event, WorkerStartRequested, WorkerStopRequested
+from beeyard_core.event import (
+    Event,
+    ModelScaleRequested,
+    WorkerStartRequested,
+    WorkerStopRequested,
+)
 from beeyard_core.ids import ModelName, PoolId, WorkerId
 from beeyard_core.refusal import Refusal
 from beeyard_core.state import QueenState
@@ -25,6 +30,7 @@ from beeyard_queen.actor import Answers
 from beeyard_queen.egress.hosts import Hosts
 from beeyard_queen.ingress.fleet_wire import models_of, pools_of, tenants_of, workers_of
 from beeyard_queen.ingress.request import refuse_unknown_fields
+from beeyard_queen.ingress.scale_wire import model_scales_of, scale_of
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Message, Message]"
 
@@ -165,6 +171,30 @@ class FleetServicer(fleet_service_pb2_grpc.FleetServiceServicer):
             ],
             enforced=self._state.settings.quotas.is_enforced,
         )
+
+    async def SetModelScale(  # noqa: N802
+        self, request: pb.SetModelScaleRequest, context: Context
+    ) -> pb.SetModelScaleResponse:
+        """Take over how many workers of a model there should be."""
+        refuse_unknown_fields(request)
+        if not request.model:
+            raise refuse(Refusal.INVALID_REQUEST, "model must not be empty", field="model")
+        model = ModelName(request.model)
+        scale = scale_of(request.scale) if request.HasField("scale") else None
+        await self._ask(
+            lambda call_id: ModelScaleRequested(call_id=call_id, model=model, scale=scale)
+        )
+        return pb.SetModelScaleResponse(model_scale=self._scales(model)[0])
+
+    async def ListModelScales(  # noqa: N802
+        self, request: pb.ListModelScalesRequest, context: Context
+    ) -> pb.ListModelScalesResponse:
+        """List what is wanted of each model."""
+        refuse_unknown_fields(request)
+        return pb.ListModelScalesResponse(model_scales=self._scales(ModelName(request.model)))
+
+    def _scales(self, model: ModelName) -> list[pb.ModelScale]:
+        return model_scales_of(self._state, models_of(self._state, self._hosts), model)
 
     async def _stop(self, worker_id: str, *, keep: bool) -> None:
         if not worker_id:

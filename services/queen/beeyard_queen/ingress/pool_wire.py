@@ -100,4 +100,5 @@ def _process_of(process: pb.WorkerProcess) -> ProcessReport:
         device=process.device,
         exited=process.HasField("exit_code") or process.state == engine_pb.WORKER_STATE_FAILED,
         failure=process.failure,
+        by_hand=process.by_hand,
     )

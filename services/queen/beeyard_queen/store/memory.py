@@ -21,6 +21,7 @@ from beeyard_queen.store.port import (
     StoreUnavailable,
     TokensRow,
 )
+from beeyard_queen.store.scales import ScaleRow
 
 
 class MemoryStore:
@@ -39,6 +40,7 @@ class MemoryStore:
         self._prompts: dict[str, bytes] = {}
         self._tokens: dict[str, dict[int, TokensRow]] = {}
         self._models: dict[str, None] = {}
+        self._scales: dict[str, ScaleRow] = {}
         self._epoch = 0
         self._sequence = 0
         self._is_open = False
@@ -66,6 +68,7 @@ class MemoryStore:
             models=tuple(self._models),
             work=self.work.unfinished(),
             work_sequence=self.work.sequence,
+            scales=tuple(row for _, row in sorted(self._scales.items())),
         )
 
     async def commit(self, batch: Batch) -> None:
@@ -85,6 +88,10 @@ class MemoryStore:
             if row.is_ended:
                 self._prompts.pop(row.job_id, None)
         self._models.update(dict.fromkeys(batch.models))
+        for model, scale in batch.scales.items():
+            self._scales.pop(model, None)
+            if scale is not None:
+                self._scales[model] = scale
         self._epoch = max(self._epoch, batch.epoch)
 
     async def forget(self, *, ended_before_ms: int) -> int:

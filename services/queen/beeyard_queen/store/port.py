@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from beeyard_queen.store.scales import ScaleRow
 from beeyard_queen.store.work import WorkRow
 
 
@@ -101,6 +102,7 @@ class Batch:
         epoch: The highest lease epoch given out so far; 0: unchanged.
         models: Models seen for the first time.
         work: Rows of heavy work to insert or replace, by work id.
+        scales: What is said of a model's workers at run time, by model; None: nothing any more.
     """
 
     jobs: dict[str, JobRow] = field(default_factory=dict)
@@ -109,18 +111,19 @@ class Batch:
     epoch: int = 0
     models: list[str] = field(default_factory=list)
     work: dict[str, WorkRow] = field(default_factory=dict)
+    scales: dict[str, ScaleRow | None] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to make durable."""
-        changes = (self.jobs, self.prompts, self.tokens, self.epoch, self.models, self.work)
-        return not any(changes)
+        rows = (self.jobs, self.prompts, self.tokens, self.models, self.work, self.scales)
+        return not (self.epoch or any(rows))
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
     """What a starting queen finds: jobs and heavy work that have not ended (each by sequence), the last epoch, the
-    models ever seen.
+    models ever seen, the scales that were said at run time.
     """
 
     jobs: tuple[JobRow, ...]
@@ -129,6 +132,7 @@ class Restored:
     models: tuple[str, ...]
     work: tuple[WorkRow, ...] = ()
     work_sequence: int = 0
+    scales: tuple[ScaleRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

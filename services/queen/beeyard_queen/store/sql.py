@@ -117,7 +117,17 @@ CREATE INDEX work_by_end ON work (ended_ms) WHERE is_ended = 1;
 INSERT INTO counters VALUES ('work_sequence', 0);
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
+# What operators said at run time of the workers of single models.
+_VERSION_4: Final = """
+CREATE TABLE model_scales (
+    model TEXT PRIMARY KEY,
+    min_workers INTEGER NOT NULL,
+    max_workers INTEGER,
+    keep_warm_ms INTEGER
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 
 #: In the order of the dataclass, which is also the order in which rows are read back.
 JOB_COLUMNS: Final = tuple(f.name for f in fields(JobRow))

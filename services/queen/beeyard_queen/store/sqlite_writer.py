@@ -12,6 +12,7 @@ from beeyard_runtime.log import get_log
 
 from beeyard_queen.store import sql
 from beeyard_queen.store.port import Batch, Restored, StoreRefused, StoreUnavailable
+from beeyard_queen.store.scales import all_scales, save_scales
 from beeyard_queen.store.sqlite_faults import refusal_of, store_faults
 from beeyard_queen.store.sqlite_file import open_writer
 from beeyard_queen.store.sqlite_prompts import wrap
@@ -67,6 +68,7 @@ class SqliteWriter:
                 models=tuple(model for (model,) in connection.execute(sql.MODELS)),
                 work=work,
                 work_sequence=work_sequence,
+                scales=all_scales(connection),
             )
         except apsw.Error as fault:
             raise refusal_of(fault, self._path) from fault
@@ -88,6 +90,7 @@ class SqliteWriter:
             _run_many(connection, sql.SAVE_TOKENS, list(map(_tokens_values, batch.tokens)))
             _run_many(connection, sql.ERASE_PROMPTS, [(row.sequence,) for row in ended])
             save_work(connection, list(batch.work.values()))
+            save_scales(connection, batch.scales)
             _run_many(connection, sql.SAVE_MODELS, [(model,) for model in batch.models])
             if batch.epoch:
                 connection.execute(sql.SAVE_EPOCH, (batch.epoch,))

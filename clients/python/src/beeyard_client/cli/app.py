@@ -9,10 +9,11 @@ import typer
 from beeyard_client.access import Access
 from beeyard_client.cli import services
 from beeyard_client.cli.doctor import doctor
-from beeyard_client.cli.fleet import fleet, models
+from beeyard_client.cli.fleet import fleet
 from beeyard_client.cli.infer import infer
 from beeyard_client.cli.jobs import jobs
 from beeyard_client.cli.lease import lease
+from beeyard_client.cli.models import models
 from beeyard_client.cli.policy import policy
 from beeyard_client.cli.printing import complain
 from beeyard_client.cli.session import USAGE, Target
@@ -84,7 +85,7 @@ app.add_typer(jobs, name="jobs")
 app.add_typer(policy, name="policy")
 app.add_typer(lease, name="lease")
 app.command()(fleet)
-app.command()(models)
+app.add_typer(models, name="models")
 app.command()(tenants)
 app.command()(top)
 app.command()(trace)

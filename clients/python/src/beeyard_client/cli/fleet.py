@@ -1,4 +1,4 @@
-"""`beeyard fleet` and `beeyard models`: what there is."""
+"""`beeyard fleet`: what there is."""
 
 import asyncio
 from typing import Annotated, Final
@@ -8,11 +8,11 @@ from rich.console import Group
 from rich.live import Live
 
 from beeyard_client import limits
-from beeyard_client.cli.printing import console, print_json, print_table, say, size, table
+from beeyard_client.cli.printing import console, print_json, size, table
 from beeyard_client.cli.session import OK, ask
 from beeyard_client.client import BeeyardClient
 from beeyard_client.errors import BeeyardError
-from beeyard_client.fleet import Device, Fleet, Model, Pool, Worker
+from beeyard_client.fleet import Device, Fleet, Pool, Worker
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of tables.")]
 _WATCH_INTERVAL_MS = 1_000
@@ -133,34 +133,4 @@ def worker_row(worker: Worker) -> tuple[object, ...]:
         f"{worker.slots_free} of {worker.slots_total}",
         f"{worker.tokens_per_s:.1f}" if worker.tokens_per_s else "-",
         fault,
-    )
-
-
-def models(context: typer.Context, *, as_json: AsJson = False) -> None:
-    """Show every model that can be asked for."""
-
-    async def command(client: BeeyardClient) -> int:
-        found = await client.models()
-        if as_json:
-            print_json({"models": found})
-        elif not found:
-            say("no models; start a pool manager with --model, or put GGUF files into its folder")
-        else:
-            columns = ("model", "workers", "starting", "jobs queued", "size", "quantization")
-            print_table("", (*columns, "context", "pools"), [_model_row(one) for one in found])
-        return OK
-
-    ask(context, command, as_json=as_json)
-
-
-def _model_row(model: Model) -> tuple[object, ...]:
-    return (
-        model.model,
-        model.workers_ready,
-        model.workers_starting,
-        model.jobs_queued,
-        size(model.size_bytes),
-        model.quantization or "-",
-        model.context_tokens or "-",
-        ", ".join(model.pool_ids) or "-",
     )

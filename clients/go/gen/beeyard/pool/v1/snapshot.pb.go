@@ -676,7 +676,9 @@ type WorkerProcess struct {
 	// When it was started.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// True if an earlier pool manager started it and this one took it over.
-	Adopted       bool `protobuf:"varint,15,opt,name=adopted,proto3" json:"adopted,omitempty"`
+	Adopted bool `protobuf:"varint,15,opt,name=adopted,proto3" json:"adopted,omitempty"`
+	// True if an operator started it here, through StartWorker: no queen stops it for being idle.
+	ByHand        bool `protobuf:"varint,16,opt,name=by_hand,json=byHand,proto3" json:"by_hand,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -816,6 +818,13 @@ func (x *WorkerProcess) GetAdopted() bool {
 	return false
 }
 
+func (x *WorkerProcess) GetByHand() bool {
+	if x != nil {
+		return x.ByHand
+	}
+	return false
+}
+
 var File_beeyard_pool_v1_snapshot_proto protoreflect.FileDescriptor
 
 const file_beeyard_pool_v1_snapshot_proto_rawDesc = "" +
@@ -880,7 +889,7 @@ const file_beeyard_pool_v1_snapshot_proto_rawDesc = "" +
 	"\x06engine\x18\x06 \x01(\tR\x06engine\x12%\n" +
 	"\x0erequired_bytes\x18\a \x01(\x03R\rrequiredBytes\x12\x14\n" +
 	"\x05fault\x18\b \x01(\tR\x05fault\x122\n" +
-	"\x15worker_context_tokens\x18\t \x01(\x05R\x13workerContextTokens\"\xfd\x03\n" +
+	"\x15worker_context_tokens\x18\t \x01(\x05R\x13workerContextTokens\"\x96\x04\n" +
 	"\rWorkerProcess\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x16\n" +
@@ -898,7 +907,8 @@ const file_beeyard_pool_v1_snapshot_proto_rawDesc = "" +
 	"\blog_tail\x18\r \x01(\tR\alogTail\x129\n" +
 	"\n" +
 	"start_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x18\n" +
-	"\aadopted\x18\x0f \x01(\bR\aadoptedB\f\n" +
+	"\aadopted\x18\x0f \x01(\bR\aadopted\x12\x17\n" +
+	"\aby_hand\x18\x10 \x01(\bR\x06byHandB\f\n" +
 	"\n" +
 	"_exit_code*S\n" +
 	"\n" +

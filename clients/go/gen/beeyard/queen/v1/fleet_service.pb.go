@@ -26,6 +26,414 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Where a scale was said.
+type ScaleSource int32
+
+const (
+	// Not said; the reader is newer than the writer.
+	ScaleSource_SCALE_SOURCE_UNSPECIFIED ScaleSource = 0
+	// Nowhere: what holds for every model that nothing is said of.
+	ScaleSource_SCALE_SOURCE_DEFAULT ScaleSource = 1
+	// In the queen's file of scales, or by --keep.
+	ScaleSource_SCALE_SOURCE_FILE ScaleSource = 2
+	// By SetModelScale.
+	ScaleSource_SCALE_SOURCE_RUN_TIME ScaleSource = 3
+)
+
+// Enum value maps for ScaleSource.
+var (
+	ScaleSource_name = map[int32]string{
+		0: "SCALE_SOURCE_UNSPECIFIED",
+		1: "SCALE_SOURCE_DEFAULT",
+		2: "SCALE_SOURCE_FILE",
+		3: "SCALE_SOURCE_RUN_TIME",
+	}
+	ScaleSource_value = map[string]int32{
+		"SCALE_SOURCE_UNSPECIFIED": 0,
+		"SCALE_SOURCE_DEFAULT":     1,
+		"SCALE_SOURCE_FILE":        2,
+		"SCALE_SOURCE_RUN_TIME":    3,
+	}
+)
+
+func (x ScaleSource) Enum() *ScaleSource {
+	p := new(ScaleSource)
+	*p = x
+	return p
+}
+
+func (x ScaleSource) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ScaleSource) Descriptor() protoreflect.EnumDescriptor {
+	return file_beeyard_queen_v1_fleet_service_proto_enumTypes[0].Descriptor()
+}
+
+func (ScaleSource) Type() protoreflect.EnumType {
+	return &file_beeyard_queen_v1_fleet_service_proto_enumTypes[0]
+}
+
+func (x ScaleSource) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ScaleSource.Descriptor instead.
+func (ScaleSource) EnumDescriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{0}
+}
+
+// How many workers of a model there should be.
+type Scale struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// So many are kept running, as far as there is room, 0 to 1024.
+	MinWorkers int32 `protobuf:"varint,1,opt,name=min_workers,json=minWorkers,proto3" json:"min_workers,omitempty"`
+	// There are never more, whoever asks for them, 1 to 1024 and not less than `min_workers`. Unset: operators and policies
+	// may ask for any number, and the queen by itself starts no second one for a model that is served.
+	MaxWorkers *int32 `protobuf:"varint,2,opt,name=max_workers,json=maxWorkers,proto3,oneof" json:"max_workers,omitempty"`
+	// A worker beyond `min_workers` is stopped once nobody used it for so long, in milliseconds, 0 to 30 days. Unset: it
+	// stays.
+	KeepWarmMs    *int64 `protobuf:"varint,3,opt,name=keep_warm_ms,json=keepWarmMs,proto3,oneof" json:"keep_warm_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Scale) Reset() {
+	*x = Scale{}
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Scale) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Scale) ProtoMessage() {}
+
+func (x *Scale) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Scale.ProtoReflect.Descriptor instead.
+func (*Scale) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Scale) GetMinWorkers() int32 {
+	if x != nil {
+		return x.MinWorkers
+	}
+	return 0
+}
+
+func (x *Scale) GetMaxWorkers() int32 {
+	if x != nil && x.MaxWorkers != nil {
+		return *x.MaxWorkers
+	}
+	return 0
+}
+
+func (x *Scale) GetKeepWarmMs() int64 {
+	if x != nil && x.KeepWarmMs != nil {
+		return *x.KeepWarmMs
+	}
+	return 0
+}
+
+// What is wanted of one model, and what there is.
+type ModelScale struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name that jobs use.
+	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// What is wanted.
+	Scale *Scale `protobuf:"bytes,2,opt,name=scale,proto3" json:"scale,omitempty"`
+	// Where that was said.
+	Source ScaleSource `protobuf:"varint,3,opt,name=source,proto3,enum=beeyard.queen.v1.ScaleSource" json:"source,omitempty"`
+	// Workers that hold the model.
+	WorkersReady int32 `protobuf:"varint,4,opt,name=workers_ready,json=workersReady,proto3" json:"workers_ready,omitempty"`
+	// Workers that load it.
+	WorkersStarting int32 `protobuf:"varint,5,opt,name=workers_starting,json=workersStarting,proto3" json:"workers_starting,omitempty"`
+	// Jobs that wait for it.
+	JobsQueued    int32 `protobuf:"varint,6,opt,name=jobs_queued,json=jobsQueued,proto3" json:"jobs_queued,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModelScale) Reset() {
+	*x = ModelScale{}
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModelScale) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModelScale) ProtoMessage() {}
+
+func (x *ModelScale) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModelScale.ProtoReflect.Descriptor instead.
+func (*ModelScale) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ModelScale) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *ModelScale) GetScale() *Scale {
+	if x != nil {
+		return x.Scale
+	}
+	return nil
+}
+
+func (x *ModelScale) GetSource() ScaleSource {
+	if x != nil {
+		return x.Source
+	}
+	return ScaleSource_SCALE_SOURCE_UNSPECIFIED
+}
+
+func (x *ModelScale) GetWorkersReady() int32 {
+	if x != nil {
+		return x.WorkersReady
+	}
+	return 0
+}
+
+func (x *ModelScale) GetWorkersStarting() int32 {
+	if x != nil {
+		return x.WorkersStarting
+	}
+	return 0
+}
+
+func (x *ModelScale) GetJobsQueued() int32 {
+	if x != nil {
+		return x.JobsQueued
+	}
+	return 0
+}
+
+// What is wanted of one model from now on.
+type SetModelScaleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name that jobs use; a pool or worker offered it at some time.
+	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// The whole scale: what is unset in it is not kept from before. Unset: nothing is said at run time any more, and the
+	// queen's file counts again.
+	Scale         *Scale `protobuf:"bytes,2,opt,name=scale,proto3" json:"scale,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetModelScaleRequest) Reset() {
+	*x = SetModelScaleRequest{}
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetModelScaleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetModelScaleRequest) ProtoMessage() {}
+
+func (x *SetModelScaleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetModelScaleRequest.ProtoReflect.Descriptor instead.
+func (*SetModelScaleRequest) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SetModelScaleRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *SetModelScaleRequest) GetScale() *Scale {
+	if x != nil {
+		return x.Scale
+	}
+	return nil
+}
+
+// What is wanted of the model now.
+type SetModelScaleResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As ListModelScales would tell it.
+	ModelScale    *ModelScale `protobuf:"bytes,1,opt,name=model_scale,json=modelScale,proto3" json:"model_scale,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetModelScaleResponse) Reset() {
+	*x = SetModelScaleResponse{}
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetModelScaleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetModelScaleResponse) ProtoMessage() {}
+
+func (x *SetModelScaleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetModelScaleResponse.ProtoReflect.Descriptor instead.
+func (*SetModelScaleResponse) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SetModelScaleResponse) GetModelScale() *ModelScale {
+	if x != nil {
+		return x.ModelScale
+	}
+	return nil
+}
+
+// Which models to list.
+type ListModelScalesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only this one. Empty: all.
+	Model         string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListModelScalesRequest) Reset() {
+	*x = ListModelScalesRequest{}
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListModelScalesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListModelScalesRequest) ProtoMessage() {}
+
+func (x *ListModelScalesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListModelScalesRequest.ProtoReflect.Descriptor instead.
+func (*ListModelScalesRequest) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ListModelScalesRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+// The scales.
+type ListModelScalesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By name.
+	ModelScales   []*ModelScale `protobuf:"bytes,1,rep,name=model_scales,json=modelScales,proto3" json:"model_scales,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListModelScalesResponse) Reset() {
+	*x = ListModelScalesResponse{}
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListModelScalesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListModelScalesResponse) ProtoMessage() {}
+
+func (x *ListModelScalesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListModelScalesResponse.ProtoReflect.Descriptor instead.
+func (*ListModelScalesResponse) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ListModelScalesResponse) GetModelScales() []*ModelScale {
+	if x != nil {
+		return x.ModelScales
+	}
+	return nil
+}
+
 // Which tenants to list.
 type ListTenantsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -37,7 +445,7 @@ type ListTenantsRequest struct {
 
 func (x *ListTenantsRequest) Reset() {
 	*x = ListTenantsRequest{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[0]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -49,7 +457,7 @@ func (x *ListTenantsRequest) String() string {
 func (*ListTenantsRequest) ProtoMessage() {}
 
 func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[0]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -62,7 +470,7 @@ func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
 func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{0}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListTenantsRequest) GetTenantId() string {
@@ -85,7 +493,7 @@ type ListTenantsResponse struct {
 
 func (x *ListTenantsResponse) Reset() {
 	*x = ListTenantsResponse{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[1]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -97,7 +505,7 @@ func (x *ListTenantsResponse) String() string {
 func (*ListTenantsResponse) ProtoMessage() {}
 
 func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[1]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -110,7 +518,7 @@ func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
 func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{1}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListTenantsResponse) GetTenants() []*Tenant {
@@ -148,7 +556,7 @@ type Quota struct {
 
 func (x *Quota) Reset() {
 	*x = Quota{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[2]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -160,7 +568,7 @@ func (x *Quota) String() string {
 func (*Quota) ProtoMessage() {}
 
 func (x *Quota) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[2]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -173,7 +581,7 @@ func (x *Quota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quota.ProtoReflect.Descriptor instead.
 func (*Quota) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{2}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Quota) GetConcurrentJobs() int64 {
@@ -243,7 +651,7 @@ type Tenant struct {
 
 func (x *Tenant) Reset() {
 	*x = Tenant{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[3]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -255,7 +663,7 @@ func (x *Tenant) String() string {
 func (*Tenant) ProtoMessage() {}
 
 func (x *Tenant) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[3]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -268,7 +676,7 @@ func (x *Tenant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tenant.ProtoReflect.Descriptor instead.
 func (*Tenant) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{3}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Tenant) GetTenantId() string {
@@ -336,7 +744,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[4]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -348,7 +756,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[4]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -361,7 +769,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{4}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{10}
 }
 
 // Every pool.
@@ -375,7 +783,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[5]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -387,7 +795,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[5]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -400,7 +808,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{5}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListPoolsResponse) GetPools() []*Pool {
@@ -423,7 +831,7 @@ type ListWorkersRequest struct {
 
 func (x *ListWorkersRequest) Reset() {
 	*x = ListWorkersRequest{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[6]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -435,7 +843,7 @@ func (x *ListWorkersRequest) String() string {
 func (*ListWorkersRequest) ProtoMessage() {}
 
 func (x *ListWorkersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[6]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -448,7 +856,7 @@ func (x *ListWorkersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkersRequest.ProtoReflect.Descriptor instead.
 func (*ListWorkersRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{6}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListWorkersRequest) GetPoolId() string {
@@ -476,7 +884,7 @@ type ListWorkersResponse struct {
 
 func (x *ListWorkersResponse) Reset() {
 	*x = ListWorkersResponse{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[7]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +896,7 @@ func (x *ListWorkersResponse) String() string {
 func (*ListWorkersResponse) ProtoMessage() {}
 
 func (x *ListWorkersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[7]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +909,7 @@ func (x *ListWorkersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkersResponse.ProtoReflect.Descriptor instead.
 func (*ListWorkersResponse) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{7}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListWorkersResponse) GetWorkers() []*Worker {
@@ -520,7 +928,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[8]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -532,7 +940,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[8]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -545,7 +953,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{8}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{14}
 }
 
 // The models.
@@ -559,7 +967,7 @@ type ListModelsResponse struct {
 
 func (x *ListModelsResponse) Reset() {
 	*x = ListModelsResponse{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[9]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -571,7 +979,7 @@ func (x *ListModelsResponse) String() string {
 func (*ListModelsResponse) ProtoMessage() {}
 
 func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[9]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -584,7 +992,7 @@ func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsResponse.ProtoReflect.Descriptor instead.
 func (*ListModelsResponse) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{9}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListModelsResponse) GetModels() []*FleetModel {
@@ -605,7 +1013,7 @@ type WatchFleetRequest struct {
 
 func (x *WatchFleetRequest) Reset() {
 	*x = WatchFleetRequest{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[10]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -617,7 +1025,7 @@ func (x *WatchFleetRequest) String() string {
 func (*WatchFleetRequest) ProtoMessage() {}
 
 func (x *WatchFleetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[10]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -630,7 +1038,7 @@ func (x *WatchFleetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchFleetRequest.ProtoReflect.Descriptor instead.
 func (*WatchFleetRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{10}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WatchFleetRequest) GetMinIntervalMs() int64 {
@@ -661,7 +1069,7 @@ type FleetSnapshot struct {
 
 func (x *FleetSnapshot) Reset() {
 	*x = FleetSnapshot{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[11]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -673,7 +1081,7 @@ func (x *FleetSnapshot) String() string {
 func (*FleetSnapshot) ProtoMessage() {}
 
 func (x *FleetSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[11]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -686,7 +1094,7 @@ func (x *FleetSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FleetSnapshot.ProtoReflect.Descriptor instead.
 func (*FleetSnapshot) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{11}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *FleetSnapshot) GetVersion() int64 {
@@ -748,7 +1156,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[12]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -760,7 +1168,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[12]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -773,7 +1181,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{12}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Pool) GetPoolId() string {
@@ -829,7 +1237,7 @@ type Worker struct {
 
 func (x *Worker) Reset() {
 	*x = Worker{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[13]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +1249,7 @@ func (x *Worker) String() string {
 func (*Worker) ProtoMessage() {}
 
 func (x *Worker) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[13]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +1262,7 @@ func (x *Worker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Worker.ProtoReflect.Descriptor instead.
 func (*Worker) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{13}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Worker) GetStatus() *v11.EngineStatus {
@@ -938,7 +1346,7 @@ type FleetModel struct {
 
 func (x *FleetModel) Reset() {
 	*x = FleetModel{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[14]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1358,7 @@ func (x *FleetModel) String() string {
 func (*FleetModel) ProtoMessage() {}
 
 func (x *FleetModel) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[14]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1371,7 @@ func (x *FleetModel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FleetModel.ProtoReflect.Descriptor instead.
 func (*FleetModel) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{14}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FleetModel) GetModel() string {
@@ -1037,7 +1445,7 @@ type StartWorkerRequest struct {
 
 func (x *StartWorkerRequest) Reset() {
 	*x = StartWorkerRequest{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[15]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1049,7 +1457,7 @@ func (x *StartWorkerRequest) String() string {
 func (*StartWorkerRequest) ProtoMessage() {}
 
 func (x *StartWorkerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[15]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1062,7 +1470,7 @@ func (x *StartWorkerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartWorkerRequest.ProtoReflect.Descriptor instead.
 func (*StartWorkerRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{15}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StartWorkerRequest) GetModel() string {
@@ -1099,7 +1507,7 @@ type StartWorkerResponse struct {
 
 func (x *StartWorkerResponse) Reset() {
 	*x = StartWorkerResponse{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[16]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1519,7 @@ func (x *StartWorkerResponse) String() string {
 func (*StartWorkerResponse) ProtoMessage() {}
 
 func (x *StartWorkerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[16]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +1532,7 @@ func (x *StartWorkerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartWorkerResponse.ProtoReflect.Descriptor instead.
 func (*StartWorkerResponse) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{16}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StartWorkerResponse) GetWorkerId() string {
@@ -1152,7 +1560,7 @@ type StopWorkerRequest struct {
 
 func (x *StopWorkerRequest) Reset() {
 	*x = StopWorkerRequest{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[17]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1164,7 +1572,7 @@ func (x *StopWorkerRequest) String() string {
 func (*StopWorkerRequest) ProtoMessage() {}
 
 func (x *StopWorkerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[17]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1177,7 +1585,7 @@ func (x *StopWorkerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopWorkerRequest.ProtoReflect.Descriptor instead.
 func (*StopWorkerRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{17}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StopWorkerRequest) GetWorkerId() string {
@@ -1196,7 +1604,7 @@ type StopWorkerResponse struct {
 
 func (x *StopWorkerResponse) Reset() {
 	*x = StopWorkerResponse{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[18]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +1616,7 @@ func (x *StopWorkerResponse) String() string {
 func (*StopWorkerResponse) ProtoMessage() {}
 
 func (x *StopWorkerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[18]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +1629,7 @@ func (x *StopWorkerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopWorkerResponse.ProtoReflect.Descriptor instead.
 func (*StopWorkerResponse) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{18}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{24}
 }
 
 // Which worker to drain.
@@ -1235,7 +1643,7 @@ type DrainWorkerRequest struct {
 
 func (x *DrainWorkerRequest) Reset() {
 	*x = DrainWorkerRequest{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[19]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1247,7 +1655,7 @@ func (x *DrainWorkerRequest) String() string {
 func (*DrainWorkerRequest) ProtoMessage() {}
 
 func (x *DrainWorkerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[19]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1260,7 +1668,7 @@ func (x *DrainWorkerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainWorkerRequest.ProtoReflect.Descriptor instead.
 func (*DrainWorkerRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{19}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DrainWorkerRequest) GetWorkerId() string {
@@ -1279,7 +1687,7 @@ type DrainWorkerResponse struct {
 
 func (x *DrainWorkerResponse) Reset() {
 	*x = DrainWorkerResponse{}
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[20]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1291,7 +1699,7 @@ func (x *DrainWorkerResponse) String() string {
 func (*DrainWorkerResponse) ProtoMessage() {}
 
 func (x *DrainWorkerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[20]
+	mi := &file_beeyard_queen_v1_fleet_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1304,14 +1712,42 @@ func (x *DrainWorkerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainWorkerResponse.ProtoReflect.Descriptor instead.
 func (*DrainWorkerResponse) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{20}
+	return file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP(), []int{26}
 }
 
 var File_beeyard_queen_v1_fleet_service_proto protoreflect.FileDescriptor
 
 const file_beeyard_queen_v1_fleet_service_proto_rawDesc = "" +
 	"\n" +
-	"$beeyard/queen/v1/fleet_service.proto\x12\x10beeyard.queen.v1\x1a\x1ebeeyard/pool/v1/snapshot.proto\x1a&beeyard/worker/v1/engine_service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"1\n" +
+	"$beeyard/queen/v1/fleet_service.proto\x12\x10beeyard.queen.v1\x1a\x1ebeeyard/pool/v1/snapshot.proto\x1a&beeyard/worker/v1/engine_service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x01\n" +
+	"\x05Scale\x12\x1f\n" +
+	"\vmin_workers\x18\x01 \x01(\x05R\n" +
+	"minWorkers\x12$\n" +
+	"\vmax_workers\x18\x02 \x01(\x05H\x00R\n" +
+	"maxWorkers\x88\x01\x01\x12%\n" +
+	"\fkeep_warm_ms\x18\x03 \x01(\x03H\x01R\n" +
+	"keepWarmMs\x88\x01\x01B\x0e\n" +
+	"\f_max_workersB\x0f\n" +
+	"\r_keep_warm_ms\"\xf9\x01\n" +
+	"\n" +
+	"ModelScale\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12-\n" +
+	"\x05scale\x18\x02 \x01(\v2\x17.beeyard.queen.v1.ScaleR\x05scale\x125\n" +
+	"\x06source\x18\x03 \x01(\x0e2\x1d.beeyard.queen.v1.ScaleSourceR\x06source\x12#\n" +
+	"\rworkers_ready\x18\x04 \x01(\x05R\fworkersReady\x12)\n" +
+	"\x10workers_starting\x18\x05 \x01(\x05R\x0fworkersStarting\x12\x1f\n" +
+	"\vjobs_queued\x18\x06 \x01(\x05R\n" +
+	"jobsQueued\"[\n" +
+	"\x14SetModelScaleRequest\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12-\n" +
+	"\x05scale\x18\x02 \x01(\v2\x17.beeyard.queen.v1.ScaleR\x05scale\"V\n" +
+	"\x15SetModelScaleResponse\x12=\n" +
+	"\vmodel_scale\x18\x01 \x01(\v2\x1c.beeyard.queen.v1.ModelScaleR\n" +
+	"modelScale\".\n" +
+	"\x16ListModelScalesRequest\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\"Z\n" +
+	"\x17ListModelScalesResponse\x12?\n" +
+	"\fmodel_scales\x18\x01 \x03(\v2\x1c.beeyard.queen.v1.ModelScaleR\vmodelScales\"1\n" +
 	"\x12ListTenantsRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\"e\n" +
 	"\x13ListTenantsResponse\x122\n" +
@@ -1406,7 +1842,12 @@ const file_beeyard_queen_v1_fleet_service_proto_rawDesc = "" +
 	"\x12StopWorkerResponse\"1\n" +
 	"\x12DrainWorkerRequest\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\"\x15\n" +
-	"\x13DrainWorkerResponse2\xdc\x05\n" +
+	"\x13DrainWorkerResponse*w\n" +
+	"\vScaleSource\x12\x1c\n" +
+	"\x18SCALE_SOURCE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14SCALE_SOURCE_DEFAULT\x10\x01\x12\x15\n" +
+	"\x11SCALE_SOURCE_FILE\x10\x02\x12\x19\n" +
+	"\x15SCALE_SOURCE_RUN_TIME\x10\x032\xa6\a\n" +
 	"\fFleetService\x12T\n" +
 	"\tListPools\x12\".beeyard.queen.v1.ListPoolsRequest\x1a#.beeyard.queen.v1.ListPoolsResponse\x12Z\n" +
 	"\vListWorkers\x12$.beeyard.queen.v1.ListWorkersRequest\x1a%.beeyard.queen.v1.ListWorkersResponse\x12W\n" +
@@ -1418,7 +1859,9 @@ const file_beeyard_queen_v1_fleet_service_proto_rawDesc = "" +
 	"\n" +
 	"StopWorker\x12#.beeyard.queen.v1.StopWorkerRequest\x1a$.beeyard.queen.v1.StopWorkerResponse\x12Z\n" +
 	"\vDrainWorker\x12$.beeyard.queen.v1.DrainWorkerRequest\x1a%.beeyard.queen.v1.DrainWorkerResponse\x12Z\n" +
-	"\vListTenants\x12$.beeyard.queen.v1.ListTenantsRequest\x1a%.beeyard.queen.v1.ListTenantsResponseBDZBgithub.com/beeyard/beeyard/clients/go/gen/beeyard/queen/v1;queenv1b\x06proto3"
+	"\vListTenants\x12$.beeyard.queen.v1.ListTenantsRequest\x1a%.beeyard.queen.v1.ListTenantsResponse\x12`\n" +
+	"\rSetModelScale\x12&.beeyard.queen.v1.SetModelScaleRequest\x1a'.beeyard.queen.v1.SetModelScaleResponse\x12f\n" +
+	"\x0fListModelScales\x12(.beeyard.queen.v1.ListModelScalesRequest\x1a).beeyard.queen.v1.ListModelScalesResponseBDZBgithub.com/beeyard/beeyard/clients/go/gen/beeyard/queen/v1;queenv1b\x06proto3"
 
 var (
 	file_beeyard_queen_v1_fleet_service_proto_rawDescOnce sync.Once
@@ -1432,67 +1875,84 @@ func file_beeyard_queen_v1_fleet_service_proto_rawDescGZIP() []byte {
 	return file_beeyard_queen_v1_fleet_service_proto_rawDescData
 }
 
-var file_beeyard_queen_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_beeyard_queen_v1_fleet_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_beeyard_queen_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_beeyard_queen_v1_fleet_service_proto_goTypes = []any{
-	(*ListTenantsRequest)(nil),    // 0: beeyard.queen.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),   // 1: beeyard.queen.v1.ListTenantsResponse
-	(*Quota)(nil),                 // 2: beeyard.queen.v1.Quota
-	(*Tenant)(nil),                // 3: beeyard.queen.v1.Tenant
-	(*ListPoolsRequest)(nil),      // 4: beeyard.queen.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 5: beeyard.queen.v1.ListPoolsResponse
-	(*ListWorkersRequest)(nil),    // 6: beeyard.queen.v1.ListWorkersRequest
-	(*ListWorkersResponse)(nil),   // 7: beeyard.queen.v1.ListWorkersResponse
-	(*ListModelsRequest)(nil),     // 8: beeyard.queen.v1.ListModelsRequest
-	(*ListModelsResponse)(nil),    // 9: beeyard.queen.v1.ListModelsResponse
-	(*WatchFleetRequest)(nil),     // 10: beeyard.queen.v1.WatchFleetRequest
-	(*FleetSnapshot)(nil),         // 11: beeyard.queen.v1.FleetSnapshot
-	(*Pool)(nil),                  // 12: beeyard.queen.v1.Pool
-	(*Worker)(nil),                // 13: beeyard.queen.v1.Worker
-	(*FleetModel)(nil),            // 14: beeyard.queen.v1.FleetModel
-	(*StartWorkerRequest)(nil),    // 15: beeyard.queen.v1.StartWorkerRequest
-	(*StartWorkerResponse)(nil),   // 16: beeyard.queen.v1.StartWorkerResponse
-	(*StopWorkerRequest)(nil),     // 17: beeyard.queen.v1.StopWorkerRequest
-	(*StopWorkerResponse)(nil),    // 18: beeyard.queen.v1.StopWorkerResponse
-	(*DrainWorkerRequest)(nil),    // 19: beeyard.queen.v1.DrainWorkerRequest
-	(*DrainWorkerResponse)(nil),   // 20: beeyard.queen.v1.DrainWorkerResponse
-	nil,                           // 21: beeyard.queen.v1.Tenant.ExceededEntry
-	(*v1.HostSnapshot)(nil),       // 22: beeyard.pool.v1.HostSnapshot
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
-	(*v11.EngineStatus)(nil),      // 24: beeyard.worker.v1.EngineStatus
+	(ScaleSource)(0),                // 0: beeyard.queen.v1.ScaleSource
+	(*Scale)(nil),                   // 1: beeyard.queen.v1.Scale
+	(*ModelScale)(nil),              // 2: beeyard.queen.v1.ModelScale
+	(*SetModelScaleRequest)(nil),    // 3: beeyard.queen.v1.SetModelScaleRequest
+	(*SetModelScaleResponse)(nil),   // 4: beeyard.queen.v1.SetModelScaleResponse
+	(*ListModelScalesRequest)(nil),  // 5: beeyard.queen.v1.ListModelScalesRequest
+	(*ListModelScalesResponse)(nil), // 6: beeyard.queen.v1.ListModelScalesResponse
+	(*ListTenantsRequest)(nil),      // 7: beeyard.queen.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),     // 8: beeyard.queen.v1.ListTenantsResponse
+	(*Quota)(nil),                   // 9: beeyard.queen.v1.Quota
+	(*Tenant)(nil),                  // 10: beeyard.queen.v1.Tenant
+	(*ListPoolsRequest)(nil),        // 11: beeyard.queen.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),       // 12: beeyard.queen.v1.ListPoolsResponse
+	(*ListWorkersRequest)(nil),      // 13: beeyard.queen.v1.ListWorkersRequest
+	(*ListWorkersResponse)(nil),     // 14: beeyard.queen.v1.ListWorkersResponse
+	(*ListModelsRequest)(nil),       // 15: beeyard.queen.v1.ListModelsRequest
+	(*ListModelsResponse)(nil),      // 16: beeyard.queen.v1.ListModelsResponse
+	(*WatchFleetRequest)(nil),       // 17: beeyard.queen.v1.WatchFleetRequest
+	(*FleetSnapshot)(nil),           // 18: beeyard.queen.v1.FleetSnapshot
+	(*Pool)(nil),                    // 19: beeyard.queen.v1.Pool
+	(*Worker)(nil),                  // 20: beeyard.queen.v1.Worker
+	(*FleetModel)(nil),              // 21: beeyard.queen.v1.FleetModel
+	(*StartWorkerRequest)(nil),      // 22: beeyard.queen.v1.StartWorkerRequest
+	(*StartWorkerResponse)(nil),     // 23: beeyard.queen.v1.StartWorkerResponse
+	(*StopWorkerRequest)(nil),       // 24: beeyard.queen.v1.StopWorkerRequest
+	(*StopWorkerResponse)(nil),      // 25: beeyard.queen.v1.StopWorkerResponse
+	(*DrainWorkerRequest)(nil),      // 26: beeyard.queen.v1.DrainWorkerRequest
+	(*DrainWorkerResponse)(nil),     // 27: beeyard.queen.v1.DrainWorkerResponse
+	nil,                             // 28: beeyard.queen.v1.Tenant.ExceededEntry
+	(*v1.HostSnapshot)(nil),         // 29: beeyard.pool.v1.HostSnapshot
+	(*timestamppb.Timestamp)(nil),   // 30: google.protobuf.Timestamp
+	(*v11.EngineStatus)(nil),        // 31: beeyard.worker.v1.EngineStatus
 }
 var file_beeyard_queen_v1_fleet_service_proto_depIdxs = []int32{
-	3,  // 0: beeyard.queen.v1.ListTenantsResponse.tenants:type_name -> beeyard.queen.v1.Tenant
-	2,  // 1: beeyard.queen.v1.Tenant.quota:type_name -> beeyard.queen.v1.Quota
-	21, // 2: beeyard.queen.v1.Tenant.exceeded:type_name -> beeyard.queen.v1.Tenant.ExceededEntry
-	12, // 3: beeyard.queen.v1.ListPoolsResponse.pools:type_name -> beeyard.queen.v1.Pool
-	13, // 4: beeyard.queen.v1.ListWorkersResponse.workers:type_name -> beeyard.queen.v1.Worker
-	14, // 5: beeyard.queen.v1.ListModelsResponse.models:type_name -> beeyard.queen.v1.FleetModel
-	12, // 6: beeyard.queen.v1.FleetSnapshot.pools:type_name -> beeyard.queen.v1.Pool
-	13, // 7: beeyard.queen.v1.FleetSnapshot.workers:type_name -> beeyard.queen.v1.Worker
-	22, // 8: beeyard.queen.v1.Pool.snapshot:type_name -> beeyard.pool.v1.HostSnapshot
-	23, // 9: beeyard.queen.v1.Pool.report_time:type_name -> google.protobuf.Timestamp
-	24, // 10: beeyard.queen.v1.Worker.status:type_name -> beeyard.worker.v1.EngineStatus
-	4,  // 11: beeyard.queen.v1.FleetService.ListPools:input_type -> beeyard.queen.v1.ListPoolsRequest
-	6,  // 12: beeyard.queen.v1.FleetService.ListWorkers:input_type -> beeyard.queen.v1.ListWorkersRequest
-	8,  // 13: beeyard.queen.v1.FleetService.ListModels:input_type -> beeyard.queen.v1.ListModelsRequest
-	10, // 14: beeyard.queen.v1.FleetService.WatchFleet:input_type -> beeyard.queen.v1.WatchFleetRequest
-	15, // 15: beeyard.queen.v1.FleetService.StartWorker:input_type -> beeyard.queen.v1.StartWorkerRequest
-	17, // 16: beeyard.queen.v1.FleetService.StopWorker:input_type -> beeyard.queen.v1.StopWorkerRequest
-	19, // 17: beeyard.queen.v1.FleetService.DrainWorker:input_type -> beeyard.queen.v1.DrainWorkerRequest
-	0,  // 18: beeyard.queen.v1.FleetService.ListTenants:input_type -> beeyard.queen.v1.ListTenantsRequest
-	5,  // 19: beeyard.queen.v1.FleetService.ListPools:output_type -> beeyard.queen.v1.ListPoolsResponse
-	7,  // 20: beeyard.queen.v1.FleetService.ListWorkers:output_type -> beeyard.queen.v1.ListWorkersResponse
-	9,  // 21: beeyard.queen.v1.FleetService.ListModels:output_type -> beeyard.queen.v1.ListModelsResponse
-	11, // 22: beeyard.queen.v1.FleetService.WatchFleet:output_type -> beeyard.queen.v1.FleetSnapshot
-	16, // 23: beeyard.queen.v1.FleetService.StartWorker:output_type -> beeyard.queen.v1.StartWorkerResponse
-	18, // 24: beeyard.queen.v1.FleetService.StopWorker:output_type -> beeyard.queen.v1.StopWorkerResponse
-	20, // 25: beeyard.queen.v1.FleetService.DrainWorker:output_type -> beeyard.queen.v1.DrainWorkerResponse
-	1,  // 26: beeyard.queen.v1.FleetService.ListTenants:output_type -> beeyard.queen.v1.ListTenantsResponse
-	19, // [19:27] is the sub-list for method output_type
-	11, // [11:19] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	1,  // 0: beeyard.queen.v1.ModelScale.scale:type_name -> beeyard.queen.v1.Scale
+	0,  // 1: beeyard.queen.v1.ModelScale.source:type_name -> beeyard.queen.v1.ScaleSource
+	1,  // 2: beeyard.queen.v1.SetModelScaleRequest.scale:type_name -> beeyard.queen.v1.Scale
+	2,  // 3: beeyard.queen.v1.SetModelScaleResponse.model_scale:type_name -> beeyard.queen.v1.ModelScale
+	2,  // 4: beeyard.queen.v1.ListModelScalesResponse.model_scales:type_name -> beeyard.queen.v1.ModelScale
+	10, // 5: beeyard.queen.v1.ListTenantsResponse.tenants:type_name -> beeyard.queen.v1.Tenant
+	9,  // 6: beeyard.queen.v1.Tenant.quota:type_name -> beeyard.queen.v1.Quota
+	28, // 7: beeyard.queen.v1.Tenant.exceeded:type_name -> beeyard.queen.v1.Tenant.ExceededEntry
+	19, // 8: beeyard.queen.v1.ListPoolsResponse.pools:type_name -> beeyard.queen.v1.Pool
+	20, // 9: beeyard.queen.v1.ListWorkersResponse.workers:type_name -> beeyard.queen.v1.Worker
+	21, // 10: beeyard.queen.v1.ListModelsResponse.models:type_name -> beeyard.queen.v1.FleetModel
+	19, // 11: beeyard.queen.v1.FleetSnapshot.pools:type_name -> beeyard.queen.v1.Pool
+	20, // 12: beeyard.queen.v1.FleetSnapshot.workers:type_name -> beeyard.queen.v1.Worker
+	29, // 13: beeyard.queen.v1.Pool.snapshot:type_name -> beeyard.pool.v1.HostSnapshot
+	30, // 14: beeyard.queen.v1.Pool.report_time:type_name -> google.protobuf.Timestamp
+	31, // 15: beeyard.queen.v1.Worker.status:type_name -> beeyard.worker.v1.EngineStatus
+	11, // 16: beeyard.queen.v1.FleetService.ListPools:input_type -> beeyard.queen.v1.ListPoolsRequest
+	13, // 17: beeyard.queen.v1.FleetService.ListWorkers:input_type -> beeyard.queen.v1.ListWorkersRequest
+	15, // 18: beeyard.queen.v1.FleetService.ListModels:input_type -> beeyard.queen.v1.ListModelsRequest
+	17, // 19: beeyard.queen.v1.FleetService.WatchFleet:input_type -> beeyard.queen.v1.WatchFleetRequest
+	22, // 20: beeyard.queen.v1.FleetService.StartWorker:input_type -> beeyard.queen.v1.StartWorkerRequest
+	24, // 21: beeyard.queen.v1.FleetService.StopWorker:input_type -> beeyard.queen.v1.StopWorkerRequest
+	26, // 22: beeyard.queen.v1.FleetService.DrainWorker:input_type -> beeyard.queen.v1.DrainWorkerRequest
+	7,  // 23: beeyard.queen.v1.FleetService.ListTenants:input_type -> beeyard.queen.v1.ListTenantsRequest
+	3,  // 24: beeyard.queen.v1.FleetService.SetModelScale:input_type -> beeyard.queen.v1.SetModelScaleRequest
+	5,  // 25: beeyard.queen.v1.FleetService.ListModelScales:input_type -> beeyard.queen.v1.ListModelScalesRequest
+	12, // 26: beeyard.queen.v1.FleetService.ListPools:output_type -> beeyard.queen.v1.ListPoolsResponse
+	14, // 27: beeyard.queen.v1.FleetService.ListWorkers:output_type -> beeyard.queen.v1.ListWorkersResponse
+	16, // 28: beeyard.queen.v1.FleetService.ListModels:output_type -> beeyard.queen.v1.ListModelsResponse
+	18, // 29: beeyard.queen.v1.FleetService.WatchFleet:output_type -> beeyard.queen.v1.FleetSnapshot
+	23, // 30: beeyard.queen.v1.FleetService.StartWorker:output_type -> beeyard.queen.v1.StartWorkerResponse
+	25, // 31: beeyard.queen.v1.FleetService.StopWorker:output_type -> beeyard.queen.v1.StopWorkerResponse
+	27, // 32: beeyard.queen.v1.FleetService.DrainWorker:output_type -> beeyard.queen.v1.DrainWorkerResponse
+	8,  // 33: beeyard.queen.v1.FleetService.ListTenants:output_type -> beeyard.queen.v1.ListTenantsResponse
+	4,  // 34: beeyard.queen.v1.FleetService.SetModelScale:output_type -> beeyard.queen.v1.SetModelScaleResponse
+	6,  // 35: beeyard.queen.v1.FleetService.ListModelScales:output_type -> beeyard.queen.v1.ListModelScalesResponse
+	26, // [26:36] is the sub-list for method output_type
+	16, // [16:26] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_beeyard_queen_v1_fleet_service_proto_init() }
@@ -1500,20 +1960,22 @@ func file_beeyard_queen_v1_fleet_service_proto_init() {
 	if File_beeyard_queen_v1_fleet_service_proto != nil {
 		return
 	}
-	file_beeyard_queen_v1_fleet_service_proto_msgTypes[2].OneofWrappers = []any{}
-	file_beeyard_queen_v1_fleet_service_proto_msgTypes[13].OneofWrappers = []any{}
+	file_beeyard_queen_v1_fleet_service_proto_msgTypes[0].OneofWrappers = []any{}
+	file_beeyard_queen_v1_fleet_service_proto_msgTypes[8].OneofWrappers = []any{}
+	file_beeyard_queen_v1_fleet_service_proto_msgTypes[19].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeyard_queen_v1_fleet_service_proto_rawDesc), len(file_beeyard_queen_v1_fleet_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   22,
+			NumEnums:      1,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_beeyard_queen_v1_fleet_service_proto_goTypes,
 		DependencyIndexes: file_beeyard_queen_v1_fleet_service_proto_depIdxs,
+		EnumInfos:         file_beeyard_queen_v1_fleet_service_proto_enumTypes,
 		MessageInfos:      file_beeyard_queen_v1_fleet_service_proto_msgTypes,
 	}.Build()
 	File_beeyard_queen_v1_fleet_service_proto = out.File

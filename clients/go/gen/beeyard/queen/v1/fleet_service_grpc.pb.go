@@ -21,14 +21,16 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	FleetService_ListPools_FullMethodName   = "/beeyard.queen.v1.FleetService/ListPools"
-	FleetService_ListWorkers_FullMethodName = "/beeyard.queen.v1.FleetService/ListWorkers"
-	FleetService_ListModels_FullMethodName  = "/beeyard.queen.v1.FleetService/ListModels"
-	FleetService_WatchFleet_FullMethodName  = "/beeyard.queen.v1.FleetService/WatchFleet"
-	FleetService_StartWorker_FullMethodName = "/beeyard.queen.v1.FleetService/StartWorker"
-	FleetService_StopWorker_FullMethodName  = "/beeyard.queen.v1.FleetService/StopWorker"
-	FleetService_DrainWorker_FullMethodName = "/beeyard.queen.v1.FleetService/DrainWorker"
-	FleetService_ListTenants_FullMethodName = "/beeyard.queen.v1.FleetService/ListTenants"
+	FleetService_ListPools_FullMethodName       = "/beeyard.queen.v1.FleetService/ListPools"
+	FleetService_ListWorkers_FullMethodName     = "/beeyard.queen.v1.FleetService/ListWorkers"
+	FleetService_ListModels_FullMethodName      = "/beeyard.queen.v1.FleetService/ListModels"
+	FleetService_WatchFleet_FullMethodName      = "/beeyard.queen.v1.FleetService/WatchFleet"
+	FleetService_StartWorker_FullMethodName     = "/beeyard.queen.v1.FleetService/StartWorker"
+	FleetService_StopWorker_FullMethodName      = "/beeyard.queen.v1.FleetService/StopWorker"
+	FleetService_DrainWorker_FullMethodName     = "/beeyard.queen.v1.FleetService/DrainWorker"
+	FleetService_ListTenants_FullMethodName     = "/beeyard.queen.v1.FleetService/ListTenants"
+	FleetService_SetModelScale_FullMethodName   = "/beeyard.queen.v1.FleetService/SetModelScale"
+	FleetService_ListModelScales_FullMethodName = "/beeyard.queen.v1.FleetService/ListModelScales"
 )
 
 // FleetServiceClient is the client API for FleetService service.
@@ -56,6 +58,12 @@ type FleetServiceClient interface {
 	// that the operator gave a quota of their own. Figures begin anew with each start of the queen, but for what is
 	// unfinished.
 	ListTenants(ctx context.Context, in *ListTenantsRequest, opts ...grpc.CallOption) (*ListTenantsResponse, error)
+	// Says how many workers of a model there should be, from now on and after a restart of the queen; it goes before the
+	// queen's file of scales. Returns when that is durable; workers are started and stopped afterwards. Idempotent.
+	// MODEL_NOT_FOUND: nobody ever offered the model.
+	SetModelScale(ctx context.Context, in *SetModelScaleRequest, opts ...grpc.CallOption) (*SetModelScaleResponse, error)
+	// Lists what is wanted of every model that was ever offered or has a scale, and the workers it has, by name.
+	ListModelScales(ctx context.Context, in *ListModelScalesRequest, opts ...grpc.CallOption) (*ListModelScalesResponse, error)
 }
 
 type fleetServiceClient struct {
@@ -155,6 +163,26 @@ func (c *fleetServiceClient) ListTenants(ctx context.Context, in *ListTenantsReq
 	return out, nil
 }
 
+func (c *fleetServiceClient) SetModelScale(ctx context.Context, in *SetModelScaleRequest, opts ...grpc.CallOption) (*SetModelScaleResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetModelScaleResponse)
+	err := c.cc.Invoke(ctx, FleetService_SetModelScale_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *fleetServiceClient) ListModelScales(ctx context.Context, in *ListModelScalesRequest, opts ...grpc.CallOption) (*ListModelScalesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListModelScalesResponse)
+	err := c.cc.Invoke(ctx, FleetService_ListModelScales_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // FleetServiceServer is the server API for FleetService service.
 // All implementations must embed UnimplementedFleetServiceServer
 // for forward compatibility.
@@ -180,6 +208,12 @@ type FleetServiceServer interface {
 	// that the operator gave a quota of their own. Figures begin anew with each start of the queen, but for what is
 	// unfinished.
 	ListTenants(context.Context, *ListTenantsRequest) (*ListTenantsResponse, error)
+	// Says how many workers of a model there should be, from now on and after a restart of the queen; it goes before the
+	// queen's file of scales. Returns when that is durable; workers are started and stopped afterwards. Idempotent.
+	// MODEL_NOT_FOUND: nobody ever offered the model.
+	SetModelScale(context.Context, *SetModelScaleRequest) (*SetModelScaleResponse, error)
+	// Lists what is wanted of every model that was ever offered or has a scale, and the workers it has, by name.
+	ListModelScales(context.Context, *ListModelScalesRequest) (*ListModelScalesResponse, error)
 	mustEmbedUnimplementedFleetServiceServer()
 }
 
@@ -213,6 +247,12 @@ func (UnimplementedFleetServiceServer) DrainWorker(context.Context, *DrainWorker
 }
 func (UnimplementedFleetServiceServer) ListTenants(context.Context, *ListTenantsRequest) (*ListTenantsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListTenants not implemented")
+}
+func (UnimplementedFleetServiceServer) SetModelScale(context.Context, *SetModelScaleRequest) (*SetModelScaleResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetModelScale not implemented")
+}
+func (UnimplementedFleetServiceServer) ListModelScales(context.Context, *ListModelScalesRequest) (*ListModelScalesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListModelScales not implemented")
 }
 func (UnimplementedFleetServiceServer) mustEmbedUnimplementedFleetServiceServer() {}
 func (UnimplementedFleetServiceServer) testEmbeddedByValue()                      {}
@@ -372,6 +412,42 @@ func _FleetService_ListTenants_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _FleetService_SetModelScale_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetModelScaleRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FleetServiceServer).SetModelScale(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FleetService_SetModelScale_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FleetServiceServer).SetModelScale(ctx, req.(*SetModelScaleRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FleetService_ListModelScales_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListModelScalesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FleetServiceServer).ListModelScales(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FleetService_ListModelScales_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FleetServiceServer).ListModelScales(ctx, req.(*ListModelScalesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // FleetService_ServiceDesc is the grpc.ServiceDesc for FleetService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -406,6 +482,14 @@ var FleetService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListTenants",
 			Handler:    _FleetService_ListTenants_Handler,
+		},
+		{
+			MethodName: "SetModelScale",
+			Handler:    _FleetService_SetModelScale_Handler,
+		},
+		{
+			MethodName: "ListModelScales",
+			Handler:    _FleetService_ListModelScales_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

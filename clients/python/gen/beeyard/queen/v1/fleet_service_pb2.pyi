@@ -10,6 +10,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +21,219 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ScaleSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScaleSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScaleSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCALE_SOURCE_UNSPECIFIED: _ScaleSource.ValueType  # 0
+    """Not said; the reader is newer than the writer."""
+    SCALE_SOURCE_DEFAULT: _ScaleSource.ValueType  # 1
+    """Nowhere: what holds for every model that nothing is said of."""
+    SCALE_SOURCE_FILE: _ScaleSource.ValueType  # 2
+    """In the queen's file of scales, or by --keep."""
+    SCALE_SOURCE_RUN_TIME: _ScaleSource.ValueType  # 3
+    """By SetModelScale."""
+
+class ScaleSource(_ScaleSource, metaclass=_ScaleSourceEnumTypeWrapper):
+    """Where a scale was said."""
+
+SCALE_SOURCE_UNSPECIFIED: ScaleSource.ValueType  # 0
+"""Not said; the reader is newer than the writer."""
+SCALE_SOURCE_DEFAULT: ScaleSource.ValueType  # 1
+"""Nowhere: what holds for every model that nothing is said of."""
+SCALE_SOURCE_FILE: ScaleSource.ValueType  # 2
+"""In the queen's file of scales, or by --keep."""
+SCALE_SOURCE_RUN_TIME: ScaleSource.ValueType  # 3
+"""By SetModelScale."""
+Global___ScaleSource: _TypeAlias = ScaleSource  # noqa: Y015
+
+@_typing.final
+class Scale(_message.Message):
+    """How many workers of a model there should be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_WORKERS_FIELD_NUMBER: _builtins.int
+    MAX_WORKERS_FIELD_NUMBER: _builtins.int
+    KEEP_WARM_MS_FIELD_NUMBER: _builtins.int
+    min_workers: _builtins.int
+    """So many are kept running, as far as there is room, 0 to 1024."""
+    max_workers: _builtins.int
+    """There are never more, whoever asks for them, 1 to 1024 and not less than `min_workers`. Unset: operators and policies
+    may ask for any number, and the queen by itself starts no second one for a model that is served.
+    """
+    keep_warm_ms: _builtins.int
+    """A worker beyond `min_workers` is stopped once nobody used it for so long, in milliseconds, 0 to 30 days. Unset: it
+    stays.
+    """
+    def __init__(
+        self,
+        *,
+        min_workers: _builtins.int = ...,
+        max_workers: _builtins.int | None = ...,
+        keep_warm_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_warm_ms", b"_keep_warm_ms", "_max_workers", b"_max_workers", "keep_warm_ms", b"keep_warm_ms", "max_workers", b"max_workers"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_warm_ms", b"_keep_warm_ms", "_max_workers", b"_max_workers", "keep_warm_ms", b"keep_warm_ms", "max_workers", b"max_workers", "min_workers", b"min_workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__keep_warm_ms: _TypeAlias = _typing.Literal["keep_warm_ms"]  # noqa: Y015
+    _WhichOneofArgType__keep_warm_ms: _TypeAlias = _typing.Literal["_keep_warm_ms", b"_keep_warm_ms"]  # noqa: Y015
+    _WhichOneofReturnType__max_workers: _TypeAlias = _typing.Literal["max_workers"]  # noqa: Y015
+    _WhichOneofArgType__max_workers: _TypeAlias = _typing.Literal["_max_workers", b"_max_workers"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_warm_ms) -> _WhichOneofReturnType__keep_warm_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_workers) -> _WhichOneofReturnType__max_workers | None: ...
+
+Global___Scale: _TypeAlias = Scale  # noqa: Y015
+
+@_typing.final
+class ModelScale(_message.Message):
+    """What is wanted of one model, and what there is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    WORKERS_READY_FIELD_NUMBER: _builtins.int
+    WORKERS_STARTING_FIELD_NUMBER: _builtins.int
+    JOBS_QUEUED_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The name that jobs use."""
+    source: Global___ScaleSource.ValueType
+    """Where that was said."""
+    workers_ready: _builtins.int
+    """Workers that hold the model."""
+    workers_starting: _builtins.int
+    """Workers that load it."""
+    jobs_queued: _builtins.int
+    """Jobs that wait for it."""
+    @_builtins.property
+    def scale(self) -> Global___Scale:
+        """What is wanted."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        scale: Global___Scale | None = ...,
+        source: Global___ScaleSource.ValueType = ...,
+        workers_ready: _builtins.int = ...,
+        workers_starting: _builtins.int = ...,
+        jobs_queued: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scale", b"scale"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs_queued", b"jobs_queued", "model", b"model", "scale", b"scale", "source", b"source", "workers_ready", b"workers_ready", "workers_starting", b"workers_starting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelScale: _TypeAlias = ModelScale  # noqa: Y015
+
+@_typing.final
+class SetModelScaleRequest(_message.Message):
+    """What is wanted of one model from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The name that jobs use; a pool or worker offered it at some time."""
+    @_builtins.property
+    def scale(self) -> Global___Scale:
+        """The whole scale: what is unset in it is not kept from before. Unset: nothing is said at run time any more, and the
+        queen's file counts again.
+        """
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        scale: Global___Scale | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scale", b"scale"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "scale", b"scale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetModelScaleRequest: _TypeAlias = SetModelScaleRequest  # noqa: Y015
+
+@_typing.final
+class SetModelScaleResponse(_message.Message):
+    """What is wanted of the model now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_SCALE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model_scale(self) -> Global___ModelScale:
+        """As ListModelScales would tell it."""
+
+    def __init__(
+        self,
+        *,
+        model_scale: Global___ModelScale | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model_scale", b"model_scale"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_scale", b"model_scale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetModelScaleResponse: _TypeAlias = SetModelScaleResponse  # noqa: Y015
+
+@_typing.final
+class ListModelScalesRequest(_message.Message):
+    """Which models to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Only this one. Empty: all."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelScalesRequest: _TypeAlias = ListModelScalesRequest  # noqa: Y015
+
+@_typing.final
+class ListModelScalesResponse(_message.Message):
+    """The scales."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_SCALES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model_scales(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelScale]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        model_scales: _abc.Iterable[Global___ModelScale] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_scales", b"model_scales"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelScalesResponse: _TypeAlias = ListModelScalesResponse  # noqa: Y015
 
 @_typing.final
 class ListTenantsRequest(_message.Message):

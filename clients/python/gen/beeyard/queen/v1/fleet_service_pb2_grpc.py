@@ -75,6 +75,16 @@ class FleetServiceStub:
                 request_serializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListTenantsRequest.SerializeToString,
                 response_deserializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListTenantsResponse.FromString,
                 _registered_method=True)
+        self.SetModelScale = channel.unary_unary(
+                '/beeyard.queen.v1.FleetService/SetModelScale',
+                request_serializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.SetModelScaleRequest.SerializeToString,
+                response_deserializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.SetModelScaleResponse.FromString,
+                _registered_method=True)
+        self.ListModelScales = channel.unary_unary(
+                '/beeyard.queen.v1.FleetService/ListModelScales',
+                request_serializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListModelScalesRequest.SerializeToString,
+                response_deserializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListModelScalesResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer:
@@ -140,6 +150,22 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetModelScale(self, request, context):
+        """Says how many workers of a model there should be, from now on and after a restart of the queen; it goes before the
+        queen's file of scales. Returns when that is durable; workers are started and stopped afterwards. Idempotent.
+        MODEL_NOT_FOUND: nobody ever offered the model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModelScales(self, request, context):
+        """Lists what is wanted of every model that was ever offered or has a scale, and the workers it has, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -182,6 +208,16 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.ListTenants,
                     request_deserializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListTenantsRequest.FromString,
                     response_serializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListTenantsResponse.SerializeToString,
+            ),
+            'SetModelScale': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetModelScale,
+                    request_deserializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.SetModelScaleRequest.FromString,
+                    response_serializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.SetModelScaleResponse.SerializeToString,
+            ),
+            'ListModelScales': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModelScales,
+                    request_deserializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListModelScalesRequest.FromString,
+                    response_serializer=beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListModelScalesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -401,6 +437,60 @@ class FleetService:
             '/beeyard.queen.v1.FleetService/ListTenants',
             beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListTenantsRequest.SerializeToString,
             beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListTenantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetModelScale(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/beeyard.queen.v1.FleetService/SetModelScale',
+            beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.SetModelScaleRequest.SerializeToString,
+            beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.SetModelScaleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModelScales(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/beeyard.queen.v1.FleetService/ListModelScales',
+            beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListModelScalesRequest.SerializeToString,
+            beeyard_dot_queen_dot_v1_dot_fleet__service__pb2.ListModelScalesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,13 @@ class FleetServiceStub:
     that the operator gave a quota of their own. Figures begin anew with each start of the queen, but for what is
     unfinished.
     """
+    SetModelScale: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.SetModelScaleRequest, _fleet_service_pb2.SetModelScaleResponse]
+    """Says how many workers of a model there should be, from now on and after a restart of the queen; it goes before the
+    queen's file of scales. Returns when that is durable; workers are started and stopped afterwards. Idempotent.
+    MODEL_NOT_FOUND: nobody ever offered the model.
+    """
+    ListModelScales: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ListModelScalesRequest, _fleet_service_pb2.ListModelScalesResponse]
+    """Lists what is wanted of every model that was ever offered or has a scale, and the workers it has, by name."""
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
@@ -81,6 +88,13 @@ class FleetServiceAsyncStub(FleetServiceStub):
     that the operator gave a quota of their own. Figures begin anew with each start of the queen, but for what is
     unfinished.
     """
+    SetModelScale: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.SetModelScaleRequest, _fleet_service_pb2.SetModelScaleResponse]  # type: ignore[assignment]
+    """Says how many workers of a model there should be, from now on and after a restart of the queen; it goes before the
+    queen's file of scales. Returns when that is durable; workers are started and stopped afterwards. Idempotent.
+    MODEL_NOT_FOUND: nobody ever offered the model.
+    """
+    ListModelScales: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ListModelScalesRequest, _fleet_service_pb2.ListModelScalesResponse]  # type: ignore[assignment]
+    """Lists what is wanted of every model that was ever offered or has a scale, and the workers it has, by name."""
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     """Hosted by the queen: what there is, and what should be."""
@@ -153,5 +167,24 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         that the operator gave a quota of their own. Figures begin anew with each start of the queen, but for what is
         unfinished.
         """
+
+    @_abc_1.abstractmethod
+    def SetModelScale(
+        self,
+        request: _fleet_service_pb2.SetModelScaleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.SetModelScaleResponse, _abc.Awaitable[_fleet_service_pb2.SetModelScaleResponse]]:
+        """Says how many workers of a model there should be, from now on and after a restart of the queen; it goes before the
+        queen's file of scales. Returns when that is durable; workers are started and stopped afterwards. Idempotent.
+        MODEL_NOT_FOUND: nobody ever offered the model.
+        """
+
+    @_abc_1.abstractmethod
+    def ListModelScales(
+        self,
+        request: _fleet_service_pb2.ListModelScalesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.ListModelScalesResponse, _abc.Awaitable[_fleet_service_pb2.ListModelScalesResponse]]:
+        """Lists what is wanted of every model that was ever offered or has a scale, and the workers it has, by name."""
 
 def add_FleetServiceServicer_to_server(servicer: FleetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

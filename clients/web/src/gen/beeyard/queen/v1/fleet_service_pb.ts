@@ -4,8 +4,8 @@
 // @generated from file beeyard/queen/v1/fleet_service.proto (package beeyard.queen.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { HostSnapshot } from "../../pool/v1/snapshot_pb.js";
 import { file_beeyard_pool_v1_snapshot } from "../../pool/v1/snapshot_pb.js";
 import type { EngineStatus } from "../../worker/v1/engine_service_pb.js";
@@ -18,7 +18,192 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file beeyard/queen/v1/fleet_service.proto.
  */
 export const file_beeyard_queen_v1_fleet_service: GenFile = /*@__PURE__*/
-  fileDesc("CiRiZWV5YXJkL3F1ZWVuL3YxL2ZsZWV0X3NlcnZpY2UucHJvdG8SEGJlZXlhcmQucXVlZW4udjEiJwoSTGlzdFRlbmFudHNSZXF1ZXN0EhEKCXRlbmFudF9pZBgBIAEoCSJSChNMaXN0VGVuYW50c1Jlc3BvbnNlEikKB3RlbmFudHMYASADKAsyGC5iZWV5YXJkLnF1ZWVuLnYxLlRlbmFudBIQCghlbmZvcmNlZBgCIAEoCCK5AgoFUXVvdGESHAoPY29uY3VycmVudF9qb2JzGAEgASgDSACIAQESFwoKdnJhbV9ieXRlcxgCIAEoA0gBiAEBEh4KEXRva2Vuc19wZXJfbWludXRlGAMgASgDSAKIAQESIAoTcmVxdWVzdHNfcGVyX3NlY29uZBgEIAEoAUgDiAEBEhsKDnNlc3Npb25fdG9rZW5zGAUgASgDSASIAQESHwoSc2Vzc2lvbl9jb3N0X3VuaXRzGAYgASgDSAWIAQFCEgoQX2NvbmN1cnJlbnRfam9ic0INCgtfdnJhbV9ieXRlc0IUChJfdG9rZW5zX3Blcl9taW51dGVCFgoUX3JlcXVlc3RzX3Blcl9zZWNvbmRCEQoPX3Nlc3Npb25fdG9rZW5zQhUKE19zZXNzaW9uX2Nvc3RfdW5pdHMimwIKBlRlbmFudBIRCgl0ZW5hbnRfaWQYASABKAkSJgoFcXVvdGEYAiABKAsyFy5iZWV5YXJkLnF1ZWVuLnYxLlF1b3RhEhcKD2pvYnNfdW5maW5pc2hlZBgDIAEoAxIUCgxqb2JzX3J1bm5pbmcYBCABKAMSDgoGbW9kZWxzGAUgAygJEhQKDHRva2Vuc190b3RhbBgGIAEoAxIWCg5yZXF1ZXN0c190b3RhbBgHIAEoAxI4CghleGNlZWRlZBgIIAMoCzImLmJlZXlhcmQucXVlZW4udjEuVGVuYW50LkV4Y2VlZGVkRW50cnkaLwoNRXhjZWVkZWRFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAM6AjgBIhIKEExpc3RQb29sc1JlcXVlc3QiOgoRTGlzdFBvb2xzUmVzcG9uc2USJQoFcG9vbHMYASADKAsyFi5iZWV5YXJkLnF1ZWVuLnYxLlBvb2wiNAoSTGlzdFdvcmtlcnNSZXF1ZXN0Eg8KB3Bvb2xfaWQYASABKAkSDQoFbW9kZWwYAiABKAkiQAoTTGlzdFdvcmtlcnNSZXNwb25zZRIpCgd3b3JrZXJzGAEgAygLMhguYmVleWFyZC5xdWVlbi52MS5Xb3JrZXIiEwoRTGlzdE1vZGVsc1JlcXVlc3QiQgoSTGlzdE1vZGVsc1Jlc3BvbnNlEiwKBm1vZGVscxgBIAMoCzIcLmJlZXlhcmQucXVlZW4udjEuRmxlZXRNb2RlbCIsChFXYXRjaEZsZWV0UmVxdWVzdBIXCg9taW5faW50ZXJ2YWxfbXMYASABKAMiuQEKDUZsZWV0U25hcHNob3QSDwoHdmVyc2lvbhgBIAEoAxIlCgVwb29scxgCIAMoCzIWLmJlZXlhcmQucXVlZW4udjEuUG9vbBIpCgd3b3JrZXJzGAMgAygLMhguYmVleWFyZC5xdWVlbi52MS5Xb3JrZXISEwoLam9ic19xdWV1ZWQYBCABKAUSFAoMam9ic19ydW5uaW5nGAUgASgFEhoKEnN0YWxlX2Vwb2NoX3dyaXRlcxgGIAEoAyKIAQoEUG9vbBIPCgdwb29sX2lkGAEgASgJEi8KCHNuYXBzaG90GAIgASgLMh0uYmVleWFyZC5wb29sLnYxLkhvc3RTbmFwc2hvdBIvCgtyZXBvcnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFZnJlc2gYBCABKAgiwgEKBldvcmtlchIvCgZzdGF0dXMYASABKAsyHy5iZWV5YXJkLndvcmtlci52MS5FbmdpbmVTdGF0dXMSDwoHcG9vbF9pZBgCIAEoCRIPCgdhZGRyZXNzGAMgASgJEhAKCGF0dGFjaGVkGAQgASgIEg4KBmxlYXNlcxgFIAEoBRILCgNwaWQYBiABKAUSFgoJZXhpdF9jb2RlGAcgASgFSACIAQESEAoIbG9nX3RhaWwYCCABKAlCDAoKX2V4aXRfY29kZSK1AQoKRmxlZXRNb2RlbBINCgVtb2RlbBgBIAEoCRIQCghwb29sX2lkcxgCIAMoCRIVCg13b3JrZXJzX3JlYWR5GAMgASgFEhgKEHdvcmtlcnNfc3RhcnRpbmcYBCABKAUSEwoLam9ic19xdWV1ZWQYBSABKAUSEgoKc2l6ZV9ieXRlcxgGIAEoAxIUCgxxdWFudGl6YXRpb24YByABKAkSFgoOY29udGV4dF90b2tlbnMYCCABKAUiSAoSU3RhcnRXb3JrZXJSZXF1ZXN0Eg0KBW1vZGVsGAEgASgJEg8KB3Bvb2xfaWQYAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCSI5ChNTdGFydFdvcmtlclJlc3BvbnNlEhEKCXdvcmtlcl9pZBgBIAEoCRIPCgdwb29sX2lkGAIgASgJIiYKEVN0b3BXb3JrZXJSZXF1ZXN0EhEKCXdvcmtlcl9pZBgBIAEoCSIUChJTdG9wV29ya2VyUmVzcG9uc2UiJwoSRHJhaW5Xb3JrZXJSZXF1ZXN0EhEKCXdvcmtlcl9pZBgBIAEoCSIVChNEcmFpbldvcmtlclJlc3BvbnNlMtwFCgxGbGVldFNlcnZpY2USVAoJTGlzdFBvb2xzEiIuYmVleWFyZC5xdWVlbi52MS5MaXN0UG9vbHNSZXF1ZXN0GiMuYmVleWFyZC5xdWVlbi52MS5MaXN0UG9vbHNSZXNwb25zZRJaCgtMaXN0V29ya2VycxIkLmJlZXlhcmQucXVlZW4udjEuTGlzdFdvcmtlcnNSZXF1ZXN0GiUuYmVleWFyZC5xdWVlbi52MS5MaXN0V29ya2Vyc1Jlc3BvbnNlElcKCkxpc3RNb2RlbHMSIy5iZWV5YXJkLnF1ZWVuLnYxLkxpc3RNb2RlbHNSZXF1ZXN0GiQuYmVleWFyZC5xdWVlbi52MS5MaXN0TW9kZWxzUmVzcG9uc2USVAoKV2F0Y2hGbGVldBIjLmJlZXlhcmQucXVlZW4udjEuV2F0Y2hGbGVldFJlcXVlc3QaHy5iZWV5YXJkLnF1ZWVuLnYxLkZsZWV0U25hcHNob3QwARJaCgtTdGFydFdvcmtlchIkLmJlZXlhcmQucXVlZW4udjEuU3RhcnRXb3JrZXJSZXF1ZXN0GiUuYmVleWFyZC5xdWVlbi52MS5TdGFydFdvcmtlclJlc3BvbnNlElcKClN0b3BXb3JrZXISIy5iZWV5YXJkLnF1ZWVuLnYxLlN0b3BXb3JrZXJSZXF1ZXN0GiQuYmVleWFyZC5xdWVlbi52MS5TdG9wV29ya2VyUmVzcG9uc2USWgoLRHJhaW5Xb3JrZXISJC5iZWV5YXJkLnF1ZWVuLnYxLkRyYWluV29ya2VyUmVxdWVzdBolLmJlZXlhcmQucXVlZW4udjEuRHJhaW5Xb3JrZXJSZXNwb25zZRJaCgtMaXN0VGVuYW50cxIkLmJlZXlhcmQucXVlZW4udjEuTGlzdFRlbmFudHNSZXF1ZXN0GiUuYmVleWFyZC5xdWVlbi52MS5MaXN0VGVuYW50c1Jlc3BvbnNlQkRaQmdpdGh1Yi5jb20vYmVleWFyZC9iZWV5YXJkL2NsaWVudHMvZ28vZ2VuL2JlZXlhcmQvcXVlZW4vdjE7cXVlZW52MWIGcHJvdG8z", [file_beeyard_pool_v1_snapshot, file_beeyard_worker_v1_engine_service, file_google_protobuf_timestamp]);
+  fileDesc("CiRiZWV5YXJkL3F1ZWVuL3YxL2ZsZWV0X3NlcnZpY2UucHJvdG8SEGJlZXlhcmQucXVlZW4udjEicgoFU2NhbGUSEwoLbWluX3dvcmtlcnMYASABKAUSGAoLbWF4X3dvcmtlcnMYAiABKAVIAIgBARIZCgxrZWVwX3dhcm1fbXMYAyABKANIAYgBAUIOCgxfbWF4X3dvcmtlcnNCDwoNX2tlZXBfd2FybV9tcyK4AQoKTW9kZWxTY2FsZRINCgVtb2RlbBgBIAEoCRImCgVzY2FsZRgCIAEoCzIXLmJlZXlhcmQucXVlZW4udjEuU2NhbGUSLQoGc291cmNlGAMgASgOMh0uYmVleWFyZC5xdWVlbi52MS5TY2FsZVNvdXJjZRIVCg13b3JrZXJzX3JlYWR5GAQgASgFEhgKEHdvcmtlcnNfc3RhcnRpbmcYBSABKAUSEwoLam9ic19xdWV1ZWQYBiABKAUiTQoUU2V0TW9kZWxTY2FsZVJlcXVlc3QSDQoFbW9kZWwYASABKAkSJgoFc2NhbGUYAiABKAsyFy5iZWV5YXJkLnF1ZWVuLnYxLlNjYWxlIkoKFVNldE1vZGVsU2NhbGVSZXNwb25zZRIxCgttb2RlbF9zY2FsZRgBIAEoCzIcLmJlZXlhcmQucXVlZW4udjEuTW9kZWxTY2FsZSInChZMaXN0TW9kZWxTY2FsZXNSZXF1ZXN0Eg0KBW1vZGVsGAEgASgJIk0KF0xpc3RNb2RlbFNjYWxlc1Jlc3BvbnNlEjIKDG1vZGVsX3NjYWxlcxgBIAMoCzIcLmJlZXlhcmQucXVlZW4udjEuTW9kZWxTY2FsZSInChJMaXN0VGVuYW50c1JlcXVlc3QSEQoJdGVuYW50X2lkGAEgASgJIlIKE0xpc3RUZW5hbnRzUmVzcG9uc2USKQoHdGVuYW50cxgBIAMoCzIYLmJlZXlhcmQucXVlZW4udjEuVGVuYW50EhAKCGVuZm9yY2VkGAIgASgIIrkCCgVRdW90YRIcCg9jb25jdXJyZW50X2pvYnMYASABKANIAIgBARIXCgp2cmFtX2J5dGVzGAIgASgDSAGIAQESHgoRdG9rZW5zX3Blcl9taW51dGUYAyABKANIAogBARIgChNyZXF1ZXN0c19wZXJfc2Vjb25kGAQgASgBSAOIAQESGwoOc2Vzc2lvbl90b2tlbnMYBSABKANIBIgBARIfChJzZXNzaW9uX2Nvc3RfdW5pdHMYBiABKANIBYgBAUISChBfY29uY3VycmVudF9qb2JzQg0KC192cmFtX2J5dGVzQhQKEl90b2tlbnNfcGVyX21pbnV0ZUIWChRfcmVxdWVzdHNfcGVyX3NlY29uZEIRCg9fc2Vzc2lvbl90b2tlbnNCFQoTX3Nlc3Npb25fY29zdF91bml0cyKbAgoGVGVuYW50EhEKCXRlbmFudF9pZBgBIAEoCRImCgVxdW90YRgCIAEoCzIXLmJlZXlhcmQucXVlZW4udjEuUXVvdGESFwoPam9ic191bmZpbmlzaGVkGAMgASgDEhQKDGpvYnNfcnVubmluZxgEIAEoAxIOCgZtb2RlbHMYBSADKAkSFAoMdG9rZW5zX3RvdGFsGAYgASgDEhYKDnJlcXVlc3RzX3RvdGFsGAcgASgDEjgKCGV4Y2VlZGVkGAggAygLMiYuYmVleWFyZC5xdWVlbi52MS5UZW5hbnQuRXhjZWVkZWRFbnRyeRovCg1FeGNlZWRlZEVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAzoCOAEiEgoQTGlzdFBvb2xzUmVxdWVzdCI6ChFMaXN0UG9vbHNSZXNwb25zZRIlCgVwb29scxgBIAMoCzIWLmJlZXlhcmQucXVlZW4udjEuUG9vbCI0ChJMaXN0V29ya2Vyc1JlcXVlc3QSDwoHcG9vbF9pZBgBIAEoCRINCgVtb2RlbBgCIAEoCSJAChNMaXN0V29ya2Vyc1Jlc3BvbnNlEikKB3dvcmtlcnMYASADKAsyGC5iZWV5YXJkLnF1ZWVuLnYxLldvcmtlciITChFMaXN0TW9kZWxzUmVxdWVzdCJCChJMaXN0TW9kZWxzUmVzcG9uc2USLAoGbW9kZWxzGAEgAygLMhwuYmVleWFyZC5xdWVlbi52MS5GbGVldE1vZGVsIiwKEVdhdGNoRmxlZXRSZXF1ZXN0EhcKD21pbl9pbnRlcnZhbF9tcxgBIAEoAyK5AQoNRmxlZXRTbmFwc2hvdBIPCgd2ZXJzaW9uGAEgASgDEiUKBXBvb2xzGAIgAygLMhYuYmVleWFyZC5xdWVlbi52MS5Qb29sEikKB3dvcmtlcnMYAyADKAsyGC5iZWV5YXJkLnF1ZWVuLnYxLldvcmtlchITCgtqb2JzX3F1ZXVlZBgEIAEoBRIUCgxqb2JzX3J1bm5pbmcYBSABKAUSGgoSc3RhbGVfZXBvY2hfd3JpdGVzGAYgASgDIogBCgRQb29sEg8KB3Bvb2xfaWQYASABKAkSLwoIc25hcHNob3QYAiABKAsyHS5iZWV5YXJkLnBvb2wudjEuSG9zdFNuYXBzaG90Ei8KC3JlcG9ydF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVmcmVzaBgEIAEoCCLCAQoGV29ya2VyEi8KBnN0YXR1cxgBIAEoCzIfLmJlZXlhcmQud29ya2VyLnYxLkVuZ2luZVN0YXR1cxIPCgdwb29sX2lkGAIgASgJEg8KB2FkZHJlc3MYAyABKAkSEAoIYXR0YWNoZWQYBCABKAgSDgoGbGVhc2VzGAUgASgFEgsKA3BpZBgGIAEoBRIWCglleGl0X2NvZGUYByABKAVIAIgBARIQCghsb2dfdGFpbBgIIAEoCUIMCgpfZXhpdF9jb2RlIrUBCgpGbGVldE1vZGVsEg0KBW1vZGVsGAEgASgJEhAKCHBvb2xfaWRzGAIgAygJEhUKDXdvcmtlcnNfcmVhZHkYAyABKAUSGAoQd29ya2Vyc19zdGFydGluZxgEIAEoBRITCgtqb2JzX3F1ZXVlZBgFIAEoBRISCgpzaXplX2J5dGVzGAYgASgDEhQKDHF1YW50aXphdGlvbhgHIAEoCRIWCg5jb250ZXh0X3Rva2VucxgIIAEoBSJIChJTdGFydFdvcmtlclJlcXVlc3QSDQoFbW9kZWwYASABKAkSDwoHcG9vbF9pZBgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJIjkKE1N0YXJ0V29ya2VyUmVzcG9uc2USEQoJd29ya2VyX2lkGAEgASgJEg8KB3Bvb2xfaWQYAiABKAkiJgoRU3RvcFdvcmtlclJlcXVlc3QSEQoJd29ya2VyX2lkGAEgASgJIhQKElN0b3BXb3JrZXJSZXNwb25zZSInChJEcmFpbldvcmtlclJlcXVlc3QSEQoJd29ya2VyX2lkGAEgASgJIhUKE0RyYWluV29ya2VyUmVzcG9uc2UqdwoLU2NhbGVTb3VyY2USHAoYU0NBTEVfU09VUkNFX1VOU1BFQ0lGSUVEEAASGAoUU0NBTEVfU09VUkNFX0RFRkFVTFQQARIVChFTQ0FMRV9TT1VSQ0VfRklMRRACEhkKFVNDQUxFX1NPVVJDRV9SVU5fVElNRRADMqYHCgxGbGVldFNlcnZpY2USVAoJTGlzdFBvb2xzEiIuYmVleWFyZC5xdWVlbi52MS5MaXN0UG9vbHNSZXF1ZXN0GiMuYmVleWFyZC5xdWVlbi52MS5MaXN0UG9vbHNSZXNwb25zZRJaCgtMaXN0V29ya2VycxIkLmJlZXlhcmQucXVlZW4udjEuTGlzdFdvcmtlcnNSZXF1ZXN0GiUuYmVleWFyZC5xdWVlbi52MS5MaXN0V29ya2Vyc1Jlc3BvbnNlElcKCkxpc3RNb2RlbHMSIy5iZWV5YXJkLnF1ZWVuLnYxLkxpc3RNb2RlbHNSZXF1ZXN0GiQuYmVleWFyZC5xdWVlbi52MS5MaXN0TW9kZWxzUmVzcG9uc2USVAoKV2F0Y2hGbGVldBIjLmJlZXlhcmQucXVlZW4udjEuV2F0Y2hGbGVldFJlcXVlc3QaHy5iZWV5YXJkLnF1ZWVuLnYxLkZsZWV0U25hcHNob3QwARJaCgtTdGFydFdvcmtlchIkLmJlZXlhcmQucXVlZW4udjEuU3RhcnRXb3JrZXJSZXF1ZXN0GiUuYmVleWFyZC5xdWVlbi52MS5TdGFydFdvcmtlclJlc3BvbnNlElcKClN0b3BXb3JrZXISIy5iZWV5YXJkLnF1ZWVuLnYxLlN0b3BXb3JrZXJSZXF1ZXN0GiQuYmVleWFyZC5xdWVlbi52MS5TdG9wV29ya2VyUmVzcG9uc2USWgoLRHJhaW5Xb3JrZXISJC5iZWV5YXJkLnF1ZWVuLnYxLkRyYWluV29ya2VyUmVxdWVzdBolLmJlZXlhcmQucXVlZW4udjEuRHJhaW5Xb3JrZXJSZXNwb25zZRJaCgtMaXN0VGVuYW50cxIkLmJlZXlhcmQucXVlZW4udjEuTGlzdFRlbmFudHNSZXF1ZXN0GiUuYmVleWFyZC5xdWVlbi52MS5MaXN0VGVuYW50c1Jlc3BvbnNlEmAKDVNldE1vZGVsU2NhbGUSJi5iZWV5YXJkLnF1ZWVuLnYxLlNldE1vZGVsU2NhbGVSZXF1ZXN0GicuYmVleWFyZC5xdWVlbi52MS5TZXRNb2RlbFNjYWxlUmVzcG9uc2USZgoPTGlzdE1vZGVsU2NhbGVzEiguYmVleWFyZC5xdWVlbi52MS5MaXN0TW9kZWxTY2FsZXNSZXF1ZXN0GikuYmVleWFyZC5xdWVlbi52MS5MaXN0TW9kZWxTY2FsZXNSZXNwb25zZUJEWkJnaXRodWIuY29tL2JlZXlhcmQvYmVleWFyZC9jbGllbnRzL2dvL2dlbi9iZWV5YXJkL3F1ZWVuL3YxO3F1ZWVudjFiBnByb3RvMw", [file_beeyard_pool_v1_snapshot, file_beeyard_worker_v1_engine_service, file_google_protobuf_timestamp]);
+
+/**
+ * How many workers of a model there should be.
+ *
+ * @generated from message beeyard.queen.v1.Scale
+ */
+export type Scale = Message<"beeyard.queen.v1.Scale"> & {
+  /**
+   * So many are kept running, as far as there is room, 0 to 1024.
+   *
+   * @generated from field: int32 min_workers = 1;
+   */
+  minWorkers: number;
+
+  /**
+   * There are never more, whoever asks for them, 1 to 1024 and not less than `min_workers`. Unset: operators and policies
+   * may ask for any number, and the queen by itself starts no second one for a model that is served.
+   *
+   * @generated from field: optional int32 max_workers = 2;
+   */
+  maxWorkers?: number | undefined;
+
+  /**
+   * A worker beyond `min_workers` is stopped once nobody used it for so long, in milliseconds, 0 to 30 days. Unset: it
+   * stays.
+   *
+   * @generated from field: optional int64 keep_warm_ms = 3;
+   */
+  keepWarmMs?: bigint | undefined;
+};
+
+/**
+ * Describes the message beeyard.queen.v1.Scale.
+ * Use `create(ScaleSchema)` to create a new message.
+ */
+export const ScaleSchema: GenMessage<Scale> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_fleet_service, 0);
+
+/**
+ * What is wanted of one model, and what there is.
+ *
+ * @generated from message beeyard.queen.v1.ModelScale
+ */
+export type ModelScale = Message<"beeyard.queen.v1.ModelScale"> & {
+  /**
+   * The name that jobs use.
+   *
+   * @generated from field: string model = 1;
+   */
+  model: string;
+
+  /**
+   * What is wanted.
+   *
+   * @generated from field: beeyard.queen.v1.Scale scale = 2;
+   */
+  scale?: Scale | undefined;
+
+  /**
+   * Where that was said.
+   *
+   * @generated from field: beeyard.queen.v1.ScaleSource source = 3;
+   */
+  source: ScaleSource;
+
+  /**
+   * Workers that hold the model.
+   *
+   * @generated from field: int32 workers_ready = 4;
+   */
+  workersReady: number;
+
+  /**
+   * Workers that load it.
+   *
+   * @generated from field: int32 workers_starting = 5;
+   */
+  workersStarting: number;
+
+  /**
+   * Jobs that wait for it.
+   *
+   * @generated from field: int32 jobs_queued = 6;
+   */
+  jobsQueued: number;
+};
+
+/**
+ * Describes the message beeyard.queen.v1.ModelScale.
+ * Use `create(ModelScaleSchema)` to create a new message.
+ */
+export const ModelScaleSchema: GenMessage<ModelScale> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_fleet_service, 1);
+
+/**
+ * What is wanted of one model from now on.
+ *
+ * @generated from message beeyard.queen.v1.SetModelScaleRequest
+ */
+export type SetModelScaleRequest = Message<"beeyard.queen.v1.SetModelScaleRequest"> & {
+  /**
+   * The name that jobs use; a pool or worker offered it at some time.
+   *
+   * @generated from field: string model = 1;
+   */
+  model: string;
+
+  /**
+   * The whole scale: what is unset in it is not kept from before. Unset: nothing is said at run time any more, and the
+   * queen's file counts again.
+   *
+   * @generated from field: beeyard.queen.v1.Scale scale = 2;
+   */
+  scale?: Scale | undefined;
+};
+
+/**
+ * Describes the message beeyard.queen.v1.SetModelScaleRequest.
+ * Use `create(SetModelScaleRequestSchema)` to create a new message.
+ */
+export const SetModelScaleRequestSchema: GenMessage<SetModelScaleRequest> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_fleet_service, 2);
+
+/**
+ * What is wanted of the model now.
+ *
+ * @generated from message beeyard.queen.v1.SetModelScaleResponse
+ */
+export type SetModelScaleResponse = Message<"beeyard.queen.v1.SetModelScaleResponse"> & {
+  /**
+   * As ListModelScales would tell it.
+   *
+   * @generated from field: beeyard.queen.v1.ModelScale model_scale = 1;
+   */
+  modelScale?: ModelScale | undefined;
+};
+
+/**
+ * Describes the message beeyard.queen.v1.SetModelScaleResponse.
+ * Use `create(SetModelScaleResponseSchema)` to create a new message.
+ */
+export const SetModelScaleResponseSchema: GenMessage<SetModelScaleResponse> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_fleet_service, 3);
+
+/**
+ * Which models to list.
+ *
+ * @generated from message beeyard.queen.v1.ListModelScalesRequest
+ */
+export type ListModelScalesRequest = Message<"beeyard.queen.v1.ListModelScalesRequest"> & {
+  /**
+   * Only this one. Empty: all.
+   *
+   * @generated from field: string model = 1;
+   */
+  model: string;
+};
+
+/**
+ * Describes the message beeyard.queen.v1.ListModelScalesRequest.
+ * Use `create(ListModelScalesRequestSchema)` to create a new message.
+ */
+export const ListModelScalesRequestSchema: GenMessage<ListModelScalesRequest> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_fleet_service, 4);
+
+/**
+ * The scales.
+ *
+ * @generated from message beeyard.queen.v1.ListModelScalesResponse
+ */
+export type ListModelScalesResponse = Message<"beeyard.queen.v1.ListModelScalesResponse"> & {
+  /**
+   * By name.
+   *
+   * @generated from field: repeated beeyard.queen.v1.ModelScale model_scales = 1;
+   */
+  modelScales: ModelScale[];
+};
+
+/**
+ * Describes the message beeyard.queen.v1.ListModelScalesResponse.
+ * Use `create(ListModelScalesResponseSchema)` to create a new message.
+ */
+export const ListModelScalesResponseSchema: GenMessage<ListModelScalesResponse> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_fleet_service, 5);
 
 /**
  * Which tenants to list.
@@ -39,7 +224,7 @@ export type ListTenantsRequest = Message<"beeyard.queen.v1.ListTenantsRequest"> 
  * Use `create(ListTenantsRequestSchema)` to create a new message.
  */
 export const ListTenantsRequestSchema: GenMessage<ListTenantsRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 0);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 6);
 
 /**
  * The tenants.
@@ -67,7 +252,7 @@ export type ListTenantsResponse = Message<"beeyard.queen.v1.ListTenantsResponse"
  * Use `create(ListTenantsResponseSchema)` to create a new message.
  */
 export const ListTenantsResponseSchema: GenMessage<ListTenantsResponse> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 1);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 7);
 
 /**
  * What a tenant may have; a limit that is unset does not limit.
@@ -123,7 +308,7 @@ export type Quota = Message<"beeyard.queen.v1.Quota"> & {
  * Use `create(QuotaSchema)` to create a new message.
  */
 export const QuotaSchema: GenMessage<Quota> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 2);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 8);
 
 /**
  * One tenant.
@@ -193,7 +378,7 @@ export type Tenant = Message<"beeyard.queen.v1.Tenant"> & {
  * Use `create(TenantSchema)` to create a new message.
  */
 export const TenantSchema: GenMessage<Tenant> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 3);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 9);
 
 /**
  * Nothing to say yet; filters will come here.
@@ -208,7 +393,7 @@ export type ListPoolsRequest = Message<"beeyard.queen.v1.ListPoolsRequest"> & {
  * Use `create(ListPoolsRequestSchema)` to create a new message.
  */
 export const ListPoolsRequestSchema: GenMessage<ListPoolsRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 4);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 10);
 
 /**
  * Every pool.
@@ -229,7 +414,7 @@ export type ListPoolsResponse = Message<"beeyard.queen.v1.ListPoolsResponse"> & 
  * Use `create(ListPoolsResponseSchema)` to create a new message.
  */
 export const ListPoolsResponseSchema: GenMessage<ListPoolsResponse> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 5);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 11);
 
 /**
  * Which workers to list.
@@ -257,7 +442,7 @@ export type ListWorkersRequest = Message<"beeyard.queen.v1.ListWorkersRequest"> 
  * Use `create(ListWorkersRequestSchema)` to create a new message.
  */
 export const ListWorkersRequestSchema: GenMessage<ListWorkersRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 6);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 12);
 
 /**
  * The workers.
@@ -278,7 +463,7 @@ export type ListWorkersResponse = Message<"beeyard.queen.v1.ListWorkersResponse"
  * Use `create(ListWorkersResponseSchema)` to create a new message.
  */
 export const ListWorkersResponseSchema: GenMessage<ListWorkersResponse> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 7);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 13);
 
 /**
  * Nothing to say yet.
@@ -293,7 +478,7 @@ export type ListModelsRequest = Message<"beeyard.queen.v1.ListModelsRequest"> & 
  * Use `create(ListModelsRequestSchema)` to create a new message.
  */
 export const ListModelsRequestSchema: GenMessage<ListModelsRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 8);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 14);
 
 /**
  * The models.
@@ -314,7 +499,7 @@ export type ListModelsResponse = Message<"beeyard.queen.v1.ListModelsResponse"> 
  * Use `create(ListModelsResponseSchema)` to create a new message.
  */
 export const ListModelsResponseSchema: GenMessage<ListModelsResponse> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 9);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 15);
 
 /**
  * How often to be told.
@@ -335,7 +520,7 @@ export type WatchFleetRequest = Message<"beeyard.queen.v1.WatchFleetRequest"> & 
  * Use `create(WatchFleetRequestSchema)` to create a new message.
  */
 export const WatchFleetRequestSchema: GenMessage<WatchFleetRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 10);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 16);
 
 /**
  * The fleet at one moment.
@@ -391,7 +576,7 @@ export type FleetSnapshot = Message<"beeyard.queen.v1.FleetSnapshot"> & {
  * Use `create(FleetSnapshotSchema)` to create a new message.
  */
 export const FleetSnapshotSchema: GenMessage<FleetSnapshot> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 11);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 17);
 
 /**
  * One host as the queen sees it.
@@ -433,7 +618,7 @@ export type Pool = Message<"beeyard.queen.v1.Pool"> & {
  * Use `create(PoolSchema)` to create a new message.
  */
 export const PoolSchema: GenMessage<Pool> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 12);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 18);
 
 /**
  * One worker as the queen sees it.
@@ -503,7 +688,7 @@ export type Worker = Message<"beeyard.queen.v1.Worker"> & {
  * Use `create(WorkerSchema)` to create a new message.
  */
 export const WorkerSchema: GenMessage<Worker> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 13);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 19);
 
 /**
  * One model of the fleet.
@@ -573,7 +758,7 @@ export type FleetModel = Message<"beeyard.queen.v1.FleetModel"> & {
  * Use `create(FleetModelSchema)` to create a new message.
  */
 export const FleetModelSchema: GenMessage<FleetModel> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 14);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 20);
 
 /**
  * One more worker, please.
@@ -608,7 +793,7 @@ export type StartWorkerRequest = Message<"beeyard.queen.v1.StartWorkerRequest"> 
  * Use `create(StartWorkerRequestSchema)` to create a new message.
  */
 export const StartWorkerRequestSchema: GenMessage<StartWorkerRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 15);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 21);
 
 /**
  * The wish is recorded.
@@ -636,7 +821,7 @@ export type StartWorkerResponse = Message<"beeyard.queen.v1.StartWorkerResponse"
  * Use `create(StartWorkerResponseSchema)` to create a new message.
  */
 export const StartWorkerResponseSchema: GenMessage<StartWorkerResponse> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 16);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 22);
 
 /**
  * Which worker to stop.
@@ -657,7 +842,7 @@ export type StopWorkerRequest = Message<"beeyard.queen.v1.StopWorkerRequest"> & 
  * Use `create(StopWorkerRequestSchema)` to create a new message.
  */
 export const StopWorkerRequestSchema: GenMessage<StopWorkerRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 17);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 23);
 
 /**
  * The wish is recorded.
@@ -672,7 +857,7 @@ export type StopWorkerResponse = Message<"beeyard.queen.v1.StopWorkerResponse"> 
  * Use `create(StopWorkerResponseSchema)` to create a new message.
  */
 export const StopWorkerResponseSchema: GenMessage<StopWorkerResponse> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 18);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 24);
 
 /**
  * Which worker to drain.
@@ -693,7 +878,7 @@ export type DrainWorkerRequest = Message<"beeyard.queen.v1.DrainWorkerRequest"> 
  * Use `create(DrainWorkerRequestSchema)` to create a new message.
  */
 export const DrainWorkerRequestSchema: GenMessage<DrainWorkerRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 19);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 25);
 
 /**
  * The wish is recorded.
@@ -708,7 +893,48 @@ export type DrainWorkerResponse = Message<"beeyard.queen.v1.DrainWorkerResponse"
  * Use `create(DrainWorkerResponseSchema)` to create a new message.
  */
 export const DrainWorkerResponseSchema: GenMessage<DrainWorkerResponse> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_fleet_service, 20);
+  messageDesc(file_beeyard_queen_v1_fleet_service, 26);
+
+/**
+ * Where a scale was said.
+ *
+ * @generated from enum beeyard.queen.v1.ScaleSource
+ */
+export enum ScaleSource {
+  /**
+   * Not said; the reader is newer than the writer.
+   *
+   * @generated from enum value: SCALE_SOURCE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Nowhere: what holds for every model that nothing is said of.
+   *
+   * @generated from enum value: SCALE_SOURCE_DEFAULT = 1;
+   */
+  DEFAULT = 1,
+
+  /**
+   * In the queen's file of scales, or by --keep.
+   *
+   * @generated from enum value: SCALE_SOURCE_FILE = 2;
+   */
+  FILE = 2,
+
+  /**
+   * By SetModelScale.
+   *
+   * @generated from enum value: SCALE_SOURCE_RUN_TIME = 3;
+   */
+  RUN_TIME = 3,
+}
+
+/**
+ * Describes the enum beeyard.queen.v1.ScaleSource.
+ */
+export const ScaleSourceSchema: GenEnum<ScaleSource> = /*@__PURE__*/
+  enumDesc(file_beeyard_queen_v1_fleet_service, 0);
 
 /**
  * Hosted by the queen: what there is, and what should be.
@@ -798,6 +1024,28 @@ export const FleetService: GenService<{
     methodKind: "unary";
     input: typeof ListTenantsRequestSchema;
     output: typeof ListTenantsResponseSchema;
+  },
+  /**
+   * Says how many workers of a model there should be, from now on and after a restart of the queen; it goes before the
+   * queen's file of scales. Returns when that is durable; workers are started and stopped afterwards. Idempotent.
+   * MODEL_NOT_FOUND: nobody ever offered the model.
+   *
+   * @generated from rpc beeyard.queen.v1.FleetService.SetModelScale
+   */
+  setModelScale: {
+    methodKind: "unary";
+    input: typeof SetModelScaleRequestSchema;
+    output: typeof SetModelScaleResponseSchema;
+  },
+  /**
+   * Lists what is wanted of every model that was ever offered or has a scale, and the workers it has, by name.
+   *
+   * @generated from rpc beeyard.queen.v1.FleetService.ListModelScales
+   */
+  listModelScales: {
+    methodKind: "unary";
+    input: typeof ListModelScalesRequestSchema;
+    output: typeof ListModelScalesResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_beeyard_queen_v1_fleet_service, 0);
