@@ -73,6 +73,13 @@ class Gathered:
             case _:
                 pass
 
+    async def check_so_far(self) -> None:
+        """Hold what came against the beginning of the answer: the job need not have ended."""
+        expected = await Answer.to(self.asked)
+        whole = "".join(self.texts)
+        if tuple(self.ids) != expected.ids[: len(self.ids)] or not expected.text.startswith(whole):
+            self.book.faults.append(f"{self.asked.request_id}: not the answer")
+
     async def check(self) -> None:
         """Hold it against the whole answer."""
         expected = await Answer.to(self.asked)
