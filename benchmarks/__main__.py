@@ -7,7 +7,16 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import decision, demo, first_token, jobs, policy_hosts, relay_tokens, simulator
+from benchmarks import (
+    decision,
+    demo,
+    first_token,
+    jobs,
+    policy_hosts,
+    prefix_affinity,
+    relay_tokens,
+    simulator,
+)
 from benchmarks.measure import ROUNDS, Figure, write
 
 MEASURES: dict[str, Callable[[int], Awaitable[Figure]]] = {
@@ -22,6 +31,7 @@ MEASURES: dict[str, Callable[[int], Awaitable[Figure]]] = {
     "host_respawn": policy_hosts.measure_respawn,
     "host_memory": policy_hosts.measure_memory,
     "simulator": simulator.measure,
+    "prefix_affinity": prefix_affinity.measure,
     "demo": demo.measure,
 }
 

@@ -176,6 +176,7 @@ REPORTS = st.lists(
         device=st.sampled_from(["gpu0", "gpu1"]),
         engine=st.sampled_from(["synthetic", "llamacpp"]),
         slots_total=st.integers(-1, 3),
+        extensions=st.sampled_from([frozenset(), frozenset({"lora"})]),
         kv_tokens_total=st.sampled_from([60, 200, 4_000]),
         tokens_per_s=st.sampled_from([0.0, 0.0, 20.0, 21.0, 50.0]),
         state=st.sampled_from([WorkerState.READY, WorkerState.BUSY, *WorkerState]),
@@ -196,7 +197,11 @@ SPECS = st.builds(
         prefer_pool_ids=st.sampled_from([(), (), (PoolId("p2"),), (PoolId("p3"), PoolId("p1"))]),
         avoid_pool_ids=st.sampled_from([(), (), (PoolId("p1"),)]),
     ),
-    requirements=st.builds(Requirements, min_vram_bytes=st.sampled_from([0, 0, 8 * GIB, 30 * GIB])),
+    requirements=st.builds(
+        Requirements,
+        min_vram_bytes=st.sampled_from([0, 0, 8 * GIB, 30 * GIB]),
+        extensions=st.sampled_from([(), (), ("lora",)]),
+    ),
 )
 HOSTS = tuple(
     pool_of(

@@ -44,6 +44,11 @@ LASTING = [
         "needs engine vllm, has synthetic",
     ),
     (
+        needing(extensions=("deterministic", "lora")),
+        Refusal.NO_CAPACITY_INCOMPATIBLE_ENGINE,
+        "needs extension deterministic and lora, has none",
+    ),
+    (
         wishing(pin_pool_id=PoolId("p2")),
         Refusal.NO_CAPACITY_INCOMPATIBLE_DEVICE_MASK,
         "pinned to pool p2, is in p1",
@@ -98,6 +103,14 @@ def test_what_a_worker_can_never_take_is_said_with_what_was_needed(
     found = exclusion(spec, fleet, worker, NOW_MS)
     assert found is not None
     assert (found.reason, found.detail) == (reason, detail)
+
+
+def test_a_worker_offers_the_extensions_that_it_reports() -> None:
+    fleet, worker = one_worker(report_of("w1", extensions=frozenset({"lora", "tools"})))
+    assert exclusion(needing(extensions=("lora",)), fleet, worker, NOW_MS) is None
+    found = exclusion(needing(extensions=("lora", "vision")), fleet, worker, NOW_MS)
+    assert found is not None
+    assert found.detail == "needs extension vision, has lora and tools"
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def test_what_cannot_be_read_is_dropped_with_the_field(plain: object, field: str
         ({"avoid_pool_ids": "q,p"}, Refusal.NO_CAPACITY_INCOMPATIBLE_DEVICE_MASK),
         ({"estimated_vram_bytes": 101}, Refusal.NO_CAPACITY_INCOMPATIBLE_VRAM),
         ({"quantizations": "q8"}, Refusal.NO_CAPACITY_INCOMPATIBLE_QUANTIZATION),
+        ({"extensions": "lora"}, Refusal.NO_CAPACITY_INCOMPATIBLE_ENGINE),
         ({"max_tokens": 101}, Refusal.WORKER_BUSY),
         ({"min_context_tokens": 201}, Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT),
     ],

@@ -150,7 +150,17 @@ def test_what_a_worker_held_goes_with_it_or_when_it_says_so() -> None:
         yard.put_prefix(PrefixRow(worker_id=name, prompt_hash="h", tokens=5))
     yard.drop_worker("gone")
     yard.put_prefix(PrefixRow(worker_id="emptied", prompt_hash="h", tokens=0))
-    assert yard.holders["h"] == {}
+    assert yard.holders == {}
+
+
+def test_a_worker_of_another_model_holds_nothing_of_its_predecessor() -> None:
+    yard = Twin().yard
+    yard.put_worker(WorkerRow(worker_id="w", pool_id="p", model_ref="m"))
+    yard.put_prefix(PrefixRow(worker_id="w", prompt_hash="h", tokens=5))
+    yard.put_worker(WorkerRow(worker_id="w", pool_id="p", model_ref="m", slots_free=0))
+    assert yard.holders == {"h": {"w": 5}}
+    yard.put_worker(WorkerRow(worker_id="w", pool_id="p", model_ref="n"))
+    assert yard.holders == {}
 
 
 def test_a_tenant_over_its_quota_keeps_no_other_from_its_deadline_or_its_preemption() -> None:

@@ -35,6 +35,7 @@ from beeyard_core.job import Job
 from beeyard_core.policy.projection import Projection, world_of
 from beeyard_core.policy.schedule import schedule
 from beeyard_core.policy.twin import Twin
+from beeyard_core.policy.world import World
 from beeyard_core.restore import restore
 from beeyard_core.scaling import Scale
 from beeyard_core.state import QueenState, Settings
@@ -43,6 +44,14 @@ from beeyard_core.step import step
 from tests.support.core_values import START, check_invariants, check_quotas
 
 Timed = tuple[int, Effect]
+
+
+def holders_in(world: World) -> dict[str, dict[str, int]]:
+    """Return who has which prompt in a world, as the twin keeps it."""
+    holders: dict[str, dict[str, int]] = {}
+    for row in world.prefixes.values():
+        holders.setdefault(row.prompt_hash, {})[row.worker_id] = row.tokens
+    return holders
 
 
 @dataclass(slots=True)
@@ -124,6 +133,7 @@ class Apiary:
         assert twin.yard.pools == world.pools
         assert twin.yard.gpus == world.gpus
         assert twin.yard.models == world.models
+        assert twin.yard.holders == holders_in(world)
         assert twin.tenants == world.tenants
 
     def _check_promises(self, effects: list[Effect]) -> None:

@@ -30,7 +30,7 @@ from beeyard_core.event import (
     WorkerStartRequested,
     WorkerStopRequested,
 )
-from beeyard_core.fleet import WorkerState
+from beeyard_core.fleet import PREFIX_CACHE, WorkerState
 from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, WorkerId
 from beeyard_core.job import Finish, PlacementWish, Priority
 from beeyard_core.refusal import Refusal
@@ -125,6 +125,8 @@ class Player:
             spec=spec,
             request_id=f"r{value % 4}" if value % 3 == 0 else "",
             digest=bytes([value % 2]),
+            # Four conversations over two beginnings.
+            prefix=(value % 2, 10 + value % 4, 20 + value % 4)[: value % 5],
         )
         self.note(self.apiary.happen(event))
 
@@ -150,6 +152,7 @@ class Player:
             slots_total=value // 8 % 4,
             kv_tokens_total=(60, 200, 4_000)[value % 3],
             state=(WorkerState.READY, WorkerState.BUSY, WorkerState.STARTING)[value // 16 % 3],
+            extensions=frozenset({PREFIX_CACHE} if value % 5 else ()),
         )
         self.note(self.apiary.attach(report, claims))
 

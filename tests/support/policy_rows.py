@@ -64,6 +64,7 @@ WORKER: Mapping[str, Rows] = {
     "jobs_served": st.integers(0, 2),
     "resident_at": one_of([*[0] * 5, NOW_MS - RESIDENCE_MS, NOW_MS - RESIDENCE_MS + 1]),
     "served_class": one_of(["", *CLASSES]),
+    "extensions": st.just("lora,tools"),
 }
 JOB: Mapping[str, Rows] = {
     "job_id": JOBS,
@@ -86,6 +87,7 @@ JOB: Mapping[str, Rows] = {
     "prefer_pool_ids": one_of([*[""] * 6, "p1", "p2", "p1,p2"]),
     "avoid_pool_ids": one_of([*[""] * 9, "p2"]),
     "min_vram_bytes": one_of([*[0] * 9, 20 * GIB]),
+    "extensions": st.just(""),
     "session_turn": one_of([0, 0, 0, 1, 64, 64]),
     "is_next": one_of([*[False] * 29, True]),
 }
@@ -142,6 +144,7 @@ NO_DEMANDS: Mapping[str, Rows] = {
     "pin_pool_id": st.just(""),
     "avoid_pool_ids": st.just(""),
     "min_vram_bytes": st.just(0),
+    "extensions": st.just(""),
 }
 
 
@@ -190,8 +193,11 @@ def _scene(first: Rows, second: Rows, *more: Rows) -> Changes:
 
 def open_fleet() -> Changes:
     """A little of everything: jobs are placed, workers started."""
-    measured = workers(prefill_speedup=one_of([0.0, 2.0, 2.0]))
-    return _scene(measured, jobs(), model_rows, gpus(), runs())
+    measured = workers(
+        prefill_speedup=one_of([0.0, 2.0, 2.0]), extensions=one_of(["", "lora", "lora,tools"])
+    )
+    picky = jobs(extensions=one_of([*[""] * 9, "tools"]))
+    return _scene(measured, picky, model_rows, gpus(), runs())
 
 
 def full_fleet() -> Changes:

@@ -48,6 +48,8 @@ def worker_attached(
     if worker.incarnation != event.incarnation:
         # Another process under an old name has to load the model again.
         worker.resident_since_ms, worker.served_class, worker.is_leaving = 0, None, False
+    if worker.incarnation != event.incarnation or worker.report.model != report.model:
+        state.prefixes.forget(report.worker_id)
     worker.session, worker.incarnation = event.session, event.incarnation
     worker.is_drained = state.drained.get(report.worker_id) == event.incarnation
     if not worker.is_drained:
@@ -117,7 +119,7 @@ def worker_detached(state: QueenState, event: WorkerDetached) -> None:
     if worker.leases:
         state.fleet.reindex(worker)
     else:
-        state.fleet.remove(worker)
+        _remove(state, worker)
 
 
 def worker_reported(state: QueenState, event: WorkerReported, now: Instant) -> None:
@@ -164,7 +166,13 @@ def _dismiss(state: QueenState, worker: Worker, now: Instant, effects: list[Effe
     for lease_id in sorted(worker.leases):
         _lose(state, state.leases[lease_id], LeaseVerb.EXPIRE, now, effects)
     effects.append(RemoveWorker(worker.report.worker_id, worker.session))
+    _remove(state, worker)
+
+
+def _remove(state: QueenState, worker: Worker) -> None:
+    """Forget a worker and what its cache holds."""
     state.fleet.remove(worker)
+    state.prefixes.forget(worker.report.worker_id)
 
 
 def pool_reported(

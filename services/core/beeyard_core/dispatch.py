@@ -33,6 +33,7 @@ def enqueue(state: QueenState, job: Job) -> None:
     state.forecast.waits(job, state.now_ms)
     state.queue.push(job)
     state.touched.jobs[job.job_id] = None
+    state.prefixes.await_block(job.job_id)
     starts_waiting(state, job)
 
 
@@ -42,6 +43,7 @@ def dequeue(state: QueenState, job: Job) -> None:
     releases(state, job)
     state.queue.remove(job)
     state.touched.jobs[job.job_id] = None
+    state.prefixes.leave_queue(job.job_id)
     stops_waiting(state, job)
 
 
@@ -70,6 +72,7 @@ def lease(
         offered_at=now,
     )
     hold(state, given)
+    state.prefixes.send(job.job_id, state.fleet.workers[decision.worker_id])
     state.set_timer(now.mono_ms + state.settings.lease_ttl_ms, TimerKind.OFFER, given.lease_id)
     effects.append(SaveJob(job.job_id))
     effects.append(Offer(given.worker_id, given.lease_id))
@@ -154,6 +157,7 @@ def end(
     job.move(verb)
     job.ended_at, job.failure = now, failure
     state.quotas.end_job(job, now.mono_ms)
+    state.prefixes.leave(job.job_id)
     effects.append(SaveJob(job.job_id))
     effects.append(AnnounceEnded(job.job_id))
     state.ended.append(job.job_id)

@@ -17,12 +17,18 @@ from beeyard_core.work_ask import WorkAsk
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSubmitted:
-    """A client asked for a job. `digest` is a hash of the request body, for the idempotency key."""
+    """A client asked for a job.
+
+    Attributes:
+        digest: A hash of the request body, for the idempotency key.
+        prefix: The hashes of its prompt's blocks; see `prefix_index.py`.
+    """
 
     job_id: JobId
     spec: JobSpec
     request_id: str = ""
     digest: bytes = b""
+    prefix: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

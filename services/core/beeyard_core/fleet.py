@@ -7,12 +7,15 @@ decision costs no walk over the fleet.
 
 from dataclasses import dataclass, field
 from enum import Enum, unique
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from beeyard_core import limits
 from beeyard_core.ids import LeaseId, ModelName, PoolId, WorkerId
 from beeyard_core.job import Priority
 from beeyard_core.speeds import Speeds
+
+#: The extension of a worker whose engine keeps what it computed of a prompt for the prompts after it.
+PREFIX_CACHE: Final = "prefix_cache"
 
 
 @unique
@@ -38,6 +41,7 @@ class WorkerReport:
         context_tokens: Longest prompt plus answer of one job, in tokens.
         load_progress: How much of the model is loaded, 0 to 1.
         tokens_per_s: Measured decode speed of one slot; 0: nothing measured yet.
+        extensions: What it can do beyond generating, in words such as `PREFIX_CACHE`.
     """
 
     worker_id: WorkerId
@@ -58,6 +62,7 @@ class WorkerReport:
     tokens_per_s: float = 0.0
     uptime_s: float = 0.0
     failure: str = ""
+    extensions: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,12 +109,14 @@ class Requirements:
         quantizations: Accepted quantizations; empty: any.
         min_compute_capability: Least CUDA compute capability as (major, minor); None: any device.
         min_context_tokens: Least context window in tokens.
+        extensions: What the worker must be able to do beyond generating: all of these words.
     """
 
     min_vram_bytes: int = 0
     quantizations: tuple[str, ...] = ()
     min_compute_capability: tuple[int, int] | None = None
     min_context_tokens: int = 0
+    extensions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ class Offering:
 
     Attributes:
         context_tokens: Longest prompt plus answer; 0: unknown, which excludes nothing.
+        extensions: What it can do beyond generating; of a model that nobody loaded, nothing is known.
         kv_tokens: KV memory that all its slots share; 0: unknown, which excludes nothing.
         device: The device it runs on; None: unknown.
     """
@@ -35,6 +36,7 @@ class Offering:
     context_tokens: int
     device: Device | None
     kv_tokens: int = 0
+    extensions: frozenset[str] = frozenset()
 
 
 def offering_of_worker(fleet: Fleet, worker: Worker) -> Offering:
@@ -47,6 +49,7 @@ def offering_of_worker(fleet: Fleet, worker: Worker) -> Offering:
         context_tokens=report.context_tokens,
         device=fleet.device_of(worker),
         kv_tokens=report.kv_tokens_total,
+        extensions=report.extensions,
     )
 
 
@@ -64,7 +67,8 @@ def offering_of_model(pool_id: PoolId, model: CachedModel, device: Device) -> Of
 def incompatibility(spec: JobSpec, offering: Offering) -> Exclusion | None:
     """Return the first lasting reason why an offering can never take a job, or None.
 
-    The order is the order of the contract: engine, pools, memory, quantization, compute capability, context.
+    The order is the order of the contract: engine and its extensions, pools, memory, quantization, compute capability,
+    context and KV memory.
     """
     return (
         _engine_mismatch(spec, offering)
@@ -77,6 +81,11 @@ def incompatibility(spec: JobSpec, offering: Offering) -> Exclusion | None:
 def _engine_mismatch(spec: JobSpec, offering: Offering) -> Exclusion | None:
     if spec.engine and spec.engine != offering.engine:
         detail = f"needs engine {spec.engine}, has {offering.engine}"
+        return Exclusion(Refusal.NO_CAPACITY_INCOMPATIBLE_ENGINE, detail)
+    missing = [word for word in spec.requirements.extensions if word not in offering.extensions]
+    if missing:
+        has = " and ".join(sorted(offering.extensions)) or "none"
+        detail = f"needs extension {' and '.join(missing)}, has {has}"
         return Exclusion(Refusal.NO_CAPACITY_INCOMPATIBLE_ENGINE, detail)
     return None
 

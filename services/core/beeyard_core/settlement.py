@@ -112,6 +112,11 @@ def lease_finished(
     was_served(state, job, event.finish.prompt_tokens)
     note_finish(state.fleet, lease, event.finish)
     _learn(state, job, lease, now)
+    state.prefixes.finish(
+        job.job_id,
+        prompt_tokens=event.finish.prompt_tokens,
+        cached_tokens=event.finish.cached_prompt_tokens,
+    )
     end(state, job, JobVerb.FINISH, now, effects)
 
 

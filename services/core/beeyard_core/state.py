@@ -12,6 +12,7 @@ from beeyard_core.forecast import Forecast
 from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, TenantId, WorkerId
 from beeyard_core.job import Job, Priority
 from beeyard_core.lease import Lease
+from beeyard_core.prefix_index import PrefixIndex
 from beeyard_core.queue import JobQueue
 from beeyard_core.quota import QuotaSettings
 from beeyard_core.scaling import Scale, Scales, ScaleSettings
@@ -184,6 +185,7 @@ class QueenState:
     work: WorkYard = field(default_factory=WorkYard)
     quotas: Tenants = field(default_factory=Tenants)
     scales: Scales = field(default_factory=Scales)
+    prefixes: PrefixIndex = field(default_factory=PrefixIndex)
     sequence: int = 0
     epoch: Epoch = Epoch(0)
     is_draining: bool = False

@@ -157,6 +157,7 @@ def _job_submitted(
     if spec.deadline_ms is not None:
         job.deadline_at_ms = now.mono_ms + spec.deadline_ms
         state.set_timer(job.deadline_at_ms, TimerKind.DEADLINE, job.job_id)
+    state.prefixes.join(job.job_id, event.prefix)
     position = state.queue.ahead_of_new(spec.priority)
     estimate = state.forecast.foresee(job, position, state.fleet)
     enqueue(state, job)

@@ -46,6 +46,7 @@ from beeyard_queen.ingress.inference_service import InferenceServicer
 from beeyard_queen.ingress.lease_service import LeaseServicer
 from beeyard_queen.ingress.policy_service import PolicyServicer
 from beeyard_queen.ingress.pool_service import PoolServicer
+from beeyard_queen.ingress.prefix_path import PrefixPaths
 from beeyard_queen.ingress.reading import RefusingReader
 from beeyard_queen.ingress.simulating import Simulating
 from beeyard_queen.ingress.submission import Submissions
@@ -274,6 +275,7 @@ class Queen:
             answers=self._answers,
             traces=self._actor.traces,
             clock=self._clock,
+            paths=PrefixPaths() if self._settings.prefix_affinity else None,
         )
         following = Following(
             state=self._state,

@@ -52,6 +52,7 @@ class QueenSettings(ServiceSettings):
         capacity_reserve_units: Units of each host that are never leased.
         capacity_inference: What inference has to do with units: ignored; counted, so that a running job takes its
             cost_units from heavy work; or gated, so that jobs wait besides where their host is too busy for them.
+        prefix_affinity: Whether a job goes, where it can, to a worker with the beginning of its prompt in its cache.
         queue_depth: Most jobs that may wait.
         queue_class: Most jobs of one class that may wait, what happens when the queue is full for it, or both, as
             CLASS=DEPTH, CLASS=OVERFLOW or CLASS=DEPTH:OVERFLOW; may be repeated. Classes are interactive, normal,
@@ -106,6 +107,7 @@ class QueenSettings(ServiceSettings):
     )
     capacity_reserve_units: int = Field(default=0, ge=0, le=limits.CAPACITY_UNITS_MAX)
     capacity_inference: Literal["ignored", "counted", "gated"] = "counted"
+    prefix_affinity: bool = True
     queue_depth: int = Field(default=limits.QUEUE_DEPTH_MAX, ge=1, le=limits.QUEUE_DEPTH_MAX)
     queue_class: list[str] = Field(default_factory=list)
     queue_overflow: Literal["reject", "drop-lru", "shed-low-priority"] = "reject"

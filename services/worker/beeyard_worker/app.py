@@ -85,6 +85,7 @@ class Worker:
                 engine=settings.engine,
                 device=settings.device,
                 incarnation=secrets.token_hex(8),
+                extensions=tuple(settings.extensions),
             ),
             slots=_slots(settings, settings.slots, settings.context_tokens),
             context_tokens=settings.context_tokens,

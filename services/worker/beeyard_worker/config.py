@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from beeyard_core import limits
 from beeyard_runtime.config import DialingSettings, load
 from beeyard_runtime.flags import parse_flags
 from pydantic import Field, SecretStr, model_validator
+
+Extension = Annotated[str, Field(pattern=r"^[a-z0-9_.:-]+$", max_length=limits.ID_BYTES_MAX)]
 
 
 class WorkerSettings(DialingSettings):
@@ -36,6 +38,10 @@ class WorkerSettings(DialingSettings):
         step_target_ms: What one step of the engine should take at most, milliseconds: the time between two tokens of
             one answer. Opens as many slots as keep to it, `slots` at most; 0: all, whatever a step takes.
         prefill_tokens_max: Prompt tokens of one step at most, for engines that plan their steps.
+        prefix_cache: Whether the embedded engine keeps what it computed of prompts for those after them: `auto` does
+            with more than one slot, where answers depend on their neighbours anyway; with `on` those of one slot
+            depend on earlier prompts, too.
+        extensions: What else jobs may require of it, a word each, beside what the engine says of itself.
         threads: Threads of the embedded engine; 0: half of the cores.
         supervised: Whether a pool manager started it: it ends itself when none calls any more.
         supervisor_grace_ms: For how long none may call, milliseconds.
@@ -65,6 +71,8 @@ class WorkerSettings(DialingSettings):
     prefill_tokens_max: int = Field(
         default=limits.BATCH_PREFILL_TOKENS_MAX, ge=1, le=limits.BATCH_PREFILL_TOKENS_LIMIT
     )
+    prefix_cache: Literal["auto", "on", "off"] = "auto"
+    extensions: list[Extension] = Field(default=[], max_length=limits.EXTENSIONS_MAX // 2)
     threads: int = Field(default=0, ge=0)
     supervised: bool = False
     supervisor_grace_ms: int = Field(default=limits.SUPERVISOR_GRACE_MS, ge=1)

@@ -75,6 +75,7 @@ def engine_from(settings: WorkerSettings, clock: Clock) -> LateEngine:
             prefill_tokens_max=settings.prefill_tokens_max,
             context_tokens=settings.context_tokens,
             threads=settings.threads,
+            reuse_prefix={"auto": None, "on": True, "off": False}[settings.prefix_cache],
             package_cache=settings.package_cache or Path.home() / ".cache" / "beeyard" / "models",
             api_key=settings.api_key.get_secret_value(),
             command=tuple(shlex.split(settings.upstream_command)),

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 from beeyard.worker.v1 import engine_service_pb2 as engine_pb
+from beeyard_core.fleet import PREFIX_CACHE
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_runtime.clock import Clock
 
@@ -31,6 +32,7 @@ class Identity:
         engine: `llamacpp`, `openai_http` or `synthetic`.
         device: `cpu`, or a GPU's UUID.
         incarnation: Drawn anew at each start of the process.
+        extensions: What the operator says that it can do beyond generating.
     """
 
     worker_id: str
@@ -39,6 +41,7 @@ class Identity:
     engine: str
     device: str
     incarnation: str
+    extensions: tuple[str, ...] = ()
 
 
 class SpeedMeter:
@@ -177,8 +180,21 @@ class WorkerStatus:
             quantization=facts.quantization if facts else "",
             failure=self.failure,
             tokens_per_s=self.speed.tokens_per_s,
+            extensions=self._extensions(),
             uptime_s=(self._clock.now().mono_ms - self._started_ms) / 1_000,
         )
+
+    def _extensions(self) -> list[str]:
+        """What the worker can do beyond generating, once the engine has said what it is."""
+        facts = self._facts
+        if facts is None:
+            return sorted(self.identity.extensions)
+        said = {
+            "deterministic": facts.deterministic,
+            "token_ids": facts.token_ids,
+            PREFIX_CACHE: facts.caches_prefixes,
+        }
+        return sorted({*self.identity.extensions, *(word for word, is_so in said.items() if is_so)})
 
     def _tell(self) -> None:
         for on_change in self._watchers:

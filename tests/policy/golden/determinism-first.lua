@@ -6,7 +6,7 @@
 local function has_no_demands(job)
   return (job.engine or "") == "" and (job.min_context_tokens or 0) == 0 and (job.quantizations or "") == ""
     and (job.pin_pool_id or "") == "" and (job.avoid_pool_ids or "") == "" and (job.min_compute_capability or "") == ""
-    and (job.min_vram_bytes or 0) == 0
+    and (job.min_vram_bytes or 0) == 0 and (job.extensions or "") == ""
 end
 
 -- Workers that can take a job now. A job that needs as much as one that found none finds none, either: this is kept for

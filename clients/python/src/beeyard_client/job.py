@@ -73,6 +73,7 @@ class Requirements:
     quantizations: Sequence[str] = ()
     min_compute_capability: str = ""
     min_context_tokens: int = 0
+    extensions: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

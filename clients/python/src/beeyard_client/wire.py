@@ -122,6 +122,7 @@ def _requirements_to_wire(needs: Requirements | None) -> job_pb2.Requirements | 
         quantizations=list(needs.quantizations),
         min_compute_capability=needs.min_compute_capability,
         min_context_tokens=needs.min_context_tokens,
+        extensions=list(needs.extensions),
     )
 
 

@@ -17,17 +17,19 @@ from beeyard_core.policy.world import (
     JobRow,
     ModelRow,
     PoolRow,
+    PrefixRow,
     RunningRow,
     TenantRow,
     WorkerRow,
 )
+from beeyard_core.prefix_index import name_of
 from beeyard_core.state import QueenState
 
 _NO_TRAITS: Final = Traits()
 _SERVING: Final = (WorkerState.READY, WorkerState.BUSY)
 
 
-def job_row(job: Job) -> JobRow:
+def job_row(state: QueenState, job: Job) -> JobRow:
     """Return a waiting job as a policy sees it."""
     spec = job.spec
     need, wish = spec.requirements, spec.placement
@@ -40,6 +42,7 @@ def job_row(job: Job) -> JobRow:
         session_id=spec.session_id,
         priority=CLASSES[spec.priority - 1],
         model_ref=spec.model,
+        prompt_hash=state.prefixes.awaited(job.job_id),
         prompt_tokens=spec.prompt_tokens,
         max_tokens=spec.max_tokens,
         expected_tokens=job.expected_tokens or spec.max_tokens,
@@ -62,6 +65,7 @@ def job_row(job: Job) -> JobRow:
         prefer_pool_ids=",".join(wish.prefer_pool_ids),
         avoid_pool_ids=",".join(wish.avoid_pool_ids),
         min_vram_bytes=need.min_vram_bytes,
+        extensions=",".join(need.extensions),
         labels=spec.labels,
     )
 
@@ -75,6 +79,12 @@ def _degrees(text: str | None) -> float | None:
     except ValueError:
         return None
     return angle if -180.0 <= angle <= 180.0 else None
+
+
+def prefix_rows(state: QueenState, block: int) -> list[PrefixRow]:
+    """Return who has a block of prompts that jobs wait for, as a policy sees it."""
+    holders = state.prefixes.holders(block)
+    return [PrefixRow(worker_id, name_of(block), tokens) for worker_id, tokens in holders.items()]
 
 
 def worker_status(state: QueenState, worker: Worker, now_ms: int) -> str:
@@ -154,6 +164,7 @@ def worker_row(
         gpu_ids=index,
         context_tokens=_window_of(report),
         quantization=report.quantization,
+        extensions=",".join(sorted(report.extensions)),
         prefill_speedup=state.fleet.speeds.prefill_speedup(report.model),
         resident_at=worker.resident_since_ms,
         **load_of(state, worker, now_ms, device)._asdict(),

@@ -124,6 +124,9 @@ class Judge:
         if job.engine not in ("", worker.engine):
             reason = Refusal.NO_CAPACITY_INCOMPATIBLE_ENGINE
             return _no(reason, "worker_id", f"its engine is {worker.engine}, not {job.engine}")
+        if not {*filter(None, job.extensions.split(","))} <= {*worker.extensions.split(",")}:
+            reason = Refusal.NO_CAPACITY_INCOMPATIBLE_ENGINE
+            return _no(reason, "worker_id", f"it has no extension {job.extensions}")
         pinned, avoided = job.pin_pool_id, job.avoid_pool_ids.split(",")
         if pinned not in ("", worker.pool_id) or worker.pool_id in avoided:
             reason = Refusal.NO_CAPACITY_INCOMPATIBLE_DEVICE_MASK

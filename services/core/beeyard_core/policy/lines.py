@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from beeyard_core.policy.world import CLASSES, RANK, JobRow
 
-Need = tuple[int, int, str, int, str, str, str, str, str, int]
+Need = tuple[int, int, str, int, str, str, str, str, str, int, str]
 
 
 def quantised(amount: int) -> int:
@@ -35,6 +35,7 @@ def need_of(job: JobRow) -> Need:
         job.prefer_pool_ids,
         job.avoid_pool_ids,
         job.min_vram_bytes,
+        job.extensions,
     )
 
 

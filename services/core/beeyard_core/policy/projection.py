@@ -26,6 +26,7 @@ from beeyard_core.policy.cutting import (
     model_rows,
     pool_row,
     pool_status,
+    prefix_rows,
     present_row,
     running_row,
     tenant_row,
@@ -35,6 +36,7 @@ from beeyard_core.policy.world import (
     GpuRow,
     ModelRow,
     PoolRow,
+    PrefixRow,
     Row,
     WorkerRow,
     World,
@@ -85,6 +87,7 @@ class Projection:
     _holders: dict[str, dict[PoolId, ModelRow]] = field(default_factory=dict)
     _runs: set[JobId] = field(default_factory=set)
     _jobs: set[JobId] = field(default_factory=set)
+    _prefixes: dict[int, dict[WorkerId, PrefixRow]] = field(default_factory=dict)
 
     def drain(self, state: QueenState, now_ms: int) -> list[Change]:
         """Return what mirrors must be told to be up to date, and forget that it had to be told."""
@@ -99,6 +102,8 @@ class Projection:
             self._tell_workers(state, now_ms, changes)
         if touched.runs:
             self._tell_runs(state, changes)
+        if state.prefixes.touched:
+            self._tell_prefixes(state, changes)
         if touched.tenants:
             self._tell_tenants(state, changes)
         if touched.jobs:
@@ -220,9 +225,15 @@ class Projection:
         row = present_row(state, worker_id, now_ms, before)
         if row is None:
             if before is not None:
+                self._drop_prefixes(state, worker_id)
                 del self.workers[worker_id]
                 changes.append(Gone("worker", (worker_id,)))
             return
+        if before is not None and (before.model_ref, before.pool_id) != (
+            row.model_ref,
+            row.pool_id,
+        ):
+            self._drop_prefixes(state, worker_id)
         self.workers[worker_id] = row
         worker = state.fleet.workers.get(worker_id)
         if worker is not None:
@@ -251,6 +262,23 @@ class Projection:
                 changes.append(Gone("running", (job_id,)))
         state.touched.runs.clear()
 
+    def _tell_prefixes(self, state: QueenState, changes: list[Change]) -> None:
+        """Tell who has what jobs wait for; of a block for which none waits any more, that nobody has it."""
+        for block in state.prefixes.touched:
+            before = self._prefixes.pop(block, {})
+            rows = {WorkerId(row.worker_id): row for row in prefix_rows(state, block)}
+            changes.extend(row._replace(tokens=0) for w, row in before.items() if w not in rows)
+            changes.extend(row for w, row in rows.items() if row != before.get(w))
+            if rows:
+                self._prefixes[block] = rows
+        state.prefixes.touched.clear()
+
+    def _drop_prefixes(self, state: QueenState, worker_id: WorkerId) -> None:
+        """Mirrors forget what a worker had when it goes or becomes another; what it has now is told anew."""
+        for block, rows in self._prefixes.items():
+            if rows.pop(worker_id, None) is not None:
+                state.prefixes.touched[block] = None
+
     def _tell_tenants(self, state: QueenState, changes: list[Change]) -> None:
         for tenant_id in state.touched.tenants:
             if tenant_id in state.tenants:
@@ -263,7 +291,7 @@ class Projection:
         for job_id in state.touched.jobs:
             if job_id in state.queue:
                 self._jobs.add(job_id)
-                changes.append(job_row(state.jobs[job_id]))
+                changes.append(job_row(state, state.jobs[job_id]))
             elif job_id in self._jobs:
                 self._jobs.discard(job_id)
                 changes.append(Gone("job", (job_id,)))
@@ -284,13 +312,13 @@ def rows_of(state: QueenState, now_ms: int, known: Projection) -> Iterator[Row]:
     yield from fleet_of(state, now_ms, known).rows()
     for job_id in sorted(state.queue.job_ids(), key=lambda each: state.jobs[each].sequence):
         if job_id in state.queue:
-            yield job_row(state.jobs[job_id])
+            yield job_row(state, state.jobs[job_id])
 
 
 def world_of(state: QueenState, now_ms: int, known: Projection) -> World:
     """Return everything as a policy sees it, as tables. Walks all of the state."""
     world = fleet_of(state, now_ms, known)
-    world.jobs = {job_id: job_row(state.jobs[job_id]) for job_id in state.queue.job_ids()}
+    world.jobs = {job_id: job_row(state, state.jobs[job_id]) for job_id in state.queue.job_ids()}
     return world
 
 
@@ -310,6 +338,9 @@ def fleet_of(state: QueenState, now_ms: int, known: Projection) -> World:
         run = running_row(state, lease.job_id)
         if run is not None:
             world.running[run.job_id] = run
+    for block in state.prefixes.blocks_awaited():
+        for prefix in prefix_rows(state, block):
+            world.prefixes[prefix.worker_id, prefix.prompt_hash] = prefix
     for tenant_id in state.tenants:
         world.tenants[tenant_id] = tenant_row(state, tenant_id)
     return world

@@ -38,6 +38,7 @@ class WorkerRow(NamedTuple):
         prefill_speedup: How many prompt tokens it computes in the time of one token of an answer; 0: not measured.
         resident_at: Since when its model is loaded, on the clock of `now_ms`; 0: it loads, or nobody knows.
         served_class: The most urgent class that it served since then; empty: it served nobody yet.
+        extensions: What it can do beyond generating, separated by commas.
     """
 
     worker_id: str
@@ -64,6 +65,7 @@ class WorkerRow(NamedTuple):
     prefill_speedup: float = 0.0
     resident_at: int = 0
     served_class: str = ""
+    extensions: str = ""
 
 
 class JobRow(NamedTuple):
@@ -79,6 +81,7 @@ class JobRow(NamedTuple):
         min_compute_capability: Such as `8.6`; empty: any device. This and what follows demand nothing by default.
         quantizations: Accepted quantizations, separated by commas, like the pools that follow.
         min_vram_bytes: Least memory of the device, free or not.
+        extensions: What its worker must be able to do beyond generating, separated by commas.
     """
 
     job_id: str
@@ -112,6 +115,7 @@ class JobRow(NamedTuple):
     prefer_pool_ids: str = ""
     avoid_pool_ids: str = ""
     min_vram_bytes: int = 0
+    extensions: str = ""
     labels: tuple[tuple[str, str], ...] = ()
 
 

@@ -80,6 +80,9 @@ class Yard:
     def put_worker(self, worker: WorkerRow) -> None:
         """Take in a worker, new or changed."""
         self._unfile(worker.worker_id)
+        before = self.workers.get(worker.worker_id)
+        if before is not None and not _is_same(before, worker):
+            self._empty_cache(worker.worker_id)
         self.workers[worker.worker_id] = worker
         self._file(worker)
 
@@ -87,8 +90,12 @@ class Yard:
         """Forget a worker and what it holds in its cache."""
         self._unfile(worker_id)
         self.workers.pop(worker_id, None)
-        for holders in self.holders.values():
-            holders.pop(worker_id, None)
+        self._empty_cache(worker_id)
+
+    def _empty_cache(self, worker_id: str) -> None:
+        for prompt_hash, holders in list(self.holders.items()):
+            if holders.pop(worker_id, None) and not holders:
+                del self.holders[prompt_hash]
 
     def put_pool(self, pool: PoolRow) -> None:
         """Take in what a host says; its workers open or close with it."""
@@ -119,6 +126,8 @@ class Yard:
             holders[prefix.worker_id] = prefix.tokens
         else:
             holders.pop(prefix.worker_id, None)
+        if not holders:
+            del self.holders[prefix.prompt_hash]
 
     def put_run(self, run: RunningRow) -> None:
         """Take in a running job."""
@@ -201,6 +210,8 @@ class Yard:
             return False
         if job.quantizations and worker.quantization not in _parts(job.quantizations):
             return False
+        if job.extensions and not {*_parts(job.extensions)} <= {*_parts(worker.extensions)}:
+            return False
         return self._serves(job, [(worker.pool_id, gpu) for gpu in _parts(worker.gpu_ids)])
 
     def _serves(self, job: JobRow, gpus: list[tuple[str, str]]) -> bool:
@@ -272,7 +283,7 @@ class Yard:
     def loadable(self, job: JobRow) -> ModelRow | None:
         """The catalogue's entry of a job's model, if a worker of it could take the job at all."""
         model = self.models.get(job.model_ref)
-        if model is None or model.context < job.min_context_tokens:
+        if model is None or model.context < job.min_context_tokens or job.extensions:
             return None
         if job.quantizations and model.quantization not in _parts(job.quantizations):
             return None
@@ -318,6 +329,11 @@ class Yard:
         if not gpu or not model or gpu.vram_free + freed < model.vram_required:
             return False
         return _loads(model, gpu.pool_id) and self._allows(job, gpu)
+
+
+def _is_same(before: WorkerRow, after: WorkerRow) -> bool:
+    """Whether a row is of the process that an earlier one was of; if not, its cache is another."""
+    return (before.model_ref, before.pool_id) == (after.model_ref, after.pool_id)
 
 
 def _room_key(gpu: GpuRow) -> tuple[int, str, str, str]:

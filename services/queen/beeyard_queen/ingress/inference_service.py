@@ -168,7 +168,10 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     def _explain_wait(self, job: Job, explanation: pb.JobExplanation) -> None:
         state = self._loop.state
         now_ms = self._clock.now().mono_ms
-        found = placement_trace(job.spec, state.fleet, now_ms, limits.CANDIDATES_KEPT_MAX)
+        held = state.prefixes.held(job.job_id)
+        found = placement_trace(
+            job.spec, state.fleet, now_ms, limits.CANDIDATES_KEPT_MAX, held=held
+        )
         ahead = state.queue.position(job) if job.job_id in state.queue else 0
         explanation.summary = f"waits with {ahead} jobs before it"
         if job.is_resting:

@@ -4,6 +4,7 @@ Every rule answers with INVALID_REQUEST and the field, so that the client knows 
 does not know are refused, too: a newer client's constraint must not be ignored in silence (docs/adr/0003).
 """
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
@@ -23,6 +24,7 @@ _CONTAINERS: Final[tuple[tuple[str, Callable[[Any], object]], ...]] = (
     ("stop", list),
     ("messages", list),
 )
+_EXTENSION: Final = re.compile(r"[a-z0-9_.:-]+")
 _ENGINES: Final = ("", "llamacpp", "openai_http", "synthetic")
 
 
@@ -63,6 +65,12 @@ def _capability(text: str) -> str:
     return text
 
 
+def _extension(text: str) -> str:
+    if not _EXTENSION.fullmatch(text):
+        raise ValueError("must be words of a-z, 0-9, '_', '.', ':' and '-'")
+    return text
+
+
 Short = Annotated[str, AfterValidator(_short)]
 Label = Annotated[str, AfterValidator(_label)]
 
@@ -85,6 +93,9 @@ class RequirementsSchema(_Schema):
     quantizations: list[Short] = Field(max_length=limits.STOP_COUNT_MAX)
     min_compute_capability: Annotated[str, AfterValidator(_capability)]
     min_context_tokens: int = Field(ge=0)
+    extensions: list[Annotated[Short, AfterValidator(_extension)]] = Field(
+        max_length=limits.STOP_COUNT_MAX
+    )
 
 
 class PlacementSchema(_Schema):

@@ -16,6 +16,7 @@ from beeyard_runtime.rpc_errors import RpcRefusal
 
 from beeyard_queen.actor import Answers
 from beeyard_queen.ingress.overload import refuse_overload
+from beeyard_queen.ingress.prefix_path import PrefixPaths
 from beeyard_queen.ingress.request import JobRequest, check_request
 from beeyard_queen.ingress.wire import digest_of, generate_request_of, spec_of
 from beeyard_queen.loop import WriterLoop
@@ -44,6 +45,8 @@ class Submissions:
     answers: Answers
     traces: JobTraces
     clock: Clock
+    #: Makes prompts known to placement by hashes; None: they are not.
+    paths: PrefixPaths | None
 
     def new_job_id(self) -> JobId:
         """Draw the name of a job."""
@@ -64,13 +67,22 @@ class Submissions:
             earlier = await self._earlier(spec.tenant_id, request.request_id, digest)
             if earlier is not None:
                 return earlier
-        self.prompts.put(job_id, generate_request_of(schema).SerializeToString())
+        generation = generate_request_of(schema)
+        self.prompts.put(job_id, generation.SerializeToString())
         self.traces.submitted(job_id, self.clock.now())
         waiter: asyncio.Future[Accept | AcceptAgain | Refused]
         waiter = asyncio.get_running_loop().create_future()
         self.answers.submitters[job_id] = waiter
         self.loop.post(
-            JobSubmitted(job_id=job_id, spec=spec, request_id=request.request_id, digest=digest)
+            JobSubmitted(
+                job_id=job_id,
+                spec=spec,
+                request_id=request.request_id,
+                digest=digest,
+                prefix=self.paths.path_of(generation, tenant_id=spec.tenant_id, model=spec.model)
+                if self.paths
+                else (),
+            )
         )
         answer = await waiter
         if isinstance(answer, Refused):

@@ -93,6 +93,7 @@ def _requirements_of(need: RequirementsSchema) -> Requirements:
         quantizations=tuple(need.quantizations),
         min_compute_capability=capability_of(need.min_compute_capability),
         min_context_tokens=need.min_context_tokens,
+        extensions=tuple(sorted(set(need.extensions))),
     )
 
 

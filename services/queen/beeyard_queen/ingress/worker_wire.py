@@ -66,6 +66,17 @@ def report_of(status: engine_pb.EngineStatus, pool_id: str, address: str) -> Wor
         tokens_per_s=status.tokens_per_s,
         uptime_s=status.uptime_s,
         failure=status.failure,
+        extensions=extensions_of(status),
+    )
+
+
+def extensions_of(status: engine_pb.EngineStatus) -> frozenset[str]:
+    """Return what a worker says that it can do, without what is no word."""
+    words = (word for word in status.extensions if word and "," not in word)
+    return frozenset(
+        [word for word in words if len(word.encode()) <= limits.ID_BYTES_MAX][
+            : limits.EXTENSIONS_MAX
+        ]
     )
 
 

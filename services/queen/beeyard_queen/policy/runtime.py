@@ -176,7 +176,7 @@ class PolicyRuntime:
             if at % limits.POLICY_DELTAS_PER_MESSAGE == 0:
                 await self._clock.sleep_ms(0)
             if job_id in state.queue:
-                world.jobs[job_id] = job_row(state.jobs[job_id])
+                world.jobs[job_id] = job_row(state, state.jobs[job_id])
         return Scene(world, now_ms)
 
     def digest(self) -> str:

@@ -82,6 +82,8 @@ def _meets_demands(world: World, job: JobRow, worker: WorkerRow) -> bool:
         return False
     if job.quantizations and worker.quantization not in job.quantizations.split(","):
         return False
+    if not {*filter(None, job.extensions.split(","))} <= {*worker.extensions.split(",")}:
+        return False
     if job.pin_pool_id not in {"", worker.pool_id}:
         return False
     if job.avoid_pool_ids and worker.pool_id in job.avoid_pool_ids.split(","):

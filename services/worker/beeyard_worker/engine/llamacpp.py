@@ -77,6 +77,7 @@ class LlamaCppEngine:
             context_tokens=context,
             quantization=facts.quantization,
             slots=options.slots,
+            caches_prefixes=options.uses_prefix_cache,
         )
 
     async def generate(

@@ -101,6 +101,8 @@ class OpenAIHttpEngine:
             or int(model.get("max_model_len") or _CONTEXT_TOKENS_DEFAULT),
             quantization="",
             slots=self._options.slots,
+            # Such servers keep prefixes by default, and tell nowhere if they do not: the queen learns it.
+            caches_prefixes=True,
         )
 
     async def generate(

@@ -131,6 +131,7 @@ class EngineFacts:
         kv_tokens: KV memory that the engine gives by need, in tokens; 0: it has a context's worth for
             each slot, so nobody has to count.
         kv_page_tokens: Tokens of one page of that memory.
+        caches_prefixes: What was computed of a prompt is kept for the prompts after it.
     """
 
     engine: str
@@ -142,6 +143,7 @@ class EngineFacts:
     slots: int
     kv_tokens: int = 0
     kv_page_tokens: int = 1
+    caches_prefixes: bool = False
 
 
 class Engine(Protocol):

@@ -42,6 +42,7 @@ class EngineSettings:
         prefill_tokens_max: Prompt tokens of one of its steps at most.
         context_tokens: Context of each; 0: the engine's own.
         threads: For llamacpp on the CPU; 0: half of the cores.
+        reuse_prefix: For llamacpp: as `LlamaOptions.reuse_prefix`.
         package_cache: Folder for models that come as packages.
         api_key: For openai_http.
         command: Starts the server of openai_http; empty: it runs already.
@@ -57,6 +58,7 @@ class EngineSettings:
     prefill_tokens_max: int = BATCH_PREFILL_TOKENS_MAX
     context_tokens: int = 0
     threads: int = 0
+    reuse_prefix: bool | None = None
     package_cache: pathlib.Path
     api_key: str = dataclasses.field(default="", repr=False)
     command: tuple[str, ...] = ()
@@ -135,6 +137,7 @@ def _llamacpp(settings: EngineSettings) -> LlamaCppEngine:
         context_tokens=settings.context_tokens,
         threads=settings.threads,
         gpu_layers=0 if settings.device == _CPU else -1,
+        reuse_prefix=settings.reuse_prefix,
     )
     return LlamaCppEngine(path, options)
 

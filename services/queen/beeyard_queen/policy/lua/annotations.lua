@@ -42,6 +42,7 @@
 ---@field min_vram_bytes integer Least memory of the device, free or not; 0: any.
 ---@field min_compute_capability string Such as `8.6`; empty: any device.
 ---@field quantizations string Accepted quantizations, separated by commas; empty: any.
+---@field extensions string What its worker must be able to do beyond generating, separated by commas; empty: nothing.
 ---@field pin_pool_id string Only this pool; empty: any.
 
 ---A worker process with one model.
@@ -66,6 +67,7 @@
 ---@field geo? Geo
 ---@field capability string Such as `text` or `image-gen`.
 ---@field quantization string
+---@field extensions string What it can do beyond generating, separated by commas.
 ---@field uptime_s number
 ---@field last_used_at integer When it last held a job.
 ---@field jobs_served integer
@@ -174,7 +176,7 @@ function Helpers.estimate_job_duration(job, worker) end
 ---@param job Job|string
 ---@param worker Worker|string
 ---@return boolean fits
----@return string? reason The first thing in the way: `model_mismatch`, `engine_mismatch`, `worker_not_ready`, `no_free_slot`, `pool_unhealthy`, `insufficient_vram`, `insufficient_kv`, `context_too_small`, `device_too_small`, `quantization_mismatch`, `pool_excluded`, `compute_capability_too_low`, `job_unknown` or `worker_unknown`.
+---@return string? reason The first thing in the way: `model_mismatch`, `engine_mismatch`, `worker_not_ready`, `no_free_slot`, `pool_unhealthy`, `insufficient_vram`, `insufficient_kv`, `context_too_small`, `device_too_small`, `quantization_mismatch`, `pool_excluded`, `extension_missing`, `compute_capability_too_low`, `job_unknown` or `worker_unknown`.
 ---Example: `select(2, helpers.can_job_fit("job-2", "worker-1"))` → `"model_mismatch"`
 function Helpers.can_job_fit(job, worker) end
 

@@ -124,9 +124,10 @@ end
 
 local dress_job, job_view = kind({
   "attempt", "cost_units", "created_at", "deadline_at", "deadline_ms", "engine", "estimated_duration_ms",
-  "estimated_vram_bytes", "expected_tokens", "id", "is_next", "labels", "max_tokens", "min_compute_capability",
-  "min_context_tokens", "min_vram_bytes", "model_ref", "pin_pool_id", "priority", "prompt_hash", "prompt_tokens", "quantizations",
-  "queued_at", "seed", "session_id", "session_turn", "tenant_id", "type", "user", "wait_time_ms",
+  "estimated_vram_bytes", "expected_tokens", "extensions", "id", "is_next", "labels", "max_tokens",
+  "min_compute_capability", "min_context_tokens", "min_vram_bytes", "model_ref", "pin_pool_id", "priority",
+  "prompt_hash", "prompt_tokens", "quantizations", "queued_at", "seed", "session_id", "session_turn", "tenant_id",
+  "type", "user", "wait_time_ms",
 }, {
   wait_time_ms = function(raw)
     local waited = M.now - raw.queued_at
@@ -213,8 +214,8 @@ local function gpu_ids(raw)
 end
 
 local dress_worker, worker_view = kind({
-  "capability", "context_tokens", "cost_per_token", "engine", "geo", "gpu_id", "gpu_ids", "gpus", "id", "jobs_served",
-  "kv_free_tokens", "last_used_at", "load", "model_ref", "pool_id", "prefill_speedup", "quantization",
+  "capability", "context_tokens", "cost_per_token", "engine", "extensions", "geo", "gpu_id", "gpu_ids", "gpus", "id",
+  "jobs_served", "kv_free_tokens", "last_used_at", "load", "model_ref", "pool_id", "prefill_speedup", "quantization",
   "resident_at", "served_class", "slots_free", "slots_total", "status", "tokens_per_s", "uptime_s", "vram_free",
 }, {
   uptime_s = function(raw) return M.now > raw.started_at and (M.now - raw.started_at) / 1000 or 0 end,

@@ -170,8 +170,11 @@ type Requirements struct {
 	MinComputeCapability string `protobuf:"bytes,3,opt,name=min_compute_capability,json=minComputeCapability,proto3" json:"min_compute_capability,omitempty"`
 	// Least context window of the worker in tokens.
 	MinContextTokens int32 `protobuf:"varint,4,opt,name=min_context_tokens,json=minContextTokens,proto3" json:"min_context_tokens,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// What the worker must be able to do beyond generating, in its own words (`EngineStatus.extensions`), such as
+	// `deterministic`; all of them. At most 16. Known of workers that run only, so no worker is started for it.
+	Extensions    []string `protobuf:"bytes,5,rep,name=extensions,proto3" json:"extensions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Requirements) Reset() {
@@ -230,6 +233,13 @@ func (x *Requirements) GetMinContextTokens() int32 {
 		return x.MinContextTokens
 	}
 	return 0
+}
+
+func (x *Requirements) GetExtensions() []string {
+	if x != nil {
+		return x.Extensions
+	}
+	return nil
 }
 
 // Where the job should or should not run.
@@ -1229,12 +1239,15 @@ var File_beeyard_queen_v1_job_proto protoreflect.FileDescriptor
 
 const file_beeyard_queen_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x1abeeyard/queen/v1/job.proto\x12\x10beeyard.queen.v1\x1a\"beeyard/worker/v1/generation.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\x01\n" +
+	"\x1abeeyard/queen/v1/job.proto\x12\x10beeyard.queen.v1\x1a\"beeyard/worker/v1/generation.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\x01\n" +
 	"\fRequirements\x12$\n" +
 	"\x0emin_vram_bytes\x18\x01 \x01(\x03R\fminVramBytes\x12$\n" +
 	"\rquantizations\x18\x02 \x03(\tR\rquantizations\x124\n" +
 	"\x16min_compute_capability\x18\x03 \x01(\tR\x14minComputeCapability\x12,\n" +
-	"\x12min_context_tokens\x18\x04 \x01(\x05R\x10minContextTokens\"y\n" +
+	"\x12min_context_tokens\x18\x04 \x01(\x05R\x10minContextTokens\x12\x1e\n" +
+	"\n" +
+	"extensions\x18\x05 \x03(\tR\n" +
+	"extensions\"y\n" +
 	"\tPlacement\x12\x1e\n" +
 	"\vpin_pool_id\x18\x01 \x01(\tR\tpinPoolId\x12&\n" +
 	"\x0fprefer_pool_ids\x18\x02 \x03(\tR\rpreferPoolIds\x12$\n" +

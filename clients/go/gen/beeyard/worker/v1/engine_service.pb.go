@@ -220,7 +220,10 @@ type EngineStatus struct {
 	// Seconds since the process started.
 	UptimeS float64 `protobuf:"fixed64,17,opt,name=uptime_s,json=uptimeS,proto3" json:"uptime_s,omitempty"`
 	// Quantization of the loaded weights as the file names it, such as `Q4_K_M`; empty if unknown.
-	Quantization  string `protobuf:"bytes,18,opt,name=quantization,proto3" json:"quantization,omitempty"`
+	Quantization string `protobuf:"bytes,18,opt,name=quantization,proto3" json:"quantization,omitempty"`
+	// What the engine can do beyond generating, in words that a job may require. `prefix_cache`: it keeps what it computed
+	// of a prompt for the prompts after it. At most 32 words of at most 128 bytes; empty from workers of earlier versions.
+	Extensions    []string `protobuf:"bytes,19,rep,name=extensions,proto3" json:"extensions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -379,6 +382,13 @@ func (x *EngineStatus) GetQuantization() string {
 		return x.Quantization
 	}
 	return ""
+}
+
+func (x *EngineStatus) GetExtensions() []string {
+	if x != nil {
+		return x.Extensions
+	}
+	return nil
 }
 
 // One answer to generate. Also the body of a lease offer, so that a worker reads one shape only.
@@ -677,7 +687,7 @@ const file_beeyard_worker_v1_engine_service_proto_rawDesc = "" +
 	"\x10GetStatusRequest\x12#\n" +
 	"\rsupervisor_id\x18\x01 \x01(\tR\fsupervisorId\")\n" +
 	"\fDrainRequest\x12\x19\n" +
-	"\bgrace_ms\x18\x01 \x01(\x03R\agraceMs\"\xe6\x04\n" +
+	"\bgrace_ms\x18\x01 \x01(\x03R\agraceMs\"\x86\x05\n" +
 	"\fEngineStatus\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x16\n" +
@@ -700,7 +710,10 @@ const file_beeyard_worker_v1_engine_service_proto_rawDesc = "" +
 	"\ftokens_per_s\x18\x10 \x01(\x01R\n" +
 	"tokensPerS\x12\x19\n" +
 	"\buptime_s\x18\x11 \x01(\x01R\auptimeS\x12\"\n" +
-	"\fquantization\x18\x12 \x01(\tR\fquantization\"\x9c\x03\n" +
+	"\fquantization\x18\x12 \x01(\tR\fquantization\x12\x1e\n" +
+	"\n" +
+	"extensions\x18\x13 \x03(\tR\n" +
+	"extensions\"\x9c\x03\n" +
 	"\x0fGenerateRequest\x12\x16\n" +
 	"\x06prompt\x18\x01 \x01(\tR\x06prompt\x12:\n" +
 	"\bmessages\x18\x02 \x03(\v2\x1e.beeyard.worker.v1.ChatMessageR\bmessages\x12\x1d\n" +

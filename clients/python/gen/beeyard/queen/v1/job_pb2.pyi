@@ -107,6 +107,7 @@ class Requirements(_message.Message):
     QUANTIZATIONS_FIELD_NUMBER: _builtins.int
     MIN_COMPUTE_CAPABILITY_FIELD_NUMBER: _builtins.int
     MIN_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    EXTENSIONS_FIELD_NUMBER: _builtins.int
     min_vram_bytes: _builtins.int
     """Least memory of the device in bytes."""
     min_compute_capability: _builtins.str
@@ -117,6 +118,12 @@ class Requirements(_message.Message):
     def quantizations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Accepted quantizations, such as `Q4_K_M`; empty: any."""
 
+    @_builtins.property
+    def extensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the worker must be able to do beyond generating, in its own words (`EngineStatus.extensions`), such as
+        `deterministic`; all of them. At most 16. Known of workers that run only, so no worker is started for it.
+        """
+
     def __init__(
         self,
         *,
@@ -124,10 +131,11 @@ class Requirements(_message.Message):
         quantizations: _abc.Iterable[_builtins.str] | None = ...,
         min_compute_capability: _builtins.str = ...,
         min_context_tokens: _builtins.int = ...,
+        extensions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_compute_capability", b"min_compute_capability", "min_context_tokens", b"min_context_tokens", "min_vram_bytes", b"min_vram_bytes", "quantizations", b"quantizations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extensions", b"extensions", "min_compute_capability", b"min_compute_capability", "min_context_tokens", b"min_context_tokens", "min_vram_bytes", b"min_vram_bytes", "quantizations", b"quantizations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

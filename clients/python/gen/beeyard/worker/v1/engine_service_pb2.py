@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from beeyard.worker.v1 import generation_pb2 as beeyard_dot_worker_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&beeyard/worker/v1/engine_service.proto\x12\x11\x62\x65\x65yard.worker.v1\x1a\"beeyard/worker/v1/generation.proto\")\n\x10GetStatusRequest\x12\x15\n\rsupervisor_id\x18\x01 \x01(\t\" \n\x0c\x44rainRequest\x12\x10\n\x08grace_ms\x18\x01 \x01(\x03\"\x99\x03\n\x0c\x45ngineStatus\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12-\n\x05state\x18\x06 \x01(\x0e\x32\x1e.beeyard.worker.v1.WorkerState\x12\x15\n\rload_progress\x18\x07 \x01(\x01\x12\x13\n\x0bslots_total\x18\x08 \x01(\x05\x12\x12\n\nslots_free\x18\t \x01(\x05\x12\x17\n\x0fkv_tokens_total\x18\n \x01(\x05\x12\x16\n\x0ekv_tokens_free\x18\x0b \x01(\x05\x12\x16\n\x0e\x63ontext_tokens\x18\x0c \x01(\x05\x12\x15\n\rdeterministic\x18\r \x01(\x08\x12\x11\n\ttoken_ids\x18\x0e \x01(\x08\x12\x0f\n\x07\x66\x61ilure\x18\x0f \x01(\t\x12\x14\n\x0ctokens_per_s\x18\x10 \x01(\x01\x12\x10\n\x08uptime_s\x18\x11 \x01(\x01\x12\x14\n\x0cquantization\x18\x12 \x01(\t\"\xb6\x02\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x30\n\x08messages\x18\x02 \x03(\x0b\x32\x1e.beeyard.worker.v1.ChatMessage\x12\x12\n\nmax_tokens\x18\x03 \x01(\x05\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x06 \x01(\x05H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x07 \x01(\x03H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x08 \x03(\t\x12\x12\n\nresume_ids\x18\t \x03(\r\x12\x13\n\x0bresume_text\x18\n \x01(\t\x12\x14\n\x0cresume_count\x18\x0b \x01(\x05\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seed\"\x87\x01\n\x10GenerateResponse\x12/\n\x06tokens\x18\x01 \x01(\x0b\x32\x1d.beeyard.worker.v1.TokenChunkH\x00\x12\x39\n\x08\x66inished\x18\x02 \x01(\x0b\x32%.beeyard.worker.v1.GenerationFinishedH\x00\x42\x07\n\x05\x65vent\"\x9b\x01\n\x12GenerationFinished\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.beeyard.worker.v1.FinishReason\x12\'\n\x05usage\x18\x02 \x01(\x0b\x32\x18.beeyard.worker.v1.Usage\x12+\n\x07timings\x18\x03 \x01(\x0b\x32\x1a.beeyard.worker.v1.Timings*\xa9\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x15\n\x11WORKER_STATE_BUSY\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x12\x17\n\x13WORKER_STATE_FAILED\x10\x05\x32\x84\x02\n\rEngineService\x12Q\n\tGetStatus\x12#.beeyard.worker.v1.GetStatusRequest\x1a\x1f.beeyard.worker.v1.EngineStatus\x12U\n\x08Generate\x12\".beeyard.worker.v1.GenerateRequest\x1a#.beeyard.worker.v1.GenerateResponse0\x01\x12I\n\x05\x44rain\x12\x1f.beeyard.worker.v1.DrainRequest\x1a\x1f.beeyard.worker.v1.EngineStatusBFZDgithub.com/beeyard/beeyard/clients/go/gen/beeyard/worker/v1;workerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&beeyard/worker/v1/engine_service.proto\x12\x11\x62\x65\x65yard.worker.v1\x1a\"beeyard/worker/v1/generation.proto\")\n\x10GetStatusRequest\x12\x15\n\rsupervisor_id\x18\x01 \x01(\t\" \n\x0c\x44rainRequest\x12\x10\n\x08grace_ms\x18\x01 \x01(\x03\"\xad\x03\n\x0c\x45ngineStatus\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12-\n\x05state\x18\x06 \x01(\x0e\x32\x1e.beeyard.worker.v1.WorkerState\x12\x15\n\rload_progress\x18\x07 \x01(\x01\x12\x13\n\x0bslots_total\x18\x08 \x01(\x05\x12\x12\n\nslots_free\x18\t \x01(\x05\x12\x17\n\x0fkv_tokens_total\x18\n \x01(\x05\x12\x16\n\x0ekv_tokens_free\x18\x0b \x01(\x05\x12\x16\n\x0e\x63ontext_tokens\x18\x0c \x01(\x05\x12\x15\n\rdeterministic\x18\r \x01(\x08\x12\x11\n\ttoken_ids\x18\x0e \x01(\x08\x12\x0f\n\x07\x66\x61ilure\x18\x0f \x01(\t\x12\x14\n\x0ctokens_per_s\x18\x10 \x01(\x01\x12\x10\n\x08uptime_s\x18\x11 \x01(\x01\x12\x14\n\x0cquantization\x18\x12 \x01(\t\x12\x12\n\nextensions\x18\x13 \x03(\t\"\xb6\x02\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x30\n\x08messages\x18\x02 \x03(\x0b\x32\x1e.beeyard.worker.v1.ChatMessage\x12\x12\n\nmax_tokens\x18\x03 \x01(\x05\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x06 \x01(\x05H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x07 \x01(\x03H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x08 \x03(\t\x12\x12\n\nresume_ids\x18\t \x03(\r\x12\x13\n\x0bresume_text\x18\n \x01(\t\x12\x14\n\x0cresume_count\x18\x0b \x01(\x05\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seed\"\x87\x01\n\x10GenerateResponse\x12/\n\x06tokens\x18\x01 \x01(\x0b\x32\x1d.beeyard.worker.v1.TokenChunkH\x00\x12\x39\n\x08\x66inished\x18\x02 \x01(\x0b\x32%.beeyard.worker.v1.GenerationFinishedH\x00\x42\x07\n\x05\x65vent\"\x9b\x01\n\x12GenerationFinished\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.beeyard.worker.v1.FinishReason\x12\'\n\x05usage\x18\x02 \x01(\x0b\x32\x18.beeyard.worker.v1.Usage\x12+\n\x07timings\x18\x03 \x01(\x0b\x32\x1a.beeyard.worker.v1.Timings*\xa9\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x15\n\x11WORKER_STATE_BUSY\x10\x03\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x04\x12\x17\n\x13WORKER_STATE_FAILED\x10\x05\x32\x84\x02\n\rEngineService\x12Q\n\tGetStatus\x12#.beeyard.worker.v1.GetStatusRequest\x1a\x1f.beeyard.worker.v1.EngineStatus\x12U\n\x08Generate\x12\".beeyard.worker.v1.GenerateRequest\x1a#.beeyard.worker.v1.GenerateResponse0\x01\x12I\n\x05\x44rain\x12\x1f.beeyard.worker.v1.DrainRequest\x1a\x1f.beeyard.worker.v1.EngineStatusBFZDgithub.com/beeyard/beeyard/clients/go/gen/beeyard/worker/v1;workerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,20 +33,20 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'beeyard.worker.v1.engine_se
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'ZDgithub.com/beeyard/beeyard/clients/go/gen/beeyard/worker/v1;workerv1'
-  _globals['_WORKERSTATE']._serialized_start=1196
-  _globals['_WORKERSTATE']._serialized_end=1365
+  _globals['_WORKERSTATE']._serialized_start=1216
+  _globals['_WORKERSTATE']._serialized_end=1385
   _globals['_GETSTATUSREQUEST']._serialized_start=97
   _globals['_GETSTATUSREQUEST']._serialized_end=138
   _globals['_DRAINREQUEST']._serialized_start=140
   _globals['_DRAINREQUEST']._serialized_end=172
   _globals['_ENGINESTATUS']._serialized_start=175
-  _globals['_ENGINESTATUS']._serialized_end=584
-  _globals['_GENERATEREQUEST']._serialized_start=587
-  _globals['_GENERATEREQUEST']._serialized_end=897
-  _globals['_GENERATERESPONSE']._serialized_start=900
-  _globals['_GENERATERESPONSE']._serialized_end=1035
-  _globals['_GENERATIONFINISHED']._serialized_start=1038
-  _globals['_GENERATIONFINISHED']._serialized_end=1193
-  _globals['_ENGINESERVICE']._serialized_start=1368
-  _globals['_ENGINESERVICE']._serialized_end=1628
+  _globals['_ENGINESTATUS']._serialized_end=604
+  _globals['_GENERATEREQUEST']._serialized_start=607
+  _globals['_GENERATEREQUEST']._serialized_end=917
+  _globals['_GENERATERESPONSE']._serialized_start=920
+  _globals['_GENERATERESPONSE']._serialized_end=1055
+  _globals['_GENERATIONFINISHED']._serialized_start=1058
+  _globals['_GENERATIONFINISHED']._serialized_end=1213
+  _globals['_ENGINESERVICE']._serialized_start=1388
+  _globals['_ENGINESERVICE']._serialized_end=1648
 # @@protoc_insertion_point(module_scope)

@@ -128,6 +128,7 @@ class EngineStatus(_message.Message):
     TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     UPTIME_S_FIELD_NUMBER: _builtins.int
     QUANTIZATION_FIELD_NUMBER: _builtins.int
+    EXTENSIONS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """The worker's id."""
     model: _builtins.str
@@ -164,6 +165,12 @@ class EngineStatus(_message.Message):
     """Seconds since the process started."""
     quantization: _builtins.str
     """Quantization of the loaded weights as the file names it, such as `Q4_K_M`; empty if unknown."""
+    @_builtins.property
+    def extensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the engine can do beyond generating, in words that a job may require. `prefix_cache`: it keeps what it computed
+        of a prompt for the prompts after it. At most 32 words of at most 128 bytes; empty from workers of earlier versions.
+        """
+
     def __init__(
         self,
         *,
@@ -185,10 +192,11 @@ class EngineStatus(_message.Message):
         tokens_per_s: _builtins.float = ...,
         uptime_s: _builtins.float = ...,
         quantization: _builtins.str = ...,
+        extensions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "deterministic", b"deterministic", "device", b"device", "engine", b"engine", "engine_version", b"engine_version", "failure", b"failure", "kv_tokens_free", b"kv_tokens_free", "kv_tokens_total", b"kv_tokens_total", "load_progress", b"load_progress", "model", b"model", "quantization", b"quantization", "slots_free", b"slots_free", "slots_total", b"slots_total", "state", b"state", "token_ids", b"token_ids", "tokens_per_s", b"tokens_per_s", "uptime_s", b"uptime_s", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "deterministic", b"deterministic", "device", b"device", "engine", b"engine", "engine_version", b"engine_version", "extensions", b"extensions", "failure", b"failure", "kv_tokens_free", b"kv_tokens_free", "kv_tokens_total", b"kv_tokens_total", "load_progress", b"load_progress", "model", b"model", "quantization", b"quantization", "slots_free", b"slots_free", "slots_total", b"slots_total", "state", b"state", "token_ids", b"token_ids", "tokens_per_s", b"tokens_per_s", "uptime_s", b"uptime_s", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

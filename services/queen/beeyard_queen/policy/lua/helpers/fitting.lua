@@ -52,6 +52,11 @@ local function demand_unmet(job, worker)
   end
   if (job.pin_pool_id or "") ~= "" and job.pin_pool_id ~= worker.pool_id then return "pool_excluded" end
   if (job.avoid_pool_ids or "") ~= "" and lists(job.avoid_pool_ids, worker.pool_id) then return "pool_excluded" end
+  if (job.extensions or "") ~= "" then
+    for _, word in ipairs(M.csv(job.extensions)) do
+      if not lists(worker.extensions, word) then return "extension_missing" end
+    end
+  end
   local wanted = capability_number(job.min_compute_capability)
   if wanted and not all_gpus(worker, computes, wanted) then return "compute_capability_too_low" end
   local bytes = number_or(job.min_vram_bytes, 0)

@@ -13,6 +13,8 @@ local function loadable(job)
   local context = number_or(job.min_context_tokens, 0)
   if context > 0 and node.raw.context < context then return nil end
   if (job.quantizations or "") ~= "" and not lists(job.quantizations, node.raw.quantization) then return nil end
+  -- What a worker can do beyond generating is known once it runs.
+  if (job.extensions or "") ~= "" then return nil end
   return node.raw
 end
 

@@ -207,7 +207,7 @@ function M.job(
   id, seq, tenant_id, session_id, priority, model_ref, prompt_hash, prompt_tokens, max_tokens, expected_tokens, seed,
   created_at, queued_at, attempt, deadline_at, estimated_vram_bytes, estimated_duration_ms, cost_units, type_,
   session_turn, is_next, geo_lat, geo_lon, engine, min_context_tokens, min_compute_capability, quantizations, pin_pool_id,
-  prefer_pool_ids, avoid_pool_ids, min_vram_bytes)
+  prefer_pool_ids, avoid_pool_ids, min_vram_bytes, extensions)
   local rank = RANK[priority] or error("job " .. tostring(id) .. ": unknown priority " .. tostring(priority), 2)
   if jobs[id] then take_out(id) end
   local raw = {
@@ -220,11 +220,11 @@ function M.job(
     min_context_tokens = min_context_tokens or 0,
     min_compute_capability = min_compute_capability or "", quantizations = quantizations or "",
     pin_pool_id = pin_pool_id or "", prefer_pool_ids = prefer_pool_ids or "", avoid_pool_ids = avoid_pool_ids or "",
-    min_vram_bytes = min_vram_bytes or 0,
+    min_vram_bytes = min_vram_bytes or 0, extensions = extensions or "",
   }
   local plain = raw.engine == "" and raw.min_context_tokens == 0 and raw.min_compute_capability == ""
     and raw.quantizations == "" and raw.pin_pool_id == "" and raw.prefer_pool_ids == "" and raw.avoid_pool_ids == ""
-    and raw.min_vram_bytes == 0
+    and raw.min_vram_bytes == 0 and raw.extensions == ""
   -- `plain`: it demands nothing but room. `deadline`: what heaps compare.
   local node = {
     raw = raw, id = id, seq = seq, rank = rank, model = model_ref, tenant = tenant_id, deadline = deadline_at,

@@ -30,6 +30,6 @@ function M.need_of(raw, is_plain)
   if is_plain then return size end
   return concat({
     size, raw.engine, raw.min_context_tokens, raw.min_compute_capability, raw.quantizations, raw.pin_pool_id,
-    raw.prefer_pool_ids, raw.avoid_pool_ids, raw.min_vram_bytes,
+    raw.prefer_pool_ids, raw.avoid_pool_ids, raw.min_vram_bytes, raw.extensions,
   }, "\31")
 end

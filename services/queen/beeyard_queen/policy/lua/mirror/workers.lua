@@ -64,7 +64,7 @@ end
 local function set_record(
   raw, id, pool_id, status, model_ref, engine, slots_total, slots_free, vram_free, kv_free_tokens, load, tokens_per_s,
   cost_per_token, geo_lat, geo_lon, capability, started_at, last_used_at, gpu_ids_csv, jobs_served, context_tokens,
-  quantization, prefill_speedup, resident_at, served_class)
+  quantization, prefill_speedup, resident_at, served_class, extensions)
   raw.id, raw.pool_id, raw.status, raw.model_ref, raw.engine = id, pool_id, status, model_ref, engine or ""
   raw.slots_total, raw.slots_free, raw.vram_free, raw.kv_free_tokens =
     slots_total, slots_free, vram_free or 0, kv_free_tokens
@@ -74,13 +74,14 @@ local function set_record(
   raw.jobs_served, raw.context_tokens, raw.quantization = jobs_served or 0, context_tokens or 0, quantization or ""
   raw.prefill_speedup = prefill_speedup or 0
   raw.resident_at, raw.served_class = resident_at or 0, served_class or ""
+  raw.extensions = extensions or ""
 end
 
 -- A worker, new or changed. The arguments after `gpu_ids_csv` are what only some deployments know.
 function M.worker(
   id, pool_id, status, model_ref, engine, slots_total, slots_free, vram_free, kv_free_tokens, load, tokens_per_s,
   cost_per_token, geo_lat, geo_lon, capability, started_at, last_used_at, gpu_ids_csv, jobs_served, context_tokens,
-  quantization, prefill_speedup, resident_at, served_class)
+  quantization, prefill_speedup, resident_at, served_class, extensions)
   local node = workers[id]
   if node and (node.model ~= model_ref or node.pool ~= pool_id) then
     M.worker_gone(id)
@@ -100,7 +101,7 @@ function M.worker(
   set_record(
     node.raw, id, pool_id, status, model_ref, engine, slots_total, slots_free, vram_free, kv_free_tokens, load,
     tokens_per_s, cost_per_token, geo_lat, geo_lon, capability, started_at, last_used_at, gpu_ids_csv, jobs_served,
-    context_tokens, quantization, prefill_speedup, resident_at, served_class)
+    context_tokens, quantization, prefill_speedup, resident_at, served_class, extensions)
   key_worker(node)
   M.worker_made(node)
   if is_new then
