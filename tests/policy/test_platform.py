@@ -8,7 +8,7 @@ from beeyard_queen.policy.in_process import PlatformPolicy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.policy_rows import NOW_MS, histories
+from tests.support.policy_rows import NOW_MS, SCENES, histories
 from tests.support.policy_worlds import Hive
 
 #: How often each must be decided over all histories, so that equality says something about it.
@@ -26,14 +26,6 @@ def test_the_platform_policy_and_its_twin_decide_alike() -> None:
     decided: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
 
-    @settings(
-        max_examples=300,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
-    @given(histories(), st.sampled_from(Eviction))
     def decide_alike(history: list[tuple[object, ...]], eviction: Eviction) -> None:
         hive = Hive(eviction)
         for change in history:
@@ -44,7 +36,15 @@ def test_the_platform_policy_and_its_twin_decide_alike() -> None:
             reasons[intent.reason] += 1
         assert hive.policy.digest() == digest(hive.world)
 
-    decide_alike()
+    for scene in SCENES:
+        in_each = given(scene(), st.sampled_from(Eviction))(decide_alike)
+        settings(
+            max_examples=75,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        )(in_each)()
     assert {action: n for action, n in OFTEN.items() if decided[action] < n} == {}
     assert {reason: reasons[reason] for reason in REASONS if reasons[reason] < 40} == {}
 

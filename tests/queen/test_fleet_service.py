@@ -1,13 +1,11 @@
 """Hosts and what operators see and wish of them: `Synchronize` on one side, `FleetService` on the other."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 
 import grpc
 import pytest
 from beeyard.pool.v1 import pool_service_pb2 as pb
-from beeyard.pool.v1 import pool_service_pb2_grpc as rpc
 from beeyard.pool.v1 import snapshot_pb2
 from beeyard.queen.v1 import fleet_service_pb2 as fleet_pb
 from beeyard.queen.v1 import inference_service_pb2 as inference_pb
@@ -17,89 +15,12 @@ from beeyard_core import limits
 
 from tests.support.attached_worker import AttachedWorker, attached_worker
 from tests.support.eventually import eventually
+from tests.support.played_host import GIB, Host, connected, snapshot
 from tests.support.raw_calls import outcome
 from tests.support.running_queen import RunningQueen
 from tests.support.told import refusal
 
 INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
-GIB = 1 << 30
-
-
-def snapshot(pool_id: str = "host", **changes: object) -> snapshot_pb2.HostSnapshot:
-    """A host with one GPU of 8 GiB and the model `tiny`."""
-    host = snapshot_pb2.HostSnapshot(
-        pool_id=pool_id,
-        devices=[
-            snapshot_pb2.Device(
-                uuid="GPU-0",
-                kind=snapshot_pb2.DEVICE_KIND_GPU,
-                name="scripted",
-                vram_total_bytes=8 * GIB,
-                vram_free_bytes=8 * GIB,
-                compute_capability="8.6",
-            )
-        ],
-        models=[
-            snapshot_pb2.CachedModel(
-                model="tiny",
-                engine="synthetic",
-                required_bytes=GIB,
-                size_bytes=GIB // 2,
-                quantization="Q4_K_M",
-                context_tokens=2_048,
-            )
-        ],
-    )
-    host.MergeFrom(snapshot_pb2.HostSnapshot(**changes))  # type: ignore[arg-type]
-    return host
-
-
-class Host:
-    """A pool manager's stream, played by the test."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.told: list[pb.SynchronizeResponse] = []
-        self.error: grpc.aio.AioRpcError | None = None
-        # Without an iterator: the call is written by hand, which the stubs do not know.
-        self.call = rpc.PoolServiceStub(channel).Synchronize()  # type: ignore[call-arg]
-        self._changed = asyncio.Event()
-        self.listening = asyncio.create_task(self._listen())
-
-    async def send(self, host: snapshot_pb2.HostSnapshot) -> None:
-        await self.call.write(pb.SynchronizeRequest(snapshot=host))
-
-    async def until(
-        self, holds: Callable[[pb.SynchronizeResponse], object]
-    ) -> pb.SynchronizeResponse:
-        """Return the latest list once it is as wanted."""
-        async with asyncio.timeout(10):
-            while not self.told or not holds(self.told[-1]):
-                self._changed.clear()
-                await self._changed.wait()
-        return self.told[-1]
-
-    async def _listen(self) -> None:
-        try:
-            while isinstance(answer := await self.call.read(), pb.SynchronizeResponse):
-                self.told.append(answer)
-                self._changed.set()
-        except grpc.aio.AioRpcError as error:
-            self.error = error
-        except asyncio.CancelledError:
-            pass  # the call was cancelled on this side
-
-
-@asynccontextmanager
-async def connected(
-    queen: RunningQueen, first: snapshot_pb2.HostSnapshot | None = None
-) -> AsyncIterator[Host]:
-    host = Host(queen.channel)
-    try:
-        await host.send(first or snapshot())
-        yield host
-    finally:
-        host.call.cancel()
-        await asyncio.wait([host.listening])
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def place_for_job(state: QueenState, spec: JobSpec, now: Instant) -> Place | Non
     places = []
     promised = promised_bytes(state)
     for pool_id, pool in state.fleet.pools.items():
-        if not pool.is_fresh(now.mono_ms):
+        if not pool.is_fresh(now.mono_ms) or state.fleet.is_gated(pool_id):
             continue
         for device, cached in _devices(pool, pool_id, spec):
             free_bytes = free_bytes_of(pool, device, promised)
