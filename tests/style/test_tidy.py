@@ -252,7 +252,7 @@ def test_the_core_runs_on_the_oldest_python_that_is_promised() -> None:
 
 
 def test_every_limit_is_enforced_somewhere() -> None:
-    names = ("limits", "batching_limits", "simulator_limits")
+    names = ("limits", "batching_limits", "placement_limits", "simulator_limits")
     files = {f"{CORE}beeyard_core/{name}.py" for name in names}
     named = {
         node.target.id

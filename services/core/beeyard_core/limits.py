@@ -8,6 +8,7 @@ from typing import Final
 
 from beeyard_core import simulator_limits as simulator
 from beeyard_core.batching_limits import *  # noqa: F403 - all limits are read from one place
+from beeyard_core.placement_limits import *  # noqa: F403 - all limits are read from one place
 from beeyard_core.simulator_limits import *  # noqa: F403 - all limits are read from one place
 
 # --- What one request may ask ---
@@ -144,29 +145,11 @@ SESSIONS_KEPT_MAX: Final = 100_000
 SESSION_KEPT_MS: Final = 24 * 3_600_000
 # A policy is told which hosts can load a model if they are no more than this; of more, a wrong choice is dropped.
 MODEL_POOLS_TOLD_MAX: Final = 256
-# A prompt is known by its blocks of so many bytes, taken for so many tokens; what is beyond its first blocks is not.
-PREFIX_BLOCK_BYTES: Final = 512
-PREFIX_BLOCK_TOKENS: Final = 128
-PREFIX_BLOCKS_PER_PROMPT_MAX: Final = 64
-# Blocks of the prompts of all jobs that have not ended; of jobs beyond that, nothing is known.
-PREFIX_PATH_BLOCKS_MAX: Final = 1 << 19
-assert PREFIX_PATH_BLOCKS_MAX >= 1_000 * PREFIX_BLOCKS_PER_PROMPT_MAX
-# Blocks that one worker's cache is believed to hold, and all of them together: some 200 bytes each.
-PREFIX_BLOCKS_PER_WORKER_MAX: Final = 4_096
-PREFIX_BLOCKS_MAX: Final = 1 << 17
-# One prompt never pushes all others out of the longest cache.
-assert PREFIX_BLOCKS_PER_WORKER_MAX >= 16 * PREFIX_BLOCKS_PER_PROMPT_MAX
-# Of a block that more workers hold, policies are not told: a decision looks at every holder that it knows.
-PREFIX_HOLDERS_TOLD_MAX: Final = 8
 # Jobs whose sizes differ by less wait in one line; the longest possible job is a few hundred such steps.
 SHAPE_TOKENS: Final = 512
 WORKERS_MAX: Final = 10_000
 POOLS_MAX: Final = 5_000
 CANDIDATES_KEPT_MAX: Final = 32
-# Measured speeds, one for each engine, model and device; those that were measured longest ago go first.
-SPEEDS_KEPT_MAX: Final = 1_024
-# The time of a shorter prompt says little of how fast prompts are computed.
-PREFILL_MEASURED_TOKENS_MIN: Final = 64
 PROMPT_MEMORY_BYTES_MAX: Final = 256 << 20
 OUTPUT_RETENTION_MS: Final = 7 * 24 * 3_600_000
 RETENTION_INTERVAL_MS: Final = 60_000
