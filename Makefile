@@ -6,11 +6,14 @@ BIN := $(VENV)/bin
 # Two test processes: the machines that this project is built on have two cores, and more would only disturb the tests
 # that watch deadlines.
 TEST_PROCESSES ?= 2
-# Cases of each property of the core in `make test`.
+# Cases of each property of the core in `make test`, and of those of scheduling, which are cheap to try.
 CASES ?= 100
+SCHEDULING_CASES ?= 500
+# Cases of each property of scheduling in `make nightly`.
+NIGHTLY_CASES ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test soak check lint lint-style lint-types lint-imports lint-protos bench generate \
+.PHONY: help install demo up test nightly soak check lint lint-style lint-types lint-imports lint-protos bench generate \
 	check-generated check-contract contract-image lock clean
 
 help: ## this list
@@ -28,10 +31,13 @@ install: $(VENV)/.installed ## everything that a contributor needs, into .venv
 
 test: lint ## everything that a contributor must pass
 	$(BIN)/pytest tests/core tests/scenarios --quiet --cov --cov-report=term
-	BEEYARD_CASES=$(CASES) $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
+	BEEYARD_CASES=$(CASES) BEEYARD_SCHEDULING_CASES=$(SCHEDULING_CASES) $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
 
 soak: install ## the same faults, for hours and by the thousand
 	BEEYARD_SOAK=1 $(BIN)/pytest -m soak
+
+nightly: install ## what scheduling promises, on many more cases than in `make test`; takes long
+	BEEYARD_SCHEDULING_CASES=$(NIGHTLY_CASES) $(BIN)/pytest tests/core/test_scheduling_properties.py --durations=0
 
 check: lint ## the static checks and the style tests
 	$(BIN)/pytest tests/style --quiet

@@ -12,6 +12,9 @@ from hypothesis import settings
 _WANTED: Final = int(os.environ.get("BEEYARD_CASES", "0"))
 
 
+_SCHEDULING: Final = int(os.environ.get("BEEYARD_SCHEDULING_CASES", "0"))
+
+
 def cases(few: int) -> int:
     """Return how many cases are to be tried: `few`, or as many as the environment asks for."""
     return max(few, _WANTED)
@@ -20,3 +23,9 @@ def cases(few: int) -> int:
 def in_cases(few: int) -> settings:
     """Return settings for a property that is tried on so many cases: always the same ones, as slow as they are."""
     return settings(max_examples=cases(few), deadline=None, derandomize=True, database=None)
+
+
+def in_scheduling_cases(few: int) -> settings:
+    """The same for what scheduling promises, which is cheap to try and may ask for more cases than all the rest."""
+    most = max(cases(few), _SCHEDULING)
+    return settings(in_cases(few), max_examples=most)

@@ -47,7 +47,7 @@ def reviews(state: QueenState) -> None:
     """Let nobody wait for a job that is next and that no worker could run any more."""
     for job_id in list(state.next_jobs.values()):
         job = state.jobs[job_id]
-        if not _could_run(state, job.spec):
+        if not could_run(state, job.spec):
             releases(state, job)
 
 
@@ -63,12 +63,12 @@ def _oldest_overdue(state: QueenState, model: ModelName) -> Job | None:
     for number, job in enumerate(merge(*heads, key=lambda each: each.sequence)):
         if job.accepted_at.mono_ms > accepted_before_ms or number >= limits.OVERDUE_LOOKED_AT_MAX:
             return None
-        if _could_run(state, job.spec):
+        if could_run(state, job.spec):
             return job
     return None
 
 
-def _could_run(state: QueenState, spec: JobSpec) -> bool:
+def could_run(state: QueenState, spec: JobSpec) -> bool:
     """Whether some worker that takes jobs now could run a job, were it empty."""
     fleet = state.fleet
     workers = (fleet.workers[worker_id] for worker_id in fleet.by_model.get(spec.model, ()))
