@@ -39,11 +39,16 @@ end
 -- Where a job can start now; nil if it cannot.
 local function place(h, job) return within_quota(h, job) and h.find_best_worker(job) or nil end
 
--- 1a. The oldest job of those that have waited for too long and can start. Of their models nothing else may start before
--- them (`held`): where small jobs always find room, a large one never would.
-local function overdue(h, held)
-  local found
-  for _, job in ipairs(h.overdue_jobs()) do
+-- No model is held; made once, since almost every decision needs it.
+local NOTHING = {}
+
+-- 1a. The oldest job of those that have waited for too long and can start; and their models, of which nothing else may
+-- start before them: where small jobs always find room, a large one never would.
+local function overdue(h)
+  local jobs, held, found = h.overdue_jobs(), NOTHING, nil
+  if not jobs[1] then return nil, held end
+  held = {}
+  for _, job in ipairs(jobs) do
     if within_quota(h, job) then
       held[job.model_ref] = true
       local worker = not found and h.find_best_worker(job)
@@ -52,11 +57,11 @@ local function overdue(h, held)
       end
     end
   end
-  return found
+  return found, held
 end
 
 local function but_held(models, held)
-  if next(held) == nil then return models end
+  if held == NOTHING then return models end
   local kept = {}
   for _, model in ipairs(models) do
     if not held[model] then kept[#kept + 1] = model end
@@ -181,8 +186,8 @@ function schedule(context)
   local h = context.helpers
   local promote_after_ms = context.config.promote_after_ms
   if type(promote_after_ms) ~= "number" then promote_after_ms = PROMOTE_AFTER_MS end
-  local held = {}
-  local decision = overdue(h, held) or dispatch(h, context.now_ms - promote_after_ms, held) or preempt(h, held)
+  local decision, held = overdue(h)
+  decision = decision or dispatch(h, context.now_ms - promote_after_ms, held) or preempt(h, held)
   if decision then return decision end
   local jobs = unserved_jobs(h)
   if #jobs > 0 then

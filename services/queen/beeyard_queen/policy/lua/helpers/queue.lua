@@ -19,9 +19,10 @@ function H.queue_heads(priority, model_ref)
 end
 
 -- The jobs that have waited for too long: the oldest of each model that has one, oldest first.
+local NOBODY = {}
 function H.overdue_jobs()
   local nodes = M.overdue()
-  return nodes and views_of(nodes) or {}
+  return nodes and views_of(nodes) or V.own(NOBODY)
 end
 
 -- The oldest job of a class; of a model and tenant in it, if given.
