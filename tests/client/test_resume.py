@@ -157,6 +157,25 @@ async def test_a_job_without_deadline_is_given_up_when_nothing_comes_for_long(
     assert 0 <= limits.RESUME_PATIENCE_MS - pauses.ms < limits.RECONNECT_MAX_MS
 
 
+async def test_a_watched_job_is_looked_for_as_long_as_a_submitted_one(
+    queen: ScriptedQueen, client: BeeyardClient, pauses: CountedPauses
+) -> None:
+    queen.watch.append([say.queued(), say.tokens(0, "a"), BROKEN])
+    queen.watch.extend([[BROKEN]] * 20)
+    queen.watch.append([say.tokens(1, "b"), say.finished()])
+    assert await client.watch(say.JOB_ID).text() == "ab"
+    assert pauses.ms > limits.CONNECT_PATIENCE_MS
+
+
+async def test_a_job_that_nobody_told_of_is_given_up_soon(
+    queen: ScriptedQueen, client: BeeyardClient, pauses: CountedPauses
+) -> None:
+    queen.watch.extend([[BROKEN]] * 20)
+    with pytest.raises(LinkBrokenError):
+        await client.watch(say.JOB_ID).text()
+    assert pauses.ms <= limits.CONNECT_PATIENCE_MS
+
+
 @pytest.mark.parametrize("reason", ["JOB_NOT_FOUND", "RESUME_OFFSET_GONE"])
 async def test_a_job_that_is_gone_is_not_looked_for(
     queen: ScriptedQueen, client: BeeyardClient, reason: str

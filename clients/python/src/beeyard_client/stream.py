@@ -69,6 +69,7 @@ class JobStream:
         self._texts: list[str] = []
         self._ids: list[int] = []
         self._events = self._follow()
+        self._is_known = False
         self.request_id = request_id
         self.started: Started | None = None
         self.ending: Ending | None = None
@@ -192,12 +193,13 @@ class JobStream:
         raise LinkBrokenError(STREAM_READ_ERROR, "the stream ended before the job did")
 
     def _take(self, message: job_pb2.JobEvent) -> Event | None:
-        was_accepted = bool(self.job_id)
         event = wire.event(message)
         if event is not None:
             event = self._cursor.take(event)
-        if not was_accepted and self.job_id:
-            # From here on the job exists, so it is worth waiting for.
+        if not self._is_known and self.job_id:
+            # From here on the job exists, so it is worth waiting for: one that is watched, as well as one that was
+            # submitted just now.
+            self._is_known = True
             self._patience.allow(limits.RESUME_PATIENCE_MS)
         self._patience.progressed()
         if event is not None:
