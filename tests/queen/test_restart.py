@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 import pytest
@@ -10,8 +11,9 @@ from beeyard.queen.v1 import job_pb2
 from beeyard_core import limits
 from beeyard_core.job import JobState
 from beeyard_queen.store.memory import MemoryStore
-from beeyard_queen.store.port import Batch, TokensRow
+from beeyard_queen.store.port import Batch, StoreUnavailable, TokensRow
 from beeyard_queen.store.tokens import tokens_row_of
+from beeyard_runtime.faults import StartFailed
 from beeyard_runtime.telemetry import setup_telemetry
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -262,4 +264,25 @@ async def test_two_queens_do_not_share_a_store(queen: RunningQueen, jobs: int) -
             await submit(queen)
     with pytest.raises(Exception, match="another queen"):
         async with running_queen(queen.store):
+            pass
+
+
+class UnreadableStore(MemoryStore):
+    """A store that opens and then cannot read what was delivered."""
+
+    async def tokens(self, job_id: str) -> Sequence[TokensRow]:
+        raise StoreUnavailable("the disk gives an I/O error, as the test wants it")
+
+
+async def test_a_queen_that_cannot_read_what_was_delivered_does_not_start(
+    queen: RunningQueen,
+) -> None:
+    async with attached_worker(queen.channel) as worker:
+        await submit(queen)
+        await worker.accept(await worker.offer())
+        disk = await disk_of(queen)
+    unreadable = UnreadableStore()
+    vars(unreadable).update(vars(disk))
+    with pytest.raises(StartFailed, match="does not give back what was delivered"):
+        async with running_queen(unreadable):
             pass

@@ -150,11 +150,18 @@ async def _assemble(
 
 
 async def _restore_tokens(feeds: Feeds, jobs: list[Job], reader: JobReader) -> None:
-    """Read back what was delivered of jobs that had begun: their next attempt, or their worker, goes on there."""
+    """Read back what was delivered of jobs that had begun: their next attempt, or their worker, goes on there.
+
+    Raises:
+        StartFailed: The store does not tell; to go on without would be to say tokens twice.
+    """
     for job in jobs:
         if not job.attempt:
             continue
-        rows = await reader.tokens(job.job_id)
+        try:
+            rows = await reader.tokens(job.job_id)
+        except StoreUnavailable as fault:
+            raise StartFailed(f"the store does not give back what was delivered: {fault}") from fault
         if not rows:
             continue
         feed = feeds.open(JobId(job.job_id))
