@@ -102,7 +102,8 @@ class QueenActor:
 
     def fill(self, batch: Batch, saved: set[JobId], *, everything: bool) -> None:
         """Add the rows of jobs that must be saved, with their tokens and prompts, and tokens that have waited."""
-        for job_id in saved:
+        # In a fixed order, so that the same events always have the same consequences.
+        for job_id in sorted(saved):
             job = self.state.jobs.get(job_id)
             if job is None:
                 continue
@@ -114,13 +115,13 @@ class QueenActor:
             if prompt is not None:
                 batch.prompts[job_id] = prompt
         due = self._due(everything=everything) | (self.feeds.unsaved & saved)
-        for job_id in due:
+        for job_id in sorted(due):
             frames = self.feeds.by_job[job_id].unsaved()
             batch.tokens.extend(tokens_row_of(job_id, frame) for frame in frames)
 
     def fill_work(self, batch: Batch, saved: set[WorkId]) -> None:
         """Add the rows of heavy work that must be saved, with bodies that are new."""
-        batch.work = self.work_calls.rows(self.state.work.works[work_id] for work_id in saved)
+        batch.work = self.work_calls.rows(self.state.work.works[work_id] for work_id in sorted(saved))
 
     def _due(self, *, everything: bool) -> set[JobId]:
         """Return the jobs whose tokens have waited long enough; all are looked at only with `everything`."""

@@ -55,6 +55,8 @@ class JobFeed:
         awaits_first: Whether no token of the last attempt came yet.
         saved_index: Tokens before it are durable.
         unsaved_since_ms: Monotonic time of the oldest token that is not durable; None: all are.
+        followers: Those that read it, in the order in which they came; they are woken in that order, so that the same
+            events always have the same consequences.
     """
 
     job_id: JobId
@@ -65,7 +67,7 @@ class JobFeed:
     saved_index: int = 0
     unsaved_since_ms: int | None = None
     ending: JobEnded | FeedClosed | None = None
-    followers: set["Follower"] = field(default_factory=set)
+    followers: dict["Follower", None] = field(default_factory=dict)
 
     def begin_attempt(self, started: AttemptStarted, lease_id: str) -> None:
         """Expect the tokens of a lease; told to followers once, however often it is said."""
@@ -135,7 +137,7 @@ class Follower:
         # Attempts that ended before the start are of no interest to this client; the last one before it is.
         begun = [i for i, a in enumerate(feed.attempts) if a.first_index <= from_index]
         self._attempt = begun[-1] if begun and from_index else 0
-        feed.followers.add(self)
+        feed.followers[self] = None
 
     @property
     def has_started(self) -> bool:
@@ -185,7 +187,7 @@ class Follower:
 
     def close(self) -> None:
         """Leave the feed. Idempotent."""
-        self._feed.followers.discard(self)
+        self._feed.followers.pop(self, None)
 
 
 @dataclass(slots=True)
