@@ -34,7 +34,8 @@ test: lint ## everything that a contributor must pass
 	BEEYARD_CASES=$(CASES) BEEYARD_SCHEDULING_CASES=$(SCHEDULING_CASES) $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
 
 soak: install ## the same faults, for hours and by the thousand
-	BEEYARD_SOAK=1 $(BIN)/pytest -m soak
+	BEEYARD_SOAK=1 $(BIN)/pytest -m soak --ignore=tests/simulation
+	BEEYARD_SOAK=1 $(BIN)/pytest -m soak -n $(TEST_PROCESSES) tests/simulation
 
 nightly: install ## what scheduling promises, on many more cases than in `make test`; takes long
 	BEEYARD_SCHEDULING_CASES=$(NIGHTLY_CASES) $(BIN)/pytest tests/core/test_scheduling_properties.py --durations=0

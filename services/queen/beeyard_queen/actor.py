@@ -121,7 +121,9 @@ class QueenActor:
 
     def fill_work(self, batch: Batch, saved: set[WorkId]) -> None:
         """Add the rows of heavy work that must be saved, with bodies that are new."""
-        batch.work = self.work_calls.rows(self.state.work.works[work_id] for work_id in sorted(saved))
+        batch.work = self.work_calls.rows(
+            self.state.work.works[work_id] for work_id in sorted(saved)
+        )
 
     def _due(self, *, everything: bool) -> set[JobId]:
         """Return the jobs whose tokens have waited long enough; all are looked at only with `everything`."""

@@ -161,7 +161,9 @@ async def _restore_tokens(feeds: Feeds, jobs: list[Job], reader: JobReader) -> N
         try:
             rows = await reader.tokens(job.job_id)
         except StoreUnavailable as fault:
-            raise StartFailed(f"the store does not give back what was delivered: {fault}") from fault
+            raise StartFailed(
+                f"the store does not give back what was delivered: {fault}"
+            ) from fault
         if not rows:
             continue
         feed = feeds.open(JobId(job.job_id))
