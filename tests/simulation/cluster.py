@@ -21,6 +21,7 @@ from beeyard_runtime.lifecycle import Stop
 from beeyard_worker.config import WorkerSettings
 from beeyard_worker.engine import synthetic
 
+from tests.simulation.crews import Crew
 from tests.simulation.customers import QUEEN, Auditor, Customer
 from tests.simulation.disk import Disk
 from tests.simulation.ledger import Ledger
@@ -49,7 +50,7 @@ class Cluster:
     ledger: Ledger
     note: Callable[[str], None]
     machines: dict[str, Machine] = field(default_factory=dict)
-    customers: dict[str, Customer] = field(default_factory=dict)
+    customers: dict[str, Customer | Crew] = field(default_factory=dict)
     running: dict[str, Process] = field(default_factory=dict)
     auditor: Auditor | None = None
 
@@ -62,6 +63,10 @@ class Cluster:
         for name, asks in self.story.clients:
             self.customers[name] = Customer(
                 name, asks, self.ledger, self.note, lambda: self.world.now_ms
+            )
+        for name, chores in self.story.crews:
+            self.customers[name] = Crew(
+                name, chores, self.ledger, self.note, lambda: self.world.now_ms
             )
         for name in ("queen", *self.story.lone_workers, *self.story.machines, *self.customers):
             self.start(name)

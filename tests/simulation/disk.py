@@ -17,6 +17,7 @@ from beeyard_queen.store.port import (
     StoreUnavailable,
     TokensRow,
 )
+from beeyard_queen.store.work import WorkRow
 
 from tests.simulation.event_loop import pass_ms
 from tests.simulation.world import Process
@@ -44,6 +45,11 @@ class Disk:
     def jobs(self) -> dict[str, JobRow]:
         """Every job as it is durable."""
         return self.memory._jobs
+
+    @property
+    def work(self) -> dict[str, WorkRow]:
+        """Every piece of heavy work as it is durable."""
+        return self.memory.work._rows
 
     def tokens_end(self, job_id: str) -> int:
         """Return the index after the last durable token of a job."""

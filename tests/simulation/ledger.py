@@ -13,13 +13,14 @@ from beeyard.worker.v1 import worker_service_pb2 as worker_pb
 from beeyard_core import limits
 from beeyard_core.ids import lease_id_of
 from beeyard_queen.store.port import Batch, JobRow
+from beeyard_queen.store.work import WorkRow
 from beeyard_worker.engine.port import Generation
 from beeyard_worker.engine.synthetic_answer import Words
 
 from tests.simulation.disk import Disk
 from tests.simulation.machines import DEVICE_BYTES, Machine
 from tests.simulation.rpc_server import Wrote
-from tests.simulation.story import Ask
+from tests.simulation.story import Ask, Chore
 from tests.simulation.world import Process
 from tests.support.core_values import check_invariants, check_quotas
 from tests.support.heavy_work import check_yard
@@ -51,7 +52,8 @@ class Ledger:
 
     Attributes:
         fail: Called with what does not hold; does not return.
-        accepted: Jobs that a client was told of, with what was asked.
+        accepted: Jobs that a client was told of, with what was asked; `accepted_work` the same of heavy work.
+        ended_work: The first final row of each piece of work, by request id; `done_work` who was told that it counts.
         owners: Which ask every job belongs to that the store ever had.
         cancelled: Request ids whose cancellation was asked for.
         ended: The first final row of each job.
@@ -62,6 +64,9 @@ class Ledger:
     fail: Callable[[str], NoReturn]
     asks: dict[str, Ask]
     accepted: dict[str, Ask] = field(default_factory=dict)
+    accepted_work: dict[str, Chore] = field(default_factory=dict)
+    ended_work: dict[str, WorkRow] = field(default_factory=dict)
+    done_work: dict[str, str] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
     ended: dict[str, JobRow] = field(default_factory=dict)
     epochs: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -86,6 +91,8 @@ class Ledger:
 
     def committed(self, batch: Batch) -> None:
         """A batch became durable: no end is taken back, no job ends twice, no epoch is given twice."""
+        for work in batch.work.values():
+            self._work_committed(work)
         for row in batch.jobs.values():
             first = self.ended.get(row.job_id)
             if first is not None and (first.state, first.result) != (row.state, row.result):
@@ -94,6 +101,13 @@ class Ledger:
                 self.ended.setdefault(row.job_id, row)
             self._name(row)
             self._lease(row)
+
+    def _work_committed(self, row: WorkRow) -> None:
+        first = self.ended_work.get(row.request_id)
+        if first is not None and (first.state, first.epoch) != (row.state, row.epoch):
+            self.fail(f"{row.work_id} ended as {first.state} and then became {row.state}")
+        if row.is_ended:
+            self.ended_work.setdefault(row.request_id, row)
 
     def _name(self, row: JobRow) -> None:
         """One request id names one job."""
@@ -158,6 +172,21 @@ class Ledger:
         if job_id not in self.disk.jobs:
             self.fail(f"{job_id} was accepted and is not durable")
 
+    def work_accepted(self, chore: Chore, work_id: str) -> None:
+        """A crew was told that its work is accepted."""
+        known = self.accepted_work.setdefault(work_id, chore)
+        if known is not chore or work_id not in self.disk.work:
+            self.fail(f"{chore.request_id}: {work_id} was accepted and is not durable as that")
+
+    def work_done(self, work_id: str, hand: str) -> None:
+        """A hand was told that its work counts."""
+        if work_id in self.done_work:
+            self.fail(f"{work_id} was done by {self.done_work[work_id]} and again by {hand}")
+        self.done_work[work_id] = hand
+        row = self.disk.work[work_id]
+        if not row.is_ended:
+            self.fail(f"{work_id} was said to be done and is {row.state} on disk")
+
     def told(
         self, ask: Ask, expected: int, first_index: int, ids: tuple[int, ...], text: str
     ) -> int:
@@ -213,5 +242,7 @@ class Ledger:
             check_invariants(queen.loop.state)
             check_quotas(queen.loop.state)
             check_yard(queen.loop.state)
+            used = queen.loop.state.work.units_used
+            assert max(used.values(), default=0) <= limits.CAPACITY_UNITS_DEFAULT, used
         except (AssertionError, KeyError) as fault:
             self.fail(f"{process.name}: {fault!r}")

@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ _OURS = (
     "beeyard_runtime",
     "beeyard_client",
 )
+_EXCHANGED = frozenset({time, random, secrets, uuid, threading})
 
 
 class Seam(NamedTuple):
@@ -72,12 +74,19 @@ def seams_to(world: World) -> list[Seam]:
         uuid: _uuid_of(current),
         threading: SimpleNamespace(Thread=_ThreadAtOnce),
     }
+    assert set(stand_ins) == _EXCHANGED
+    return [Seam(module, name, stand_ins[kind]) for module, name, kind in _uses(len(sys.modules))]
+
+
+@cache
+def _uses(_modules_count: int) -> list[tuple[ModuleType, str, ModuleType]]:
+    """Return where modules of ours use one that is exchanged; looked up anew once more modules are imported."""
     return [
-        Seam(module, name, stand_ins[value])
+        (module, name, value)
         for module_name, module in list(sys.modules.items())
         if module_name.partition(".")[0] in _OURS
         for name, value in list(vars(module).items())
-        if isinstance(value, ModuleType) and value in stand_ins
+        if isinstance(value, ModuleType) and value in _EXCHANGED
     ]
 
 
@@ -96,20 +105,26 @@ def _random_of(current: Callable[[], Process]) -> SimpleNamespace:
     def source(seed: object = None) -> random.Random:
         return random.Random(current().chance.getrandbits(64) if seed is None else seed)  # type: ignore[arg-type]
 
-    def randint(low: int, high: int) -> int:
-        return current().chance.randint(low, high)
+    def drawing(name: str) -> Callable[..., object]:
+        def draw(*arguments: Any) -> object:
+            return getattr(current().chance, name)(*arguments)
 
-    return SimpleNamespace(
-        Random=source,
-        randint=randint,
-    )
+        return draw
+
+    functions = ("randint", "random", "choice", "uniform", "shuffle", "randrange", "getrandbits")
+    return SimpleNamespace(Random=source, **{name: drawing(name) for name in functions})
 
 
 def _secrets_of(current: Callable[[], Process]) -> SimpleNamespace:
-    def token_hex(count: int = 16) -> str:
-        return f"{current().chance.getrandbits(8 * count):0{2 * count}x}"
+    def token_bytes(count: int = 32) -> bytes:
+        return current().chance.randbytes(count)
 
-    return SimpleNamespace(token_hex=token_hex)
+    def token_hex(count: int = 32) -> str:
+        return token_bytes(count).hex()
+
+    return SimpleNamespace(
+        token_bytes=token_bytes, token_hex=token_hex, compare_digest=secrets.compare_digest
+    )
 
 
 def _uuid_of(current: Callable[[], Process]) -> SimpleNamespace:

@@ -41,6 +41,7 @@ class Run:
     accepted: int = 0
     completed: int = 0
     tokens: int = 0
+    chores: int = 0
     faults: int = 0
     stale_writes: int = 0
 
@@ -160,7 +161,13 @@ class _Stage:
     def _judge(self, endings: dict[str, str]) -> None:
         """Hold against each other what was promised and what came of it."""
         for customer in self.cluster.customers.values():
-            self._judge_outcomes(customer)
+            if isinstance(customer, Customer):
+                self._judge_outcomes(customer)
+        for work_id, chore in self.ledger.accepted_work.items():
+            work = self.disk.work.get(work_id)
+            if work is None or work.state != "completed":
+                self.world.breaks(f"{chore.request_id}: {work_id} is {work and work.state}")
+            self.run.chores += 1
         for job_id, ask in self.ledger.accepted.items():
             row = self.disk.jobs.get(job_id)
             if row is None:

@@ -50,7 +50,7 @@ def summary(seeds: range, runs: Iterable[Run]) -> str:
     runs = list(runs)
     total = {
         name: sum(getattr(run, name) for run in runs)
-        for name in ("accepted", "completed", "tokens", "faults", "stale_writes", "steps")
+        for name in ("accepted", "completed", "tokens", "chores", "faults", "stale_writes", "steps")
     }
     return (
         f"simulation at {commit()}: seeds {seeds.start} to {seeds.stop - 1}, N={len(runs)}, none broken; "

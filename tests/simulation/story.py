@@ -95,6 +95,17 @@ class Ask:
     watchers: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """One piece of heavy work: `units` of some host for `ms` milliseconds."""
+
+    request_id: str
+    at_ms: int
+    units: int
+    ms: int
+    tenant_id: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
     """Everything that is decided before the world begins."""
@@ -106,6 +117,7 @@ class Story:
     lone_workers: tuple[str, ...]
     machines: tuple[str, ...]
     clients: tuple[tuple[str, tuple[Ask, ...]], ...]
+    crews: tuple[tuple[str, tuple[Chore, ...]], ...]
     faults: tuple[Fault, ...]
     window_bytes: int
     repeats: float
@@ -131,6 +143,12 @@ def story_of(seed: int) -> Story:
         (f"client-{n}", _asks_of(chance, f"client-{n}", _models(machines, lone)))
         for n in range(chance.randint(1, 3))
     )
+    # Units are those of hosts that report.
+    crews = tuple(
+        (f"crew-{n}", _chores_of(chance, f"crew-{n}"))
+        for n in range(chance.choice((0, 0, 1, 2)) if machines else 0)
+    )
+    names = tuple(name for name, _ in (*clients, *crews))
     return Story(
         seed=seed,
         is_platform_mode=chance.random() < 0.3,
@@ -139,7 +157,8 @@ def story_of(seed: int) -> Story:
         lone_workers=lone,
         machines=machines,
         clients=clients,
-        faults=_faults_of(chance, machines, lone, tuple(name for name, _ in clients)),
+        crews=crews,
+        faults=_faults_of(chance, machines, lone, names),
         window_bytes=chance.choice((512, 4_096, 65_536)),
         repeats=chance.choice((0.0, 0.0, 0.3)),
     )
@@ -172,6 +191,19 @@ def _ask(chance: random.Random, request_id: str, client: str, models: tuple[str,
         cancel_after=chance.choice((None, None, None, None, 0, 15)),
         pause_ms=chance.choice((0, 0, 0, 4_000)),
         watchers=chance.choice((0, 0, 1)),
+    )
+
+
+def _chores_of(chance: random.Random, crew: str) -> tuple[Chore, ...]:
+    return tuple(
+        Chore(
+            request_id=f"{crew}-chore-{n}",
+            at_ms=chance.randint(2_000, 8_000),
+            units=chance.choice((10, 40, 70)),
+            ms=chance.choice((200, 2_000, 6_000)),
+            tenant_id=chance.choice(("", "team-a")),
+        )
+        for n in range(chance.randint(1, 3))
     )
 
 

@@ -91,11 +91,11 @@ class Process:
 
     def begin(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run `main` as the process; when it returns or breaks the process ends."""
-        self.loop.call_soon(lambda: self.loop.create_task(self._live(main())))
+        self.loop.call_soon(lambda: self.loop.create_task(self._live(main)))
 
-    async def _live(self, main: Coroutine[Any, Any, None]) -> None:
+    async def _live(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await main
+            await main()
         except Exception as fault:  # noqa: BLE001 - how a process ends is for its parent to judge
             self.exit_code = 1
             self.world.on_fault(self, fault)
@@ -109,6 +109,7 @@ class Process:
         if self.life is Life.DEAD:
             return
         self.life = Life.DEAD
+        self.world.buried(self)
         for told in self.on_end:
             told()
 
@@ -177,6 +178,11 @@ class World:
         self.processes.append(process)
         self.everybody.append(process)
         return process
+
+    def buried(self, process: Process) -> None:
+        """A process is dead; it is in nobody's way any more."""
+        # Another list, since somebody may be walking over this one.
+        self.processes = [other for other in self.processes if other is not process]
 
     def at(self, delay_us: int, act: Callable[[], None]) -> None:
         """Let something happen after `delay_us` microseconds; it belongs to no process."""
@@ -255,7 +261,6 @@ class World:
             self.now_us, self._turns_at_this_time = to_us, 0
         while self._agenda and self._agenda[0][0] <= self.now_us:
             heapq.heappop(self._agenda)[2]()
-        self.processes = [p for p in self.processes if p.is_alive]
         for process in self.processes:
             if process.life is Life.RUNNING:
                 process.loop.wake(process.mono_us)
