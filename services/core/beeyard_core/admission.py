@@ -10,6 +10,7 @@ from beeyard_core.fleet import CachedModel
 from beeyard_core.ids import ModelName, PoolId
 from beeyard_core.job import Job, JobSpec, Priority
 from beeyard_core.placement import (
+    CLOSENESS,
     Exclusion,
     incompatibility,
     offering_of_model,
@@ -18,15 +19,6 @@ from beeyard_core.placement import (
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.state import QueenState
 
-#: The checks of `incompatibility`, in order: an offering that failed a later one came closer.
-_CLOSENESS = {
-    Refusal.NO_CAPACITY_INCOMPATIBLE_ENGINE: 0,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_DEVICE_MASK: 1,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_VRAM: 2,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_QUANTIZATION: 3,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_COMPUTE_CAPABILITY: 4,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT: 5,
-}
 _MODELS_NAMED_MAX = 20
 
 
@@ -174,7 +166,7 @@ def _impossible(state: QueenState, spec: JobSpec) -> Refused | None:
 
 def _distance(exclusion: Exclusion) -> tuple[int, str]:
     """How far an offering was from being compatible; by its words where that is the same, since sets have no order."""
-    return -_CLOSENESS[exclusion.reason], exclusion.detail
+    return -CLOSENESS[exclusion.reason], exclusion.detail
 
 
 def load_failed(message: str) -> Refused:

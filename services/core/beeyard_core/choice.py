@@ -19,20 +19,10 @@ from beeyard_core.fleet import Fleet, Worker
 from beeyard_core.ids import WorkerId
 from beeyard_core.job import JobSpec
 from beeyard_core.measuring import tokens_per_s_of
-from beeyard_core.placement import Exclusion, exclusion
+from beeyard_core.placement import CLOSENESS, Exclusion, exclusion
 from beeyard_core.refusal import Refusal
 from beeyard_core.speeds import PREFILL_SPEEDUP
 
-#: What excludes for good, the nearest to a placement first: the order in which it is checked, backwards.
-_LASTING: Final = (
-    Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_COMPUTE_CAPABILITY,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_QUANTIZATION,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_VRAM,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_DEVICE_MASK,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_ENGINE,
-    Refusal.NO_CAPACITY_INCOMPATIBLE_MODEL,
-)
 _NOTHING: Final[Mapping[WorkerId, int]] = MappingProxyType({})
 
 
@@ -180,7 +170,7 @@ def _rank(fleet: Fleet, candidate: Candidate) -> _Rank:
     """Return what candidates are sorted by, the best first."""
     worker, why, score = candidate.worker, candidate.exclusion, candidate.score
     is_out = 0 if why is None else 1 if why.reason.is_transient else 2
-    lasting = _LASTING.index(why.reason) if why is not None and is_out == 2 else 0
+    lasting = -CLOSENESS.get(why.reason, 0) if why is not None else 0
     end_ms = score.end_ms if score is not None else math.inf
     device = fleet.device_of(worker)
     free_bytes = device.vram_free_bytes if device is not None else 0

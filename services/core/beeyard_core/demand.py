@@ -3,6 +3,7 @@
 Called on a tick: everything here may walk the fleet.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -181,11 +182,12 @@ def free_bytes_of(pool: Pool, device: Device, promised: Promised) -> int:
     """Memory of a device that nothing uses and nobody was promised.
 
     What a worker uses is in the measured figure already. What workers will use is taken off: those that were wished
-    for, and those that load, for the part that is not loaded yet.
+    for, and those that load, for the part that is not loaded yet. One of which nobody knows the device counts on each.
     """
     pool_id = pool.report.pool_id
     taken = promised.get((pool_id, device.uuid), 0) + promised.get((pool_id, ""), 0)
     for process in pool.report.processes:
-        if process.device == device.uuid and process.state is WorkerState.STARTING:
-            taken += int(process.reserved_bytes * (1.0 - process.load_progress))
+        is_loading = process.state is WorkerState.STARTING and not process.exited
+        if is_loading and process.device in ("", device.uuid):
+            taken += math.ceil(process.reserved_bytes * (1.0 - process.load_progress))
     return device.vram_free_bytes - taken

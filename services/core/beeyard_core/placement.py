@@ -4,11 +4,23 @@ What a policy wants is held against this before it counts (`policy/apply.py`), a
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from beeyard_core.fleet import CachedModel, Device, Fleet, Worker, WorkerState
 from beeyard_core.ids import PoolId
 from beeyard_core.job import JobSpec
 from beeyard_core.refusal import Refusal
+
+#: The lasting constraints in the order in which they are checked: what failed a later one came closer.
+CLOSENESS: Final = {
+    Refusal.NO_CAPACITY_INCOMPATIBLE_MODEL: 0,
+    Refusal.NO_CAPACITY_INCOMPATIBLE_ENGINE: 1,
+    Refusal.NO_CAPACITY_INCOMPATIBLE_DEVICE_MASK: 2,
+    Refusal.NO_CAPACITY_INCOMPATIBLE_VRAM: 3,
+    Refusal.NO_CAPACITY_INCOMPATIBLE_QUANTIZATION: 4,
+    Refusal.NO_CAPACITY_INCOMPATIBLE_COMPUTE_CAPABILITY: 5,
+    Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT: 6,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,3 +143,26 @@ async def test_the_demonstrations_model_writes_the_same_words_twice(
         assert first.text.isprintable() or "\n" in first.text
     finally:
         await engine.close()
+
+
+LONG = "bees fly far over the heather and home again " * 8
+
+
+@pytest.mark.parametrize(
+    ("slots", "reuse_prefix", "caches"), [(1, None, False), (1, True, True), (2, None, True)]
+)
+async def test_a_prompt_that_goes_on_is_found_if_prefixes_are_kept(
+    slots: int, reuse_prefix: bool | None, caches: bool
+) -> None:
+    options = LlamaOptions(slots=slots, context_tokens=512, threads=1, reuse_prefix=reuse_prefix)
+    engine = LlamaCppEngine(tiny_gguf(), options)
+    facts = await engine.load(lambda _: None)
+    try:
+        first = (await collect(engine, generation(prompt=LONG, max_tokens=2))).finish
+        longer = generation(prompt=LONG + "and rest", max_tokens=2)
+        second = (await collect(engine, longer)).finish
+    finally:
+        await engine.close()
+    assert (facts.caches_prefixes, facts.deterministic) == (caches, not caches)
+    assert first.cached_prompt_tokens == 0
+    assert (second.cached_prompt_tokens > first.prompt_tokens // 2) is caches
