@@ -1,9 +1,10 @@
 """Prompts as paths of hashes: what goes on has the path of what it goes on from, and nothing else can be read there."""
 
-from beeyard.worker.v1.engine_service_pb2 import GenerateRequest
+from beeyard.worker.v1.engine_service_pb2 import EngineStatus, GenerateRequest
 from beeyard.worker.v1.generation_pb2 import ChatMessage
 from beeyard_core import limits
 from beeyard_queen.ingress.prefix_path import PrefixPaths
+from beeyard_queen.ingress.worker_wire import report_of
 
 BLOCK = limits.PREFIX_BLOCK_BYTES
 PATHS = PrefixPaths(key=b"k" * 32)
@@ -54,3 +55,11 @@ def test_a_prompt_is_read_no_further_than_it_is_known() -> None:
     long = talk_path(*[("user", "ü" * most)] * 3)
     assert len(long) == limits.PREFIX_BLOCKS_PER_PROMPT_MAX
     assert path_of("ü" * most) == path_of("ü" * (most // 2))
+
+
+def test_a_worker_is_believed_to_have_the_extensions_that_are_words() -> None:
+    said = ["lora", "", "a,b", "x" * (limits.ID_BYTES_MAX + 1), *map(str, range(99))]
+    report = report_of(EngineStatus(worker_id="w", model="m", extensions=said), "p", "")
+    assert "lora" in report.extensions
+    assert not report.extensions & {"", "a,b", said[3]}
+    assert len(report.extensions) == limits.EXTENSIONS_MAX

@@ -136,6 +136,16 @@ CASES = [
         ("requirements.min_compute_capability",),
     ),
     Case(
+        "extension is no word",
+        {"requirements": {"extensions": ["lora", "two words"]}},
+        ("requirements.extensions",),
+    ),
+    Case(
+        "no such extension",
+        {"requirements": {"extensions": ["telepathy"]}},
+        answer=(grpc.StatusCode.FAILED_PRECONDITION, "NO_CAPACITY_INCOMPATIBLE_ENGINE"),
+    ),
+    Case(
         "unknown model",
         {"model": "no-such-model"},
         ("model",),

@@ -5,8 +5,11 @@ from beeyard.worker.v1 import engine_service_pb2 as pb
 from beeyard.worker.v1 import generation_pb2
 from beeyard_core import limits
 from beeyard_core.refusal import Refusal, Refused
+from beeyard_runtime.testing import ManualClock
 from beeyard_worker import wire
-from beeyard_worker.engine.port import Finish, Generation, Token
+from beeyard_worker.engine.port import EngineFacts, Finish, Generation, Token
+from beeyard_worker.slots import Slots
+from beeyard_worker.status import Identity, WorkerStatus
 
 
 def read(default_max_tokens: int = 256, **fields: object) -> Generation | Refused:
@@ -123,3 +126,19 @@ def test_an_ending_tells_reason_usage_and_speed() -> None:
 def test_a_chunk_without_ids_still_counts_its_tokens() -> None:
     chunk = wire.chunk_to_wire(4, [Token(None, "a"), Token(None, ""), Token(None, "é")])
     assert (chunk.first_index, chunk.count, chunk.text, list(chunk.ids)) == (4, 3, "aé", [])
+
+
+def test_a_worker_says_what_it_can_do_beyond_generating_once_it_knows() -> None:
+    clock = ManualClock()
+    identity = Identity(
+        worker_id="w", pool_id="p", model="m", engine="e", device="cpu", incarnation="i",
+        extensions=("lora:bees",),
+    )  # fmt: skip
+    status = WorkerStatus(identity, slots=Slots(1, 10), context_tokens=10, clock=clock)
+    assert list(status.to_wire().extensions) == ["lora:bees"]
+    facts = EngineFacts(
+        engine="e", version="", deterministic=False, token_ids=True, context_tokens=10,
+        quantization="", slots=1, caches_prefixes=True,
+    )  # fmt: skip
+    status.loaded(facts, Slots(1, 10))
+    assert list(status.to_wire().extensions) == ["lora:bees", "prefix_cache", "token_ids"]
