@@ -6,12 +6,14 @@ import pytest
 from beeyard.pool.v1 import snapshot_pb2
 from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard_core import limits
+from beeyard_core.ids import PoolId
 
 from tests.support.attached_worker import AttachedWorker, attached_worker
 from tests.support.eventually import eventually
 from tests.support.played_host import GIB, Host, connected, snapshot
 from tests.support.running_queen import RunningQueen, running_queen
 
+HOST = PoolId("host")
 #: One snapshot period, and what a rating needs to fall, in ticks.
 PERIOD_TICKS = limits.REPORT_INTERVAL_MS // limits.TICK_INTERVAL_MS
 RELEASE_TICKS = limits.RATING_RELEASE_MS // limits.TICK_INTERVAL_MS
@@ -35,15 +37,17 @@ class Scene:
 
     async def report(self, said: snapshot_pb2.HostSnapshot) -> None:
         """Let the host report, and return when the queen has taken it in."""
-        seen = self.queen.queen.loop.events_count
+        pools = self.queen.queen.loop.state.fleet.pools
+        before = pools[HOST].report
         await self.host.send(said)
-        await eventually(lambda: self.queen.queen.loop.events_count > seen, "a report")
+        await eventually(lambda: pools[HOST].report is not before, "a report")
 
     async def beat(self) -> None:
         """Let a tick pass in which the worker is as well as ever."""
-        seen = self.queen.queen.loop.events_count
+        (worker,) = self.queen.queen.loop.state.fleet.workers.values()
+        before = worker.report
         await self.worker.heartbeat()
-        await eventually(lambda: self.queen.queen.loop.events_count > seen, "a heartbeat")
+        await eventually(lambda: worker.report is not before, "a heartbeat")
         await self.queen.tick(limits.TICK_INTERVAL_MS)
 
     async def submit(self) -> str:
