@@ -37,7 +37,7 @@ class WorkerSettings(DialingSettings):
             end early; where they do not, an engine that plans its steps computes the youngest again later.
         step_target_ms: What one step of the engine should take at most, milliseconds: the time between two tokens of
             one answer. Opens as many slots as keep to it, `slots` at most; 0: all, whatever a step takes.
-        prefill_tokens_max: Prompt tokens of one step at most, for engines that plan their steps.
+        prefill_tokens_max: Prompt tokens of one step of the engine at most; 0: the engine's own.
         prefix_cache: Whether the embedded engine keeps what it computed of prompts for those after them: `auto` does
             with more than one slot, where answers depend on their neighbours anyway; with `on` those of one slot
             depend on earlier prompts, too.
@@ -68,9 +68,7 @@ class WorkerSettings(DialingSettings):
     kv_tokens: int = Field(default=0, ge=0)
     kv_promised_percent: int = Field(default=100, ge=100, le=limits.KV_PROMISED_PERCENT_MAX)
     step_target_ms: int = Field(default=0, ge=0, le=limits.BATCH_STEP_TARGET_MS_MAX)
-    prefill_tokens_max: int = Field(
-        default=limits.BATCH_PREFILL_TOKENS_MAX, ge=1, le=limits.BATCH_PREFILL_TOKENS_LIMIT
-    )
+    prefill_tokens_max: int = Field(default=0, ge=0, le=limits.BATCH_PREFILL_TOKENS_LIMIT)
     prefix_cache: Literal["auto", "on", "off"] = "auto"
     extensions: list[Extension] = Field(default=[], max_length=limits.EXTENSIONS_MAX // 2)
     threads: int = Field(default=0, ge=0)

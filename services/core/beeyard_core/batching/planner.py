@@ -12,8 +12,8 @@ what a stop string or an end token is. It may leave at any time, also while a st
 from beeyard_core import limits
 from beeyard_core.batching.kv_pages import KvPages
 from beeyard_core.batching.sequence import Sequence, SequenceId
-from beeyard_core.batching.slot_window import SlotWindow
-from beeyard_core.batching.step_cost import StepCost, StepLoad
+from beeyard_core.batching.slot_window import SlotWindow, affordable_sequences
+from beeyard_core.batching.step_cost import StepCost
 from beeyard_core.batching.step_plan import StepBounds, StepPlan, plan_step
 
 
@@ -116,17 +116,9 @@ class BatchPlanner:
         return makers
 
     def _affordable(self) -> float:
-        """Return how many sequences may decode at once, so that a prompt still has its share of each step."""
-        if not self.cost.is_learnt:
-            return float("inf")
-        decoding_ms = self._bounds.step_ms * (1.0 - limits.BATCH_PREFILL_SHARE)
-        nothing = StepLoad(prefill_tokens=0, decode_sequences=0, kv_tokens=0)
         each = sum(sequence.known for sequence in self._sequences.values())
-        return self.cost.decode_sequences_within(
-            nothing,
-            decoding_ms / (1.0 + self.cost.error),
-            kv_tokens_each=each / max(len(self._sequences), 1),
-        )
+        mean = each / max(len(self._sequences), 1)
+        return affordable_sequences(self.cost, self._bounds.step_ms, kv_tokens_each=mean)
 
 
 def _advance(sequence: Sequence, computed: int) -> bool:

@@ -8,6 +8,7 @@ would be wrong whenever the fit is; the measured average alone would find the ed
 from typing import Final
 
 from beeyard_core import limits
+from beeyard_core.batching.step_cost import StepCost, StepLoad
 
 _FEWER: Final = 0.75
 
@@ -47,3 +48,18 @@ class SlotWindow:
         elif busiest >= self.opened:
             self.opened = min(self.opened + 1, self.most)
         self.opened = max(int(min(self.opened, affordable)), 1)
+
+
+def affordable_sequences(cost: StepCost, target_ms: float, *, kv_tokens_each: float) -> float:
+    """Return how many sequences may decode at once, so that prompts still have their share of each step.
+
+    Args:
+        cost: What was learnt of steps; infinitely many are affordable while that is not enough.
+        target_ms: What a step should take at most, milliseconds.
+        kv_tokens_each: Tokens in memory of one sequence, on average.
+    """
+    if not cost.is_learnt:
+        return float("inf")
+    nothing = StepLoad(prefill_tokens=0, decode_sequences=0, kv_tokens=0)
+    decoding_ms = target_ms * (1.0 - limits.BATCH_PREFILL_SHARE) / (1.0 + cost.error)
+    return cost.decode_sequences_within(nothing, decoding_ms, kv_tokens_each=kv_tokens_each)

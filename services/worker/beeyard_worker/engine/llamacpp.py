@@ -31,6 +31,7 @@ from beeyard_runtime.models.gguf_file import GgufFacts, read_gguf_tokens
 from beeyard_worker.engine.chat_template import PLAIN_STOPS, render_plain
 from beeyard_worker.engine.llamacpp_answer import LlamaAnswer
 from beeyard_worker.engine.llamacpp_options import LlamaOptions, completion_body, server_params
+from beeyard_worker.engine.llamacpp_pace import LlamaPace
 from beeyard_worker.engine.llamacpp_run import CompletionRun, CompletionServer
 from beeyard_worker.engine.model_file import check_model_file, free_memory_bytes, warm_model_file
 from beeyard_worker.engine.port import EngineFacts, EngineFault, Finish, Generation, Token
@@ -49,6 +50,7 @@ class LlamaCppEngine:
         self._options = options
         self._loaded: _Loaded | None = None
         self._runs: set[CompletionRun] = set()
+        self._pace = LlamaPace(slots=options.slots, target_ms=options.step_target_ms)
         self._closed = False
 
     async def load(self, on_progress: Callable[[float], None]) -> EngineFacts:
@@ -60,6 +62,7 @@ class LlamaCppEngine:
             self._path,
             slots=options.slots,
             context_tokens=options.context_tokens,
+            kv_tokens=options.kv_tokens,
             memory_free_bytes=free_memory_bytes() if options.gpu_layers == 0 else None,
         )
         await self._warm(on_progress)
@@ -97,11 +100,13 @@ class LlamaCppEngine:
         body = completion_body(generation, prompt, reuse_prefix=self._options.uses_prefix_cache)
         run = CompletionRun()
         self._runs.add(run)
+        self._pace.begin(run)
         try:
             run.start(loaded.server, body, loaded.threads)
             async for chunks in run.batches():
                 step: list[Token] = []
                 for chunk in chunks:
+                    self._pace.note(run, chunk)
                     if answer.needs_vocabulary(chunk):
                         answer.vocabulary = await self._vocabulary()
                     step += answer.take(chunk)
@@ -116,9 +121,11 @@ class LlamaCppEngine:
         finally:
             await run.stop()
             self._runs.discard(run)
+            self._pace.end(run)
 
     def watch_slots(self, on_change: Callable[[int], None]) -> None:
-        """Never call: the number of slots is fixed."""
+        """Call `on_change` with what keeps llama.cpp's steps to their target; never, if there is none."""
+        self._pace.watch_slots(on_change)
 
     async def count_prompt_tokens(self, generation: Generation) -> int:
         """Return the exact number, as llama.cpp's tokenizer counts."""

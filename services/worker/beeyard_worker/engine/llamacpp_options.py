@@ -28,6 +28,9 @@ class LlamaOptions:
         context_tokens: Context of each slot; 0: what the model was trained for.
         threads: Threads that compute; 0: half of the cores.
         gpu_layers: Layers on the GPU; 0: none, -1: all.
+        kv_tokens: KV memory that all slots share, in tokens; 0, or a context for each slot: each has its own.
+        step_target_ms: What a step should take at most; 0: as long as it takes.
+        prefill_tokens_max: Prompt tokens of one step at most; 0: what suits the device.
         reuse_prefix: Keep the KV cache of earlier prompts; None: only with more than one slot, since it changes texts.
     """
 
@@ -35,12 +38,19 @@ class LlamaOptions:
     context_tokens: int = 0
     threads: int = 0
     gpu_layers: int = 0
+    kv_tokens: int = 0
+    step_target_ms: int = 0
+    prefill_tokens_max: int = 0
     reuse_prefix: bool | None = None
 
     @property
     def uses_prefix_cache(self) -> bool:
         """Whether earlier prompts are kept."""
         return self.slots > 1 if self.reuse_prefix is None else self.reuse_prefix
+
+    def memory_tokens(self, context_tokens: int) -> int:
+        """Return the KV memory of all slots in tokens, given the context of each."""
+        return min(self.kv_tokens or context_tokens * self.slots, context_tokens * self.slots)
 
 
 def server_params(
@@ -55,13 +65,21 @@ def server_params(
     params = library.CommonParams()
     params.model.path = str(path)
     params.n_parallel = options.slots
-    params.n_ctx = context_tokens * options.slots
+    params.n_ctx = options.memory_tokens(context_tokens)
+    if params.n_ctx < context_tokens * options.slots:
+        # One memory for all, of which a slot takes what it needs. Who may start is counted before, by the worst case:
+        # when llama.cpp finds none left, it breaks every answer. What idle slots keep of earlier prompts, it gives up.
+        params.kv_unified = True
+        params.kv_unified_per_slot = context_tokens
     params.cont_batching = True
     params.n_gpu_layers = options.gpu_layers
     params.fit_params = False  # what was asked for, or an error; never quietly less
     threads = options.threads or max(_cores() // 2, 1)
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     batch = _PROMPT_BATCH_GPU if options.gpu_layers else _PROMPT_BATCH_CPU
+    if options.prefill_tokens_max:
+        # llama.cpp counts the tokens of those that decode as well, and puts them first.
+        batch = options.prefill_tokens_max + (options.slots if options.slots > 1 else 0)
     params.n_batch = params.n_ubatch = batch
     params.cache_prompt = options.uses_prefix_cache
     params.cache_ram_mib = 0  # no second cache beside the slots' own: its default takes up to 8 GiB

@@ -18,7 +18,12 @@ _GIB: Final = 1 << 30
 
 
 def check_model_file(
-    path: pathlib.Path, *, slots: int, context_tokens: int, memory_free_bytes: int | None
+    path: pathlib.Path,
+    *,
+    slots: int,
+    context_tokens: int,
+    memory_free_bytes: int | None,
+    kv_tokens: int = 0,
 ) -> tuple[GgufFacts, int]:
     """Return the file's facts and the context that each slot gets.
 
@@ -26,6 +31,7 @@ def check_model_file(
         path: The GGUF file.
         slots: Generations at once.
         context_tokens: Context that is wanted for each; 0: what the model was trained for. Never more than that.
+        kv_tokens: KV memory that all slots share; 0: a context for each.
         memory_free_bytes: Memory that the model may take; None: unknown, so do not judge.
 
     Raises:
@@ -36,13 +42,14 @@ def check_model_file(
     except ModelFileInvalid as error:
         raise EngineFault(Refusal.MODEL_LOAD_FAILED, str(error)) from error
     trained = facts.context_tokens or context_tokens
-    context = min(context_tokens or trained, trained)
+    context = min(context_tokens or trained, trained, kv_tokens or trained)
     if context <= 0:
         raise EngineFault(
             Refusal.MODEL_LOAD_FAILED,
             "the model file does not name its context: set context_tokens",
         )
-    needed = facts.memory_bytes(slots=slots, context_tokens=context)
+    shared = kv_tokens if 0 < kv_tokens < slots * context else 0
+    needed = facts.memory_bytes(slots=1 if shared else slots, context_tokens=shared or context)
     if memory_free_bytes is not None and needed > memory_free_bytes:
         raise EngineFault(
             Refusal.MODEL_LOAD_FAILED,

@@ -37,9 +37,9 @@ class EngineSettings:
         step_tokens: For synthetic without a rate; 0: its own.
         device: `cpu`, or the UUID of the GPU that the process was given.
         slots: Generations at once.
-        kv_tokens: KV memory of an engine that plans its steps; 0: a context for each slot.
-        step_target_ms: What such an engine's steps should take at most; 0: as long as they take.
-        prefill_tokens_max: Prompt tokens of one of its steps at most.
+        kv_tokens: KV memory that all slots share; 0: a context for each slot.
+        step_target_ms: What its steps should take at most; 0: as long as they take.
+        prefill_tokens_max: Prompt tokens of one of its steps at most; 0: the engine's own.
         context_tokens: Context of each; 0: the engine's own.
         threads: For llamacpp on the CPU; 0: half of the cores.
         reuse_prefix: For llamacpp: as `LlamaOptions.reuse_prefix`.
@@ -55,7 +55,7 @@ class EngineSettings:
     slots: int = 1
     kv_tokens: int = 0
     step_target_ms: int = 0
-    prefill_tokens_max: int = BATCH_PREFILL_TOKENS_MAX
+    prefill_tokens_max: int = 0
     context_tokens: int = 0
     threads: int = 0
     reuse_prefix: bool | None = None
@@ -116,7 +116,8 @@ def _stepped(settings: EngineSettings, clock: Clock) -> SteppedSyntheticEngine:
 def _planner(settings: EngineSettings, context_tokens: int) -> BatchPlanner:
     """Return the planner of an engine whose sequences may have so much context."""
     bounds = StepBounds(
-        step_ms=settings.step_target_ms, prefill_tokens_max=settings.prefill_tokens_max
+        step_ms=settings.step_target_ms,
+        prefill_tokens_max=settings.prefill_tokens_max or BATCH_PREFILL_TOKENS_MAX,
     )
     kv_tokens = settings.kv_tokens or settings.slots * context_tokens
     # At least one page: what does not fit is then refused by its size, request by request.
@@ -136,6 +137,9 @@ def _llamacpp(settings: EngineSettings) -> LlamaCppEngine:
         slots=settings.slots,
         context_tokens=settings.context_tokens,
         threads=settings.threads,
+        kv_tokens=settings.kv_tokens,
+        step_target_ms=settings.step_target_ms,
+        prefill_tokens_max=settings.prefill_tokens_max,
         gpu_layers=0 if settings.device == _CPU else -1,
         reuse_prefix=settings.reuse_prefix,
     )
