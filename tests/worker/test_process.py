@@ -98,6 +98,29 @@ async def test_a_lone_worker_answers_and_ends_cleanly_on_sigterm(tmp_path: Path)
         assert not state.exists()
 
 
+async def test_a_worker_with_a_target_opens_slots_as_its_steps_allow(tmp_path: Path) -> None:
+    steps = ("--engine", "synthetic", "--model", "syn", "--model-source", "steps:base=2,decode=0")
+    planned = ("--slots", "6", "--step-target-ms", "60000", "--prefill-tokens-max", "64")
+    async with worker(tmp_path, "--queen", "", *steps, *planned) as process:
+        line = await ready(process)
+        async with open_channel(line["address"]) as channel:
+            await until_serving(channel)
+            stub = rpc.EngineServiceStub(channel)
+            status = await stub.GetStatus(pb.GetStatusRequest())
+            assert (status.slots_total, status.slots_free) == (4, 4)
+
+            async def ask(number: int) -> None:
+                request = pb.GenerateRequest(prompt=f"bee {number}", max_tokens=40)
+                async for _ in stub.Generate(request):
+                    pass
+
+            async with asyncio.timeout(PATIENCE_S):
+                while status.slots_total < 6:
+                    await asyncio.gather(*(ask(number) for number in range(status.slots_total)))
+                    status = await stub.GetStatus(pb.GetStatusRequest())
+            assert status.slots_free == 6
+
+
 async def test_sigterm_lets_a_running_answer_end(tmp_path: Path) -> None:
     rate = ("--engine", "synthetic", "--model", "syn", "--model-source", "100")
     async with worker(tmp_path, "--queen", "", *rate) as process:
@@ -165,6 +188,7 @@ async def test_a_model_that_cannot_be_loaded_is_told_to_the_queen_before_exit_1(
     [
         (("--engine", "synthetic", "--model", "m", "--model-source", "fast"), 2, "tokens a second"),
         (("--engine", "llamacpp", "--model", "m"), 2, "model_source must be set"),
+        ((*SYNTHETIC, "--step-target-ms", "-1"), 2, "step_target_ms"),
         (("--engine", "warp", "--model", "m"), 2, "engine"),
         ((*SYNTHETIC, "--slots", "0"), 2, "slots"),
         ((*SYNTHETIC, "--listen", "0.0.0.0:0"), 1, "loopback"),
