@@ -13,8 +13,8 @@ SCHEDULING_CASES ?= 500
 NIGHTLY_CASES ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test nightly soak check lint lint-style lint-types lint-imports lint-protos bench generate \
-	check-generated check-contract contract-image lock clean
+.PHONY: help install demo up test nightly soak check lint lint-style lint-types lint-imports lint-protos bench \
+	lint-security generate check-generated check-contract contract-image lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -44,7 +44,7 @@ check: lint ## the static checks and the style tests
 	$(BIN)/pytest tests/style --quiet
 
 # One target a tool, so that `make -k check` shows all that is wrong at once.
-lint: lint-style lint-types lint-imports lint-protos check-generated check-contract
+lint: lint-style lint-types lint-imports lint-protos lint-security check-generated check-contract
 
 lint-style: install
 	$(BIN)/ruff check .
@@ -59,6 +59,10 @@ lint-imports: install
 lint-protos: install
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
+
+lint-security: install
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive services clients/python/src
+	$(BIN)/python scripts/check_licences.py
 
 bench: install ## the figures, each beside its control; writes benchmarks/out/latest.json
 	$(BIN)/python -m benchmarks

@@ -224,6 +224,19 @@ async def test_a_token_of_one_pool_with_the_certificate_of_another_is_refused(
         guard.know(STOP_WORKER, Shown(token, (PeerName("p2").uri,)))
 
 
+def test_a_host_takes_its_own_certificate_and_no_other_pools(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    lab = Lab(tmp_path)
+    tls = lab.tls(lab.certificate("p1"), needs_client_cert=True)
+    guard = protect(ServiceSettings(), tls, clock, pool_id="p1").guard
+    drain = METHODS["beeyard.worker.v1.EngineService/Drain"]
+    assert guard.know(drain, Shown(uris=(PeerName("p1").uri,))).pool_id == "p1"
+    for shown in (Shown(), Shown(uris=(PeerName("p2").uri,)), Shown(token="anything")):
+        with pytest.raises(RpcRefusal, match="UNAUTHENTICATED"):
+            guard.know(drain, shown)
+
+
 # --- Roles ---
 
 

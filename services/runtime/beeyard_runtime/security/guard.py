@@ -71,9 +71,19 @@ class _Hold:
 class Guard:
     """Of one process: all its listeners share it."""
 
-    def __init__(self, verifier: Verifier | None, clock: Clock, audit: AuditTrail) -> None:
-        """Let in whom `verifier` knows; None: everybody."""
+    def __init__(
+        self, verifier: Verifier | None, clock: Clock, audit: AuditTrail, *, own_pool: str = ""
+    ) -> None:
+        """Let in whom a verifier or a certificate names.
+
+        Args:
+            verifier: Knows tokens; None: everybody is let in.
+            clock: The time.
+            audit: Where changes are told.
+            own_pool: The only pool whose certificate counts; empty: that of any.
+        """
         self._verifier = verifier
+        self._own_pool = own_pool
         self._clock = clock
         self.audit = audit
         self._calls = Rates(most=limits.TOKENS_MAX)
@@ -185,7 +195,9 @@ class Guard:
     def _certified(self, shown: Shown) -> Caller | None:
         names = [name for name in map(peer_name_of, shown.uris) if name is not None]
         # A certificate that names two is no name at all.
-        return caller_of_certificate(names[0]) if len(names) == 1 else None
+        if len(names) != 1 or self._own_pool not in ("", names[0].pool_id):
+            return None
+        return caller_of_certificate(names[0])
 
     def _hold_to_rate(self, bearer: Bearer) -> None:
         rate = bearer.requests_per_second

@@ -55,19 +55,24 @@ def protect(
         tls: What was read of them.
         clock: The time.
         own_token: What the service shows to others; without a tokens file, it takes the same.
-        pool_id: The host that it belongs to, with that token.
+        pool_id: The host that it belongs to, with that token or certificate; empty: none.
         audit: Where the audit trail is kept; None: in the log only.
 
     Raises:
         StartFailed: A file cannot be used.
     """
     verifier: Verifier | None = None
+    own_pool = ""
     if settings.tokens is not None:
         verifier = FileTokens(settings.tokens, clock)
-    elif own_token is not None:
-        verifier = OwnToken(own_token, pool_id)
+    elif own_token is not None or (pool_id and tls.needs_client_cert):
+        verifier, own_pool = OwnToken(own_token or _no_token, pool_id), pool_id
     else:
         _log.info("open_to_everybody", advice="set tokens to tell callers apart")
     trail = AuditTrail(audit, clock)
     trail.open()
-    return Protection(Guard(verifier, clock, trail), tls)
+    return Protection(Guard(verifier, clock, trail, own_pool=own_pool), tls)
+
+
+def _no_token() -> str:
+    return ""

@@ -215,7 +215,7 @@ class OwnToken:
     def find(self, token: str) -> Bearer | None:
         """Return the host itself for its token; None for any other."""
         own = self._token()
-        if not hmac.compare_digest(own.encode(), token.encode()):
+        if not own or not hmac.compare_digest(own.encode(), token.encode()):
             return None
         roles = frozenset({Role.POOL, Role.OPERATOR})
         return Bearer(Caller(name=self._pool_id or "self", roles=roles, pool_id=self._pool_id))
