@@ -15,10 +15,10 @@ from typing import Final
 
 REQUIREMENTS: Final = Path(__file__).resolve().parent.parent / "requirements"
 ALLOWED: Final = re.compile(
-    r"(?:MIT(?:-0|-CMU| License| style)?|0BSD|BSD(?: License|[- ][23][- ]Clause(?: License)?)?|[23][- ]Clause BSD License"
-    r"|Apache(?:[- ](?:License )?2\.0)?|Apache Software License|ISC(?:L| License(?: \(ISCL\))?)?"
-    r"|MPL-2\.0|Mozilla Public License 2\.0 \(MPL 2\.0\)|PSF-2\.0|Python Software Foundation License|Zlib|CC0-1\.0"
-    r"|Unlicense)",
+    r"(?:MIT(?:-0|-CMU| License| style)?|0BSD|BSD(?: License|[- ][23][- ]Clause(?: License)?)?"
+    r"|[23][- ]Clause BSD License|Apache(?:[- ](?:License )?2\.0)?|Apache Software License"
+    r"|ISC(?:L| License(?: \(ISCL\))?)?|MPL-2\.0|Mozilla Public License 2\.0 \(MPL 2\.0\)"
+    r"|PSF-2\.0|Python Software Foundation License|Zlib|CC0-1\.0|Unlicense)",
     re.IGNORECASE,
 )
 #: Looked at by a person, with what was found.
@@ -45,16 +45,16 @@ def locked() -> list[str]:
 
 def licences_of(package: Distribution) -> list[str]:
     """Return the licences that a package names, all of which apply unless it says otherwise."""
-    metadata = package.metadata
-    expression = metadata.get("License-Expression") or ""
+    fields = package.metadata.json
+    expression = str(fields.get("license_expression", ""))
     classifiers = [
         one.split("::")[-1].strip()
-        for one in metadata.get_all("Classifier", [])
+        for one in fields.get("classifier", [])
         if one.startswith("License ::")
     ]
     named = [one for one in classifiers if one not in _BESIDE]
     if expression or not named:
-        text = expression or (metadata.get("License") or "").strip()
+        text = expression or str(fields.get("license", "")).strip()
         # A choice is as good as its best part; that one part is bad is seen by a person below.
         return [one for one in re.split(r" AND | OR ", text) if one]
     return named

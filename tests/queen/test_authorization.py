@@ -17,6 +17,8 @@ from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard.queen.v1 import inference_service_pb2_grpc as rpc
 from beeyard.queen.v1 import lease_service_pb2 as lease_pb
 from beeyard.queen.v1 import lease_service_pb2_grpc as lease_rpc
+from beeyard.queen.v1 import policy_service_pb2 as policy_pb
+from beeyard.queen.v1 import policy_service_pb2_grpc as policy_rpc
 from beeyard_runtime.security.authorization import METHODS, TenantRule
 from beeyard_runtime.security.callers import Role
 
@@ -300,6 +302,16 @@ async def test_the_same_request_id_of_two_tenants_is_two_jobs(secured: Secured) 
     own = await secured.own.inference.SubmitJob(request)
     other = await secured.other.inference.SubmitJob(request)
     assert own.job_id != other.job_id
+
+
+async def test_the_author_of_a_policy_is_whoever_showed_the_token(secured: Secured) -> None:
+    secured.queen.queen.policies.patience_ms = 5_000
+    stub = policy_rpc.PolicyServiceStub(secured.operator.channel)
+    source = await stub.GetPlatformSource(policy_pb.GetPlatformSourceRequest())
+    version = await stub.DeployPolicy(
+        policy_pb.DeployPolicyRequest(source=source, name="mine", author="somebody else")
+    )
+    assert version.author == "operator"
 
 
 async def test_an_operator_may_see_and_stop_what_is_any_tenants(secured: Secured) -> None:

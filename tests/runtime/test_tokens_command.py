@@ -61,6 +61,21 @@ def test_a_token_ends_with_its_days_or_its_revocation(
     assert actions == ["tokens.create", "tokens.revoke", "tokens.create"]
 
 
+def test_a_token_in_a_file_is_its_owners_and_is_not_printed(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = file.with_name("olga.token")
+    create = ["create", "olga", "--role", "operator", "--out", str(out), "--file", str(file)]
+    assert main(create, NOW) == 0
+    token = out.read_text(encoding="ascii").strip()
+    assert known(file, token) == "olga"
+    assert token not in capsys.readouterr().out
+    assert out.stat().st_mode & 0o777 == 0o600
+    # A file that is there is nobody's to replace, and no token is made for it.
+    assert main([*create[:1], "omar", *create[2:]], NOW) == 1
+    assert "omar" not in file.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -77,7 +77,12 @@ def document(rows: Iterable[RouteRow], version: str) -> dict[str, Any]:
             "description": "LLM inference on your own machines. The live view is a WebSocket at /v2/live.",
         },
         "paths": paths,
-        "components": {"schemas": schemas},
+        # Where tokens are checked; elsewhere they may be left out.
+        "security": [{"token": []}, {}],
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 

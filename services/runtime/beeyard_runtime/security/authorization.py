@@ -84,6 +84,8 @@ def _fleet() -> Iterator[tuple[str, Row]]:
     for name in ("ListPools", "ListWorkers", "WatchFleet"):
         yield name, Row(_OPERATORS)
     yield "ListModels", Row(_OWNERS)
+    yield "ListModelScales", Row(_OPERATORS)
+    yield "SetModelScale", Row(_OPERATORS, audited=("model", "scale"))
     yield "ListTenants", Row(_OWNERS, _ASKED)
     yield "StartWorker", Row(_OPERATORS, audited=("model", "pool_id", "request_id"))
     for name in ("StopWorker", "DrainWorker"):

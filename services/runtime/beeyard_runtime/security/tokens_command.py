@@ -17,7 +17,7 @@ from beeyard_runtime.clock import SystemClock
 from beeyard_runtime.faults import StartFailed
 from beeyard_runtime.security.audit import AuditTrail, Entry
 from beeyard_runtime.security.callers import Caller, Role
-from beeyard_runtime.security.private_file import replace
+from beeyard_runtime.security.private_file import replace, write_new
 from beeyard_runtime.security.token_file import TokenRecord, TokensFile, draw_token, read_tokens
 
 _DAYS_MAX: Final = 36_500
@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument(
         "--requests-per-second", type=float, help="calls that it may begin (default: any)"
     )
+    create.add_argument(
+        "--out", type=Path, help="write the token there, for its owner only, instead of printing it"
+    )
     commands.add_parser("list", help="show every token that was made, without secrets")
     revoke = commands.add_parser("revoke", help="make a token count no more, within a second")
     revoke.add_argument("token", metavar="NAME|ID", help="its name, or its id from the list")
@@ -85,12 +88,15 @@ def _create(options: argparse.Namespace, now: dt.datetime) -> int:
         if any(one.name == record.name and _counts(one, now) for one in every):
             message = f"{record.name} has a token already; revoke it first, or choose another name"
             return _complain(message)
+        if options.out:
+            write_new(options.out, token.encode() + b"\n")
         _write(options.file, [*every, record])
     _audit(options.file, "tokens.create", record)
+    shown = {} if options.out else {"token": token}
     if options.json:
-        _print(json.dumps({"token": token, **_shown(record, now)}))
+        _print(json.dumps({**shown, **_shown(record, now)}))
     else:
-        _print(token)
+        _print(f"made {token_id}, {record.name}" if options.out else token)
     return 0
 
 
