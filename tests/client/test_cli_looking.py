@@ -107,6 +107,35 @@ async def test_jobs_cancel_and_explain(address: str) -> None:
     ended = await beeyard("jobs", "explain", "job-1", queen=address)
     assert "it ran on the only worker" in ended.stdout
     assert "WORKER_BUSY" in ended.stdout
+    assert "what would help: if worker w-2 had one slot more" in ended.stdout
+    assert "2.5 s" in ended.stdout
+    assert "expired, revoked" in ended.stdout
+    told = (await beeyard("jobs", "explain", "job-1", "--json", queen=address)).json()
+    assert isinstance(told["remedy"], dict)
+    assert (told["remedy"]["kind"], told["remedy"]["amount"]) == ("slots", 1)
+
+
+async def test_statistics_of_jobs_are_shown_by_tenant(address: str) -> None:
+    shown = await beeyard("jobs", "stats", "--by", "tenant", "--hours", "24", queen=address)
+    assert shown.code == 0, shown.stderr
+    for word in ("ann", "88.9%", "1.25 s", "all", "were not looked at"):
+        assert word in shown.stdout, word
+    told = (await beeyard("jobs", "stats", "--by", "model", "--json", queen=address)).json()
+    assert isinstance(told["everything"], dict)
+    assert told["everything"]["jobs"] == 10
+    assert (await beeyard("jobs", "stats", "--by", "colour", queen=address)).code == 2
+
+
+async def test_the_forecast_is_held_against_what_came(address: str) -> None:
+    shown = await beeyard("forecast", "report", queen=address)
+    assert shown.code == 0, shown.stderr
+    for word in ("89.0%", "inside (of 90%)", "1.50 s", "3 jobs completed without"):
+        assert word in shown.stdout, word
+    told = (await beeyard("forecast", "report", "--json", queen=address)).json()
+    assert isinstance(told["end"], dict)
+    assert told["end"]["coverage"] == 0.89
+    assert isinstance(told["start"], dict)
+    assert told["start"]["coverage"] is None
 
 
 async def test_fleet_and_models(address: str) -> None:

@@ -1,6 +1,6 @@
 """A deadline that cannot be met is refused at once, if anything was measured; and only then."""
 
-from beeyard_core import limits
+from beeyard_core import history_limits, limits
 from beeyard_core.effect import Accept, Effect, Refuse
 from beeyard_core.event import JobSubmitted, LeaseFinished
 from beeyard_core.ids import JobId, TenantId
@@ -32,7 +32,7 @@ def measured(**settings: object) -> Apiary:
     """A worker with one slot, of whose jobs enough took two seconds each to say something."""
     apiary = Apiary(Settings(**settings))  # type: ignore[arg-type]
     apiary.attach(report_of("w1", slots_total=1))
-    for _ in range(limits.FORECAST_MEASURED_MIN + 5):
+    for _ in range(history_limits.FORECAST_MEASURED_MIN + 5):
         submit(apiary)
         apiary.advance(2_000)
         finish(apiary)

@@ -5,14 +5,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from beeyard_core import limits
+from beeyard_core import history_limits
 from beeyard_core.backlog import Arrivals, Backlog
 from beeyard_core.effect import Accept
 from beeyard_core.event import JobSubmitted, LeaseFinished
 from beeyard_core.fleet import Fleet
 from beeyard_core.forecast import Forecast
+from beeyard_core.history import JobRecord
 from beeyard_core.ids import JobId, ModelName, WorkerId, lease_id_of
-from beeyard_core.job import Finish, Job, JobSpec, Priority
+from beeyard_core.job import Finish, Job, JobSpec, JobState, Priority
 from beeyard_core.prediction import LEVELS, Estimate, Figure, Prediction
 from beeyard_core.residuals import Residuals
 from beeyard_core.service_times import Measured, ModelTimes, size_of
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from tests.support.apiary import Apiary
 from tests.support.cases import in_cases
 from tests.support.core_values import fleet_of, job_of, report_of, spec_of
+from tests.support.history_records import job_record
 
 M = ModelName("m")
 ANSWER = Measured(
@@ -39,8 +41,28 @@ def learnt(answers: Iterable[Measured] = (ANSWER,) * 8) -> Forecast:
     """A forecast that has seen some answers."""
     forecast = Forecast()
     for number, answer in enumerate(answers):
-        forecast.ended(job_of(f"j{number}", number), answer, 900, is_whole=True)
+        forecast.learn(record_of(job_of(f"j{number}", number), answer))
     return forecast
+
+
+def record_of(
+    job: Job, answer: Measured = ANSWER, total_ms: int = 900, attempts: int = 1
+) -> JobRecord:
+    """A job that completed so."""
+    return job_record(
+        job_id=job.job_id,
+        model=job.spec.model,
+        priority=job.spec.priority,
+        attempts=attempts,
+        prompt_tokens=answer.prompt_tokens,
+        max_tokens=answer.max_tokens,
+        answer_tokens=answer.answer_tokens,
+        prefill_ms=answer.first_token_ms,
+        decode_ms=answer.decode_ms,
+        service_ms=int(answer.service_ms),
+        total_ms=total_ms,
+        estimate=job.estimate,
+    )
 
 
 # --- What a job needs ---
@@ -48,7 +70,7 @@ def learnt(answers: Iterable[Measured] = (ANSWER,) * 8) -> Forecast:
 
 def test_a_job_is_expected_to_need_what_jobs_of_its_size_needed() -> None:
     times = ModelTimes()
-    for _ in range(limits.FORECAST_MEASURED_MIN):
+    for _ in range(history_limits.FORECAST_MEASURED_MIN):
         assert times.expect(SPEC) is None
         times.add(ANSWER)
     expected = times.expect(SPEC)
@@ -73,7 +95,7 @@ def test_how_far_off_the_expectation_was_is_its_spread() -> None:
 
 def test_a_worker_that_says_little_is_no_worse_than_that() -> None:
     times = ModelTimes()
-    for _ in range(limits.FORECAST_MEASURED_MIN):
+    for _ in range(history_limits.FORECAST_MEASURED_MIN):
         times.add(ANSWER._replace(answer_tokens=1, first_token_ms=0.0, decode_ms=0.0))
     expected = times.expect(SPEC)
     assert expected is not None
@@ -82,7 +104,7 @@ def test_a_worker_that_says_little_is_no_worse_than_that() -> None:
 
 def test_sizes_double() -> None:
     assert [size_of(tokens) for tokens in (0, 1, 2, 3, 4, 7, 8)] == [1, 1, 2, 2, 3, 3, 4]
-    assert size_of(1 << 40) == limits.FORECAST_TOKENS_MAX.bit_length()
+    assert size_of(1 << 40) == history_limits.FORECAST_TOKENS_MAX.bit_length()
 
 
 # --- Start and end ---
@@ -176,7 +198,7 @@ def test_the_moments_of_a_prediction_are_in_order_and_none_is_past(
         foreseen = forecast.foresee(job, ahead, fleet)
         assert foreseen is not None
         forecast.started(job, int(foreseen.start.middle_ms + score * foreseen.start.spread_ms))
-        forecast.ended(job, ANSWER, int(abs(score)), is_whole=False)
+        forecast.learn(record_of(job, total_ms=int(abs(score)), attempts=2))
     prediction = forecast.predict(M, ahead, SPEC, fleet)
     assert prediction is not None
     for moments in prediction:
@@ -189,7 +211,7 @@ def test_outcomes_like_those_before_fall_into_the_interval_as_often_as_is_said(s
     draw = random.Random(seed).gauss
     residuals, figure = Residuals(), Figure(10_000.0, 500.0)
     # Always a third too early, and twice as uncertain as the figure says.
-    for _ in range(limits.FORECAST_SCORES_MAX + 50):
+    for _ in range(history_limits.FORECAST_SCORES_MAX + 50):
         residuals.add(figure.score(draw(13_000, 1_000)))
     moments = [figure.at(score) for score in residuals.levels()]
     came = [draw(13_000, 1_000) for _ in range(1_000)]
@@ -200,7 +222,7 @@ def test_outcomes_like_those_before_fall_into_the_interval_as_often_as_is_said(s
 def test_before_enough_was_scored_an_interval_is_wide() -> None:
     residuals = Residuals()
     wide = residuals.levels()
-    for _ in range(limits.FORECAST_SCORES_MIN - 1):
+    for _ in range(history_limits.FORECAST_SCORES_MIN - 1):
         residuals.add(0.25)
     assert residuals.levels() == wide
     residuals.add(0.25)
@@ -209,7 +231,7 @@ def test_before_enough_was_scored_an_interval_is_wide() -> None:
 
 def test_only_the_last_scores_count() -> None:
     residuals = Residuals()
-    for score in (9.0,) * 100 + (1.0,) * limits.FORECAST_SCORES_MAX:
+    for score in (9.0,) * 100 + (1.0,) * history_limits.FORECAST_SCORES_MAX:
         residuals.add(score)
     assert residuals.levels() == (1.0,) * len(LEVELS)
 
@@ -222,8 +244,43 @@ def test_a_forecast_that_does_not_learn_stays_as_it_is() -> None:
     forecast.foresee(job, 0, fleet)
     for _ in range(100):
         forecast.started(job, 50_000)
-        forecast.ended(job, ANSWER._replace(service_ms=9_000.0), 60_000, is_whole=True)
+        forecast.learn(record_of(job, ANSWER._replace(service_ms=9_000.0), 60_000))
     assert forecast.predict(M, 0, SPEC, fleet) == before
+
+
+def test_a_new_queen_learns_from_what_an_earlier_one_remembers() -> None:
+    forecast, fleet = learnt(), fleet_of(report_of("w1"))
+    records = []
+    for number in range(history_limits.FORECAST_SCORES_MIN + 10):
+        job = job_of(f"j{number}", number, SPEC)
+        forecast.foresee(job, 0, fleet)
+        forecast.started(job, 20)
+        records.append(record_of(job, total_ms=1_000 + number)._replace(wait_ms=20))
+        forecast.learn(records[-1])
+    later = learnt()
+    for record in records:
+        later.recall(record)
+    assert later.predict(M, 0, SPEC, fleet) == forecast.predict(M, 0, SPEC, fleet)
+    assert later.predict(M, 0, SPEC, fleet) != learnt().predict(M, 0, SPEC, fleet)
+
+
+def test_only_answers_teach() -> None:
+    forecast = Forecast()
+    for state in (JobState.FAILED, JobState.EXPIRED, JobState.CANCELLED):
+        record = record_of(job_of("j1", 1, spec_of(priority=Priority.BATCH)))
+        forecast.recall(record._replace(state=state))
+    assert forecast == Forecast()
+
+
+def test_policies_are_told_what_jobs_took_on_each_kind_of_device() -> None:
+    forecast = Forecast()
+    for number in range(history_limits.FORECAST_TOLD_EVERY + 5):
+        record = record_of(job_of("j", 1), ANSWER._replace(service_ms=1_000.0 + 50 * number))
+        forecast.learn(record._replace(device="fast" if number % 2 else "slow"))
+    assert set(forecast.told) == {(M, "fast"), (M, "slow")} == set(forecast.touched)
+    told = forecast.told[M, "fast"]
+    assert told.n == 10
+    assert 1_000 < told.p50_ms < told.p95_ms < 2_000
 
 
 # --- Bounds ---
@@ -237,29 +294,30 @@ def test_models_and_kinds_that_are_remembered_are_bounded() -> None:
         is_immediate=True,
         prediction=Prediction((0,) * 5, (1,) * 5),
     )
-    for number in range(limits.FORECAST_KINDS_MAX + 10):
+    for number in range(history_limits.FORECAST_KINDS_MAX + 10):
         job = replace(job_of("j", 1, spec_of(f"model-{number}")), estimate=estimate)
         forecast.started(job, 0)
-        forecast.ended(job, ANSWER, 900, is_whole=True)
-    assert len(forecast.times) == limits.FORECAST_MODELS_MAX
-    assert len(forecast._starts) == len(forecast._ends) == limits.FORECAST_KINDS_MAX
+        forecast.learn(record_of(job))
+    assert len(forecast.times) == history_limits.FORECAST_MODELS_MAX
+    assert len(forecast.devices) == history_limits.FORECAST_DEVICES_MAX
+    assert len(forecast._starts) == len(forecast._ends) == history_limits.FORECAST_KINDS_MAX
 
 
 def test_a_backlog_forgets_models_of_which_nothing_is_left_and_no_others() -> None:
     backlog = Backlog()
     backlog.of(M).running = 1
-    for number in range(2 * limits.FORECAST_MODELS_MAX):
+    for number in range(2 * history_limits.FORECAST_MODELS_MAX):
         backlog.of(ModelName(f"model-{number}"))
-    assert len(backlog.models) == limits.FORECAST_MODELS_MAX
+    assert len(backlog.models) == history_limits.FORECAST_MODELS_MAX
     assert M in backlog.models
     for each in backlog.models.values():
         each.running = 1
     backlog.of(ModelName("one more"))
-    assert len(backlog.models) == limits.FORECAST_MODELS_MAX + 1
+    assert len(backlog.models) == history_limits.FORECAST_MODELS_MAX + 1
 
 
 def test_the_rate_of_arrivals_looks_back_one_window() -> None:
-    arrivals, window = Arrivals(), limits.FORECAST_WINDOW_MS
+    arrivals, window = Arrivals(), history_limits.FORECAST_WINDOW_MS
     arrivals.add(window, 0)
     assert arrivals.rate(0) == 1.0
     assert arrivals.rate(window) == 1.0
@@ -288,7 +346,7 @@ def test_a_queen_foretells_start_and_end_once_it_has_measured_some_jobs() -> Non
     apiary.attach(report_of("w1", slots_total=1))
     first = served(apiary, 0, SPEC)
     assert first.estimate is None
-    for number in range(1, limits.FORECAST_MEASURED_MIN):
+    for number in range(1, history_limits.FORECAST_MEASURED_MIN):
         served(apiary, number, SPEC)
     running, waiting = (
         apiary.happen(JobSubmitted(job_id=JobId(name), spec=SPEC)) for name in ("a", "b")

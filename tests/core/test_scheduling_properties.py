@@ -210,7 +210,16 @@ def decided(rows: list[Row], now_ms: int) -> Intent:
     return twin.decide(now_ms)
 
 
-ORDER_OF_KINDS = ("ModelRow", "PoolRow", "GpuRow", "TenantRow", "WorkerRow", "RunningRow", "JobRow")
+ORDER_OF_KINDS = (
+    "ModelRow",
+    "PoolRow",
+    "GpuRow",
+    "TenantRow",
+    "WorkerRow",
+    "RunningRow",
+    "JobRow",
+    "HistoryRow",
+)
 
 
 @in_every_crowd

@@ -2,7 +2,7 @@
 
 import math
 
-from beeyard_core import limits
+from beeyard_core import history_limits
 from beeyard_core.sketch import Average, QuantileSketch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +39,7 @@ def test_what_is_long_ago_is_forgotten() -> None:
     for value in (10.0,) * 2_000 + (1_000.0,) * 8_000:
         sketch.add(value)
         average.add(value)
-    assert sketch.weight <= limits.SKETCH_WEIGHT_MAX
+    assert sketch.weight <= history_limits.SKETCH_WEIGHT_MAX
     assert sketch.n == 10_000
     assert sketch.quantile(0.01) > 900
     assert average.mean > 900

@@ -13,6 +13,8 @@ import pytest
 import pytest_asyncio
 from beeyard.queen.v1 import fleet_service_pb2 as fleet_pb
 from beeyard.queen.v1 import fleet_service_pb2_grpc as fleet_rpc
+from beeyard.queen.v1 import history_service_pb2 as history_pb
+from beeyard.queen.v1 import history_service_pb2_grpc as history_rpc
 from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard.queen.v1 import inference_service_pb2_grpc as rpc
 from beeyard.queen.v1 import lease_service_pb2 as lease_pb
@@ -48,10 +50,12 @@ class As:
     inference: "rpc.InferenceServiceAsyncStub" = field(init=False)
     fleet: "fleet_rpc.FleetServiceAsyncStub" = field(init=False)
     leases: "lease_rpc.LeaseServiceAsyncStub" = field(init=False)
+    history: "history_rpc.HistoryServiceAsyncStub" = field(init=False)
 
     def __post_init__(self) -> None:
         self.inference = rpc.InferenceServiceStub(self.channel)
         self.fleet = fleet_rpc.FleetServiceStub(self.channel)
+        self.history = history_rpc.HistoryServiceStub(self.channel)
         self.leases = lease_rpc.LeaseServiceStub(self.channel)
 
 
@@ -210,6 +214,18 @@ REACHES: dict[str, tuple[Reach, tuple[grpc.StatusCode, str]]] = {
     ),
     QUEEN + "InferenceService/ListJobs": (
         lambda s: s.other.inference.ListJobs(pb.ListJobsRequest(tenant_id=OWN)),
+        DENIED,
+    ),
+    QUEEN + "HistoryService/GetJobStatistics": (
+        lambda s: s.other.history.GetJobStatistics(
+            history_pb.GetJobStatisticsRequest(tenant_id=OWN)
+        ),
+        DENIED,
+    ),
+    QUEEN + "HistoryService/GetForecastReport": (
+        lambda s: s.other.history.GetForecastReport(
+            history_pb.GetForecastReportRequest(tenant_id=OWN)
+        ),
         DENIED,
     ),
     QUEEN + "FleetService/ListTenants": (

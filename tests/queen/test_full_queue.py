@@ -6,7 +6,7 @@ import grpc
 import pytest
 from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard.queen.v1 import job_pb2
-from beeyard_core import limits
+from beeyard_core import history_limits
 from beeyard_core.backpressure import Overflow
 from beeyard_core.job import Priority
 from beeyard_queen.config import QueenSettings
@@ -121,7 +121,7 @@ def test_a_bound_that_cannot_be_read_is_refused_with_the_form(text: str) -> None
 
 async def test_a_deadline_that_cannot_be_met_is_refused_with_the_predicted_end() -> None:
     async with running_queen() as queen, attached_worker(queen.channel, slots=1) as worker:
-        for number in range(1, limits.FORECAST_MEASURED_MIN + 4):
+        for number in range(1, history_limits.FORECAST_MEASURED_MIN + 4):
             await queen.inference.SubmitJob(ask())
             offer = await worker.offer(number)
             await queen.tick()

@@ -15,6 +15,7 @@ from typing import Literal
 
 import grpc
 from beeyard.queen.v1 import fleet_service_pb2_grpc as fleet_rpc
+from beeyard.queen.v1 import history_service_pb2_grpc as history_rpc
 from beeyard.queen.v1 import inference_service_pb2_grpc as inference_rpc
 from beeyard.queen.v1 import lease_service_pb2_grpc as lease_rpc
 from beeyard.queen.v1 import policy_service_pb2_grpc as policy_rpc
@@ -72,11 +73,13 @@ class RunningQueen:
     fleet: "fleet_rpc.FleetServiceAsyncStub" = field(init=False)
     leases: "lease_rpc.LeaseServiceAsyncStub" = field(init=False)
     policies: "policy_rpc.PolicyServiceAsyncStub" = field(init=False)
+    history: "history_rpc.HistoryServiceAsyncStub" = field(init=False)
 
     def __post_init__(self) -> None:
         self.inference = inference_rpc.InferenceServiceStub(self.channel)
         self.fleet = fleet_rpc.FleetServiceStub(self.channel)
         self.leases = lease_rpc.LeaseServiceStub(self.channel)
+        self.history = history_rpc.HistoryServiceStub(self.channel)
         self.policies = policy_rpc.PolicyServiceStub(self.channel)
 
     async def channel_as(self, token: str, stack: AsyncExitStack) -> grpc.aio.Channel:
@@ -120,7 +123,7 @@ async def running_queen(
         policy_mode=policy_mode,
         **{"audit_log": "off", **chosen},  # type: ignore[arg-type]  # any setting of the queen; validated by pydantic
     )
-    ports = _Store(store, store, store.work, store.policies)
+    ports = _Store(store, store, store.work, store.policies, store.history)
     restored = await store.open()
     typed: Clock = clock
     queen = await _assemble(settings, ports, restored, typed, telemetry or Telemetry(), incarnation)

@@ -14,6 +14,8 @@ import grpc
 from beeyard.pool.v1 import snapshot_pb2
 from beeyard.queen.v1 import fleet_service_pb2 as fleet_pb
 from beeyard.queen.v1 import fleet_service_pb2_grpc as fleet_rpc
+from beeyard.queen.v1 import history_service_pb2 as history_pb
+from beeyard.queen.v1 import history_service_pb2_grpc as history_rpc
 from beeyard.queen.v1 import inference_service_pb2 as inference_pb
 from beeyard.queen.v1 import inference_service_pb2_grpc as inference_rpc
 from beeyard.queen.v1 import job_pb2
@@ -157,8 +159,12 @@ def a_pool() -> fleet_pb.Pool:
     return fleet_pb.Pool(pool_id="pool-1", fresh=True, snapshot=snapshot)
 
 
-class ScriptedQueen(inference_rpc.InferenceServiceServicer, fleet_rpc.FleetServiceServicer):
-    """Both services of a queen, played from scripts."""
+class ScriptedQueen(
+    inference_rpc.InferenceServiceServicer,
+    fleet_rpc.FleetServiceServicer,
+    history_rpc.HistoryServiceServicer,
+):
+    """Some services of a queen, played from scripts."""
 
     def __init__(self) -> None:
         self.infer: deque[Script] = deque()
@@ -237,7 +243,28 @@ class ScriptedQueen(inference_rpc.InferenceServiceServicer, fleet_rpc.FleetServi
             summary="it ran on the only worker",
             candidates=[
                 inference_pb.Candidate(worker_id="w-1", pool_id="pool-1", chosen=True),
-                inference_pb.Candidate(worker_id="w-2", excluded_by="WORKER_BUSY", detail="0 of 4"),
+                inference_pb.Candidate(
+                    worker_id="w-2",
+                    excluded_by="WORKER_BUSY",
+                    detail="0 of 4",
+                    predicted_end_ms=2_500.0,
+                ),
+            ],
+            remedy=inference_pb.Remedy(
+                kind=inference_pb.Remedy.KIND_SLOTS,
+                amount=1,
+                target_id="w-2",
+                pool_id="pool-1",
+                message="worker w-2 had one slot more",
+            ),
+            leases=[
+                inference_pb.LeaseRecord(
+                    lease_id="lease-7",
+                    worker_id="w-1",
+                    attempt=1,
+                    ending="expired",
+                    was_revoked=True,
+                )
             ],
         )
 
@@ -269,6 +296,30 @@ class ScriptedQueen(inference_rpc.InferenceServiceServicer, fleet_rpc.FleetServi
     ) -> fleet_pb.ListWorkersResponse:
         self._note(request, context)
         return fleet_pb.ListWorkersResponse(workers=self.workers)
+
+    async def GetJobStatistics(
+        self, request: history_pb.GetJobStatisticsRequest, context: Context
+    ) -> history_pb.JobStatistics:
+        self._note(request, context)
+        wait = history_pb.Spans(n=9, mean_ms=120.0, p50_ms=100.0, p95_ms=1_250.0, p99_ms=2_000.0)
+        group = history_pb.JobGroup(
+            name="ann", jobs=10, completed=8, failed=1, cancelled=1, success_rate=8 / 9, wait=wait
+        )
+        told = history_pb.JobStatistics(everything=group, groups=[group], is_truncated=True)
+        told.everything.name = ""
+        told.oldest_end_time.FromSeconds(1_700_000_000)
+        return told
+
+    async def GetForecastReport(
+        self, request: history_pb.GetForecastReportRequest, context: Context
+    ) -> history_pb.ForecastReport:
+        self._note(request, context)
+        score = history_pb.ForecastScore(
+            n=100, coverage=0.89, shares=[0.05, 0.94], width_p50_ms=1_500.0, error_p95_ms=3_000.0
+        )
+        return history_pb.ForecastReport(
+            promised_coverage=0.9, levels=[0.05, 0.95], end=score, unpredicted=3, is_truncated=True
+        )
 
     async def ListTenants(
         self, request: fleet_pb.ListTenantsRequest, context: Context
@@ -392,6 +443,7 @@ async def serve(queen: ScriptedQueen, address: str = "127.0.0.1:0") -> tuple[grp
     server = grpc.aio.server()
     inference_rpc.add_InferenceServiceServicer_to_server(queen, server)
     fleet_rpc.add_FleetServiceServicer_to_server(queen, server)
+    history_rpc.add_HistoryServiceServicer_to_server(queen, server)
     port = server.add_insecure_port(address)
     await server.start()
     return server, f"127.0.0.1:{port}"

@@ -8,6 +8,7 @@ import pytest
 from beeyard.pool.v1 import pool_manager_service_pb2, pool_service_pb2
 from beeyard.queen.v1 import (
     fleet_service_pb2,
+    history_service_pb2,
     inference_service_pb2,
     lease_service_pb2,
     policy_service_pb2,
@@ -36,6 +37,7 @@ CONTRACT = {
         # A simulation may run for minutes, so it tells its progress before its report.
         **dict.fromkeys(["SimulatePolicy", "WatchDecisions"], DOWN),
     },
+    "beeyard.queen.v1.HistoryService": {"GetJobStatistics": UNARY, "GetForecastReport": UNARY},
     "beeyard.queen.v1.LeaseService": {
         **dict.fromkeys(["SubmitWork", "RequestLease", "Heartbeat", "ReportProgress"], UNARY),
         **dict.fromkeys(["ReleaseLease", "RevokeLease", "GetCapacity"], UNARY),
@@ -50,6 +52,7 @@ CONTRACT = {
 }
 FILES: list[FileDescriptor] = [
     fleet_service_pb2.DESCRIPTOR,
+    history_service_pb2.DESCRIPTOR,
     inference_service_pb2.DESCRIPTOR,
     lease_service_pb2.DESCRIPTOR,
     policy_service_pb2.DESCRIPTOR,

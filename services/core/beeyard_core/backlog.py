@@ -7,7 +7,7 @@ hundred thousand.
 
 from dataclasses import dataclass, field
 
-from beeyard_core import limits
+from beeyard_core import history_limits
 from beeyard_core.ids import ModelName
 from beeyard_core.job import Priority
 
@@ -30,17 +30,17 @@ class Arrivals:
     def rate(self, now_ms: int) -> float:
         """Return milliseconds of work that come in each millisecond, which is how many slots they keep busy."""
         self._turn(now_ms)
-        window = limits.FORECAST_WINDOW_MS
+        window = history_limits.FORECAST_WINDOW_MS
         left = 1.0 - (now_ms - self.begun_ms) / window
         return (self.before * left + self.present) / window
 
     def _turn(self, now_ms: int) -> None:
         """Begin a new window if this one is over."""
-        windows = (now_ms - self.begun_ms) // limits.FORECAST_WINDOW_MS
+        windows = (now_ms - self.begun_ms) // history_limits.FORECAST_WINDOW_MS
         if windows > 0:
             self.before = self.present if windows == 1 else 0
             self.present = 0
-            self.begun_ms += windows * limits.FORECAST_WINDOW_MS
+            self.begun_ms += windows * history_limits.FORECAST_WINDOW_MS
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ class Backlog:
         """Return a model's backlog. The number of models is bounded: one of which nothing is here goes."""
         found = self.models.get(model)
         if found is None:
-            if len(self.models) >= limits.FORECAST_MODELS_MAX:
+            if len(self.models) >= history_limits.FORECAST_MODELS_MAX:
                 idle = next((m for m, each in self.models.items() if each.is_idle), None)
                 if idle is not None:
                     del self.models[idle]

@@ -19,10 +19,11 @@ from beeyard_core.fairness import (
     stops_waiting,
     takes_turn,
 )
+from beeyard_core.history import lease_record_of
 from beeyard_core.ids import lease_id_of
 from beeyard_core.instant import Instant
 from beeyard_core.job import Decision, Job, JobState, JobVerb
-from beeyard_core.lease import Lease, LeaseVerb
+from beeyard_core.lease import Lease, LeaseState, LeaseVerb
 from beeyard_core.overdue import counts_start, releases
 from beeyard_core.refusal import Refused
 from beeyard_core.state import QueenState, TimerKind
@@ -59,7 +60,8 @@ def lease(
     counts_start(state, job.spec.model)
     job.attempt += 1
     if job.leased_at is None:
-        state.forecast.started(job, now.mono_ms - job.accepted_at.mono_ms)
+        job.waited_ms = now.mono_ms - job.accepted_at.mono_ms
+        state.forecast.started(job, job.waited_ms)
     job.epoch, job.worker_id, job.leased_at, job.decision = epoch, decision.worker_id, now, decision
     given = Lease(
         lease_id=lease_id_of(epoch),
@@ -105,7 +107,12 @@ def free(state: QueenState, lease: Lease, verb: LeaseVerb) -> None:
     """End a lease and give its slot back."""
     if lease.is_current:
         stops_running(state, state.jobs[lease.job_id])
+    was_revoked = lease.state is LeaseState.REVOKED
     lease.move(verb)
+    ended_ms = lease.offered_at.wall_ms + state.now_ms - lease.offered_at.mono_ms
+    state.ended_leases.append(
+        lease_record_of(lease, state.fleet, ended_ms, was_revoked=was_revoked)
+    )
     if verb is LeaseVerb.EXPIRE:
         state.counts.leases_expired += 1
     worker = state.fleet.workers[lease.worker_id]

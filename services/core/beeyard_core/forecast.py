@@ -11,14 +11,16 @@ model's last jobs, 0 where nothing is known.
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from beeyard_core import limits
+from beeyard_core import history_limits, limits
 from beeyard_core.backlog import Backlog, ModelBacklog
 from beeyard_core.fleet import Fleet
+from beeyard_core.history import NEVER, JobRecord
 from beeyard_core.ids import ModelName
-from beeyard_core.job import Job, JobSpec, Priority
+from beeyard_core.job import Job, JobSpec, JobState, Priority
 from beeyard_core.prediction import Estimate, Figure, Moments, Prediction
+from beeyard_core.profile import WeekProfile
 from beeyard_core.residuals import Residuals
-from beeyard_core.service_times import Expectation, Measured, ModelTimes
+from beeyard_core.service_times import Distribution, Expectation, ModelTimes, measured_of
 
 #: Weight of the newest measurement. One in eight forgets a change of load within some dozens of jobs.
 _WEIGHT: Final = 0.125
@@ -42,6 +44,15 @@ class _Kind(NamedTuple):
     is_immediate: bool
 
 
+class DeviceFigures(NamedTuple):
+    """How long jobs of a model held a slot on a kind of device, in milliseconds, and how many of them were measured."""
+
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    n: int
+
+
 @dataclass(slots=True)
 class Forecast:
     """Measured times by model, and what follows from them.
@@ -50,15 +61,25 @@ class Forecast:
         service_ms: Mean time on a slot in milliseconds, by model, for Little's law.
         times: What jobs of each model needed.
         backlog: What waits and runs.
+        devices: Time on a slot by model and kind of device.
+        told: What policies are told of that.
+        touched: The keys of those that they have not been told yet; `policy/projection.py` takes them out.
+        profiles: Urgent work by the hour of the week.
         is_learning: Whether outcomes still change anything; a calibration on a held-out half switches it off.
         now_ms: Monotonic time of the last change of the backlog.
+        wall_ms: The wall time at which the last job was accepted.
     """
 
     service_ms: dict[ModelName, float] = field(default_factory=dict)
     times: dict[ModelName, ModelTimes] = field(default_factory=dict)
     backlog: Backlog = field(default_factory=Backlog)
+    devices: dict[tuple[ModelName, str], Distribution] = field(default_factory=dict)
+    told: dict[tuple[ModelName, str], "DeviceFigures"] = field(default_factory=dict)
+    touched: dict[tuple[ModelName, str], None] = field(default_factory=dict)
+    profiles: dict[ModelName, WeekProfile] = field(default_factory=dict)
     is_learning: bool = True
     now_ms: int = 0
+    wall_ms: int = 0
     _starts: dict[_Kind, Residuals] = field(default_factory=dict)
     _ends: dict[_Kind, Residuals] = field(default_factory=dict)
 
@@ -90,8 +111,11 @@ class Forecast:
         model, priority = job.spec.model, job.spec.priority
         self.backlog.waits(model, priority, job.expected_ms)
         if not job.attempt:
+            self.wall_ms = job.accepted_at.wall_ms
             # What comes back was counted when it came.
             self.backlog.arrives(model, priority, job.expected_ms, now_ms)
+            if priority <= Priority.NORMAL and job.expected_ms:
+                self._profile(model).add(job.expected_ms, job.accepted_at.wall_ms)
 
     def leaves(self, job: Job) -> None:
         """Count a job out of the queue."""
@@ -157,7 +181,11 @@ class Forecast:
         before = self._before(backlog, ahead, priority)
         free = slots - backlog.running if model in fleet.open_workers else 0
         is_immediate = before < free
-        start = _AT_ONCE if is_immediate else self._start(times, backlog, before, priority, slots)
+        start = (
+            _AT_ONCE
+            if is_immediate
+            else self._start(model, times, backlog, before, priority, slots)
+        )
         spread = max((start.spread_ms**2 + expected.spread_ms**2) ** 0.5, _SPREAD_MS_MIN)
         end = Figure(start.middle_ms + expected.service_ms, spread)
         kind = _Kind(model, priority, is_immediate)
@@ -171,8 +199,25 @@ class Forecast:
         every = sum(self.backlog.depths[:priority])
         return sum(backlog.waiting[:priority]) * min(ahead / every, 1.0) if every else 0.0
 
+    def _as_usual(
+        self, model: ModelName, urgent: float, wait_ms: float, priority: Priority
+    ) -> float:
+        """Weigh the urgent work that comes in now with what is usual when the wait will be over.
+
+        What comes in now says most of the next minute; of what is an hour away, the week says more.
+        """
+        profile = self.profiles.get(model)
+        if profile is None or priority <= Priority.NORMAL:
+            return urgent
+        usual = profile.slots_at(self.wall_ms + round(wait_ms))
+        if usual is None:
+            return urgent
+        weight = wait_ms / (wait_ms + history_limits.FORECAST_WINDOW_MS)
+        return (1.0 - weight) * urgent + weight * usual
+
     def _start(
         self,
+        model: ModelName,
         times: ModelTimes,
         backlog: ModelBacklog,
         before: float,
@@ -185,8 +230,10 @@ class Forecast:
         work_ms = sum(backlog.work_ms[:priority]) + sum(backlog.unknown[:priority]) * usual.mean
         ahead_ms = work_ms * before / waiting if waiting else 0.0
         urgent = sum(each.rate(self.now_ms) for each in backlog.arrivals[: priority - 1])
+        base_ms = (ahead_ms + usual.mean) / slots
+        urgent = self._as_usual(model, urgent, base_ms, priority)
         left = 1.0 - min(urgent / slots, _URGENT_SHARE_MAX)
-        middle_ms = (ahead_ms + usual.mean) / slots / left
+        middle_ms = base_ms / left
         # Whoever is before it adds its own spread; the next slot to be free adds what is left of a job.
         variance = ((before + 1.0) * usual.variance + usual.mean**2) / slots**2
         # ... and nobody knows well how much urgent work will come, which stretches all of it.
@@ -199,34 +246,65 @@ class Forecast:
         """Hold a job's first lease against what was predicted."""
         estimate = job.estimate
         if estimate is not None and self.is_learning:
-            self._residuals(self._starts, job).add(estimate.start.score(waited_ms))
+            kind = _Kind(job.spec.model, job.spec.priority, estimate.is_immediate)
+            self._residuals(self._starts, kind).add(estimate.start.score(waited_ms))
 
-    def ended(self, job: Job, measured: Measured, total_ms: int, *, is_whole: bool) -> None:
-        """Learn from a job that has its answer.
-
-        Args:
-            job: The job.
-            measured: What its last attempt took.
-            total_ms: From acceptance to the end.
-            is_whole: The last attempt was the only one, so that it made all of the answer.
-        """
-        if not self.is_learning:
+    def learn(self, record: JobRecord) -> None:
+        """Take in what became of a job: just now, or remembered from an earlier queen. Only an answer teaches."""
+        if record.state is not JobState.COMPLETED or not self.is_learning:
             return
-        self.observe(job.spec.model, measured.service_ms)
-        if is_whole:
-            self._times(job.spec.model).add(measured, job.expected_ms)
-        if job.estimate is not None:
-            self._residuals(self._ends, job).add(job.estimate.end.score(total_ms))
+        self.observe(record.model, record.service_ms)
+        estimate = record.estimate
+        # A later attempt made a part of the answer only.
+        if record.attempts == 1:
+            expected_ms = 0 if estimate is None else estimate.service_ms
+            self._times(record.model).add(measured_of(record), expected_ms)
+        self._learn_device(record)
+        if estimate is not None:
+            kind = _Kind(record.model, record.priority, estimate.is_immediate)
+            self._residuals(self._ends, kind).add(estimate.end.score(record.total_ms))
+
+    def recall(self, record: JobRecord) -> None:
+        """Learn from a job that an earlier queen ran."""
+        if record.estimate is not None and record.wait_ms != NEVER:
+            kind = _Kind(record.model, record.priority, record.estimate.is_immediate)
+            self._residuals(self._starts, kind).add(record.estimate.start.score(record.wait_ms))
+        if record.priority <= Priority.NORMAL and record.service_ms != NEVER:
+            self._profile(record.model).add(record.service_ms, record.created_ms)
+        self.learn(record)
+
+    def _profile(self, model: ModelName) -> WeekProfile:
+        if model not in self.profiles and len(self.profiles) >= history_limits.FORECAST_MODELS_MAX:
+            del self.profiles[next(iter(self.profiles))]
+        return self.profiles.setdefault(model, WeekProfile())
+
+    def _learn_device(self, record: JobRecord) -> None:
+        """Measure jobs by the kind of device, and say now and then that policies should hear of it."""
+        key = (record.model, record.device)
+        if key not in self.devices and len(self.devices) >= history_limits.FORECAST_DEVICES_MAX:
+            return
+        measured = self.devices.setdefault(key, Distribution())
+        measured.add(record.service_ms)
+        n = measured.average.n
+        # At first each job changes much, later few do.
+        if n < history_limits.FORECAST_TOLD_EVERY or n % history_limits.FORECAST_TOLD_EVERY == 0:
+            sketch = measured.sketch
+            self.told[key] = DeviceFigures(
+                mean_ms=round(measured.average.mean, 1),
+                p50_ms=round(sketch.quantile(0.5), 1),
+                p95_ms=round(sketch.quantile(0.95), 1),
+                n=n,
+            )
+            self.touched[key] = None
 
     def _times(self, model: ModelName) -> ModelTimes:
-        if model not in self.times and len(self.times) >= limits.FORECAST_MODELS_MAX:
+        if model not in self.times and len(self.times) >= history_limits.FORECAST_MODELS_MAX:
             del self.times[next(iter(self.times))]
         return self.times.setdefault(model, ModelTimes())
 
-    def _residuals(self, by_kind: dict[_Kind, Residuals], job: Job) -> Residuals:
-        assert job.estimate is not None, "only what was estimated is scored"
-        kind = _Kind(job.spec.model, job.spec.priority, job.estimate.is_immediate)
-        if kind not in by_kind and len(by_kind) >= limits.FORECAST_KINDS_MAX:
+    @staticmethod
+    def _residuals(by_kind: dict[_Kind, Residuals], kind: _Kind) -> Residuals:
+        if kind not in by_kind and len(by_kind) >= history_limits.FORECAST_KINDS_MAX:
             del by_kind[next(iter(by_kind))]
         return by_kind.setdefault(kind, Residuals())
 

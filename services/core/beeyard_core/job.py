@@ -273,6 +273,8 @@ class Job:
         tokens_charged: What its tenant was charged for the running attempt in advance.
         expected_tokens: Tokens that its answer is expected to have, as known at acceptance; 0: unknown.
         expected_ms: Milliseconds that it is expected to need of a slot, likewise; 0: unknown.
+        waited_ms: Milliseconds from acceptance to the first lease; None: there was none, or an earlier queen gave it.
+        held_until_ms: Monotonic time until which no policy is told of it, see `holding.py`; None: it is not held.
         estimate: What was predicted when it was accepted; None: too little was known.
         epoch: Epoch of the current or last lease; 0 before the first.
     """
@@ -298,6 +300,8 @@ class Job:
     tokens_charged: int = 0
     expected_tokens: int = 0
     expected_ms: int = 0
+    waited_ms: int | None = None
+    held_until_ms: int | None = None
     estimate: Estimate | None = None
     leased_at: Instant | None = None
     first_token_at: Instant | None = None

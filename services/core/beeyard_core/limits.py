@@ -475,22 +475,3 @@ QUOTA_RETRY_MS_MAX: Final = 3_600_000
 TENANTS_FILE_BYTES_MAX: Final = 4 << 20
 # A rating rises at once and falls by one point in this time, so that a pause between two bursts opens no gate.
 RATING_RELEASE_MS: Final = 1_000
-
-# --- The forecast ---
-# Before so many jobs of a model were measured, nothing is said about the next.
-FORECAST_MEASURED_MIN: Final = 5
-FORECAST_MODELS_MAX: Final = 1_024
-# Sizes of prompts and answers end here.
-FORECAST_TOKENS_MAX: Final = 1 << 20
-assert FORECAST_TOKENS_MAX >= MAX_TOKENS_LIMIT
-# Scores that an interval is made of, and how many there must be before they are trusted.
-FORECAST_SCORES_MAX: Final = 512
-FORECAST_SCORES_MIN: Final = 40
-# Model, class, and whether it had to wait.
-FORECAST_KINDS_MAX: Final = 4_096
-# How far back the rate of arrivals looks.
-FORECAST_WINDOW_MS: Final = 60_000
-# Measurements that a quantile remembers, and the range in which values are told apart.
-SKETCH_WEIGHT_MAX: Final = 1_024
-SKETCH_VALUE_MIN: Final = 2.0**-10
-SKETCH_VALUE_MAX: Final = 2.0**40

@@ -60,3 +60,8 @@ class Estimate(NamedTuple):
     end: Figure
     is_immediate: bool
     prediction: Prediction
+
+    @property
+    def service_ms(self) -> int:
+        """What the job was expected to need of a slot."""
+        return max(round(self.end.middle_ms - self.start.middle_ms), 1)

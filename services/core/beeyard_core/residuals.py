@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Final
 
-from beeyard_core import limits
+from beeyard_core import history_limits
 from beeyard_core.prediction import LEVELS
 
 #: Before enough was scored: a wide bell curve, and rather too wide.
@@ -30,7 +30,7 @@ class Residuals:
 
     def add(self, score: float) -> None:
         """Take in the score of one outcome; the oldest goes."""
-        if len(self._recent) >= limits.FORECAST_SCORES_MAX:
+        if len(self._recent) >= history_limits.FORECAST_SCORES_MAX:
             oldest = self._recent.popleft()
             del self._ordered[bisect_left(self._ordered, oldest)]
         self._recent.append(score)
@@ -39,7 +39,7 @@ class Residuals:
 
     def levels(self) -> tuple[float, ...]:
         """Return the scores that make a prediction at each of `LEVELS`, in order."""
-        if self._is_stale and len(self._ordered) >= limits.FORECAST_SCORES_MIN:
+        if self._is_stale and len(self._ordered) >= history_limits.FORECAST_SCORES_MIN:
             self._is_stale = False
             self._levels = tuple(self._at(level) for level in LEVELS)
         return self._levels

@@ -8,7 +8,8 @@ which depends on how much was allowed. So prompts and answers are sorted into si
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from beeyard_core import limits
+from beeyard_core import history_limits
+from beeyard_core.history import JobRecord
 from beeyard_core.job import JobSpec
 from beeyard_core.sketch import Average, QuantileSketch
 
@@ -95,7 +96,7 @@ class ModelTimes:
     def expect(self, spec: JobSpec) -> Expectation | None:
         """Return what a job is expected to need; None before enough was measured."""
         prompt_tokens, max_tokens = spec.prompt_tokens, spec.max_tokens
-        if self.service.average.n < limits.FORECAST_MEASURED_MIN:
+        if self.service.average.n < history_limits.FORECAST_MEASURED_MIN:
             return None
         answer_size = size_of(max_tokens)
         share = _nearest(self.share, answer_size)
@@ -109,9 +110,21 @@ class ModelTimes:
         return Expectation(max(round(tokens), 1), service_ms, service_ms * away**0.5)
 
 
+def measured_of(record: JobRecord) -> Measured:
+    """Return what the answer of a remembered job took."""
+    return Measured(
+        prompt_tokens=record.prompt_tokens,
+        max_tokens=record.max_tokens,
+        answer_tokens=record.answer_tokens,
+        first_token_ms=record.prefill_ms,
+        decode_ms=record.decode_ms,
+        service_ms=record.service_ms,
+    )
+
+
 def size_of(tokens: int) -> int:
     """Return the size that a number of tokens belongs to: 1 for 1, 2 for 2 and 3, 3 for 4 to 7, and so on."""
-    return min(max(tokens, 1), limits.FORECAST_TOKENS_MAX).bit_length()
+    return min(max(tokens, 1), history_limits.FORECAST_TOKENS_MAX).bit_length()
 
 
 def _nearest(by_size: dict[int, Distribution], size: int) -> Average | None:

@@ -20,13 +20,13 @@ from beeyard_core.event import (
     OfferRefused,
 )
 from beeyard_core.fairness import was_served
+from beeyard_core.history import job_record_of
 from beeyard_core.instant import Instant
-from beeyard_core.job import Job, JobState, JobVerb
+from beeyard_core.job import JobState, JobVerb
 from beeyard_core.lease import Lease, LeaseState, LeaseVerb
 from beeyard_core.measuring import note_finish
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.retrying import retry_or_fail
-from beeyard_core.service_times import Measured
 from beeyard_core.state import QueenState
 
 _Spoken = (
@@ -111,29 +111,13 @@ def lease_finished(
     job.next_index, job.finish = event.next_index, event.finish
     was_served(state, job, event.finish.prompt_tokens)
     note_finish(state.fleet, lease, event.finish)
-    _learn(state, job, lease, now)
     state.prefixes.finish(
         job.job_id,
         prompt_tokens=event.finish.prompt_tokens,
         cached_tokens=event.finish.cached_prompt_tokens,
     )
     end(state, job, JobVerb.FINISH, now, effects)
-
-
-def _learn(state: QueenState, job: Job, lease: Lease, now: Instant) -> None:
-    """Let the forecast learn from a job that has its answer."""
-    finish, spec = job.finish, job.spec
-    assert finish is not None, "the job was told how it finished"
-    measured = Measured(
-        prompt_tokens=spec.prompt_tokens,
-        max_tokens=spec.max_tokens,
-        answer_tokens=job.next_index,
-        first_token_ms=finish.prefill_ms,
-        decode_ms=finish.decode_ms,
-        service_ms=now.mono_ms - lease.offered_at.mono_ms,
-    )
-    total_ms = now.mono_ms - job.accepted_at.mono_ms
-    state.forecast.ended(job, measured, total_ms, is_whole=lease.attempt == 1)
+    state.forecast.learn(job_record_of(job, state.fleet))
 
 
 def lease_failed(

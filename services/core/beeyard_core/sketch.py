@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Final
 
-from beeyard_core import limits
+from beeyard_core import history_limits
 
 #: Buckets between a power of two and the next.
 _PARTS: Final = 32
@@ -44,21 +44,23 @@ class QuantileSketch:
     Attributes:
         weight: Measurements that still count; halved now and then, each time with all buckets.
         n: Measurements ever taken in.
+        weight_max: Weight from which on it forgets; infinite: it never does.
     """
 
     weight: float = 0.0
     n: int = 0
+    weight_max: float = history_limits.SKETCH_WEIGHT_MAX
     _buckets: dict[int, float] = field(default_factory=dict)
 
     def add(self, value: float) -> None:
         """Take in one measurement; what is beyond the bounds counts as the bound."""
-        bounded = min(max(value, limits.SKETCH_VALUE_MIN), limits.SKETCH_VALUE_MAX)
+        bounded = min(max(value, history_limits.SKETCH_VALUE_MIN), history_limits.SKETCH_VALUE_MAX)
         mantissa, exponent = math.frexp(bounded)
         bucket = exponent * _PARTS + int((mantissa - 0.5) * 2 * _PARTS)
         self._buckets[bucket] = self._buckets.get(bucket, 0.0) + 1.0
         self.n += 1
         self.weight += 1.0
-        if self.weight > limits.SKETCH_WEIGHT_MAX:
+        if self.weight > self.weight_max:
             self._forget_half()
 
     def _forget_half(self) -> None:
@@ -76,6 +78,33 @@ class QuantileSketch:
             if seen >= wanted:
                 break
         return found
+
+
+@dataclass(slots=True)
+class Tally:
+    """A figure of something that is over: all of it counts alike, and nothing is forgotten."""
+
+    sum: float = 0.0
+    sketch: QuantileSketch = field(default_factory=lambda: QuantileSketch(weight_max=math.inf))
+
+    @property
+    def n(self) -> int:
+        """How many measurements there are."""
+        return self.sketch.n
+
+    @property
+    def mean(self) -> float:
+        """Their mean; 0 if there are none."""
+        return self.sum / self.n if self.n else 0.0
+
+    def add(self, value: float) -> None:
+        """Take in one measurement."""
+        self.sum += value
+        self.sketch.add(value)
+
+    def quantile(self, share: float) -> float:
+        """Return the value that this share of the measurements does not exceed; 0 if there are none."""
+        return self.sketch.quantile(share)
 
 
 def _middle_of(bucket: int) -> float:

@@ -5,10 +5,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, unique
 
-from beeyard_core import limits
+from beeyard_core import history_limits, limits
 from beeyard_core.backpressure import QueueSettings
 from beeyard_core.fleet import DesiredWorker, Fleet
 from beeyard_core.forecast import Forecast
+from beeyard_core.history import LeaseRecord
 from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, TenantId, WorkerId
 from beeyard_core.job import Job, Priority
 from beeyard_core.lease import Lease
@@ -32,6 +33,7 @@ class TimerKind(Enum):
     OFFER = "offer"
     REVOCATION = "revocation"
     REST = "rest"
+    HOLD = "hold"
 
 
 @dataclass(slots=True)
@@ -63,6 +65,7 @@ class Settings:
         default_model: What a job without a model gets; empty: the only model there is.
         lease_ttl_ms: How long a worker may be silent before its leases expire.
         start_on_demand: Whether a worker is started for a model that nobody serves although no policy asked for it.
+        hold_background: Whether background work steps aside before hours that are usually full of urgent work.
         policy_config: What policies find in `context.config`.
         capacity: Units for heavy work, and what inference has to do with them.
         quotas: What each tenant may have.
@@ -74,6 +77,7 @@ class Settings:
     default_model: ModelName = ModelName("")
     lease_ttl_ms: int = limits.LEASE_TTL_MS
     start_on_demand: bool = True
+    hold_background: bool = False
     policy_config: tuple[tuple[str, str | float | bool], ...] = ()
     capacity: CapacitySettings = field(default_factory=CapacitySettings)
     quotas: QuotaSettings = field(default_factory=QuotaSettings)
@@ -149,6 +153,8 @@ class QueenState:
         leases: Every lease that occupies a slot, by id.
         requests: Job by idempotency key.
         ended: Ended jobs still kept, oldest first.
+        ended_leases: What is to be remembered of leases that ended, until whoever drives the core takes it; of too many
+            the oldest are lost.
         timers: Heap of (due in monotonic ms, number, kind, id); `armed` has the kind and id of each.
         trials: Of the jobs that were lost with one worker, twice and more, the one that is tried now; by that worker.
         wishes: Workers that should be, by id.
@@ -172,6 +178,9 @@ class QueenState:
     forecast: Forecast = field(default_factory=Forecast)
     requests: dict[tuple[TenantId, str], JobId] = field(default_factory=dict)
     ended: deque[JobId] = field(default_factory=deque)
+    ended_leases: deque[LeaseRecord] = field(
+        default_factory=lambda: deque(maxlen=history_limits.ENDED_LEASES_KEPT_MAX)
+    )
     timers: list[tuple[int, int, TimerKind, str]] = field(default_factory=list)
     timer_count: int = 0
     armed: set[tuple[TimerKind, str]] = field(default_factory=set)

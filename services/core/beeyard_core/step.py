@@ -42,6 +42,7 @@ from beeyard_core.event import (
     WorkerStartRequested,
     WorkerStopRequested,
 )
+from beeyard_core.holding import hold, hold_timer
 from beeyard_core.ids import JobId, LeaseId, WorkerId
 from beeyard_core.instant import Instant
 from beeyard_core.job import Job, JobVerb
@@ -160,6 +161,7 @@ def _job_submitted(
     state.prefixes.join(job.job_id, event.prefix)
     position = state.queue.ahead_of_new(spec.priority)
     estimate = state.forecast.foresee(job, position, state.fleet)
+    hold(state, job, now)
     enqueue(state, job)
     predicted_ms = (
         estimate.prediction.start_ms
@@ -208,6 +210,8 @@ def _ticked(state: QueenState, now: Instant, effects: list[Effect]) -> None:
                     silence_timer(state, worker, now, effects)
             case TimerKind.OFFER:
                 offer_timer(state, LeaseId(key), now, effects)
+            case TimerKind.HOLD:
+                hold_timer(state, state.jobs.get(JobId(key)))
             case TimerKind.REVOCATION:
                 revocation_timer(state, LeaseId(key))
             case TimerKind.REST:

@@ -21,6 +21,7 @@ from beeyard_gateway.entrance import Entrance, passed_on
 from beeyard_gateway.event_stream import OpenStreams
 from beeyard_gateway.exchange import dump
 from beeyard_gateway.faults import Fault
+from beeyard_gateway.history import History
 from beeyard_gateway.http_server import HttpServer
 from beeyard_gateway.jobs import Jobs
 from beeyard_gateway.live import Live
@@ -31,7 +32,7 @@ from beeyard_gateway.openai.models import Models
 from beeyard_gateway.openapi import document
 from beeyard_gateway.probes import Probes
 from beeyard_gateway.queen_link import QueenLink
-from beeyard_gateway.routes import job_rows, openai_rows, probe_rows, scheduler_rows
+from beeyard_gateway.routes import history_rows, job_rows, openai_rows, probe_rows, scheduler_rows
 from beeyard_gateway.routing import RouteRow, router_of
 from beeyard_gateway.scheduler import Scheduler
 
@@ -99,6 +100,7 @@ class Gateway:
         return [
             *openai_rows(Completions(services), Models(self.link)),
             *job_rows(Jobs(self.link, self._clock, self.streams, self.metrics)),
+            *history_rows(History(self.link)),
             *scheduler_rows(Scheduler(self.link, self._clock, self.streams)),
             *probe_rows(self._probes),
         ]

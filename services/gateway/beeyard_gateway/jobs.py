@@ -42,7 +42,7 @@ class Jobs:
             event = await while_connected(exchange, self._accepted(request))
         self._metrics.enqueued(request.priority)
         location = f"/v2/jobs/{event.job_id}"
-        told = {
+        told: dict[str, object] = {
             "job_id": event.job_id,
             "queue_position": event.queued.position,
             "predicted_start_ms": event.queued.predicted_start_ms,
@@ -51,6 +51,8 @@ class Jobs:
         }
         if event.queued.HasField("budget"):
             told["budget"] = to_json(event.queued.budget)
+        if event.queued.HasField("prediction"):
+            told["prediction"] = to_json(event.queued.prediction)
         headers = [(b"location", location.encode()), *place_headers(event.queued)]
         await exchange.reply_json(told, status=HTTPStatus.ACCEPTED, headers=headers)
 

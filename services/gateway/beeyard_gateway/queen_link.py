@@ -11,6 +11,7 @@ from typing import Final, TypeAlias, TypeVar
 import grpc
 from beeyard.queen.v1 import (
     fleet_service_pb2_grpc,
+    history_service_pb2_grpc,
     inference_service_pb2_grpc,
     policy_service_pb2_grpc,
 )
@@ -47,6 +48,7 @@ class QueenLink:
         self._channel = open_channel(address, telemetry=telemetry, dialing=dialing)
         self.inference = inference_service_pb2_grpc.InferenceServiceStub(self._channel)
         self.fleet = fleet_service_pb2_grpc.FleetServiceStub(self._channel)
+        self.history = history_service_pb2_grpc.HistoryServiceStub(self._channel)
         self.policy = policy_service_pb2_grpc.PolicyServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 

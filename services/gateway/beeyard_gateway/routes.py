@@ -2,10 +2,12 @@
 
 from typing import Final
 
+from beeyard.queen.v1 import history_service_pb2 as history_pb
 from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard.queen.v1 import job_pb2
 from beeyard.queen.v1 import policy_service_pb2 as policy_pb
 
+from beeyard_gateway.history import History
 from beeyard_gateway.jobs import Jobs
 from beeyard_gateway.openai.completions import Completions
 from beeyard_gateway.openai.models import Models
@@ -114,6 +116,39 @@ def job_rows(jobs: Jobs) -> list[RouteRow]:
             answer=jobs.explain,
             summary="Say why a job waits, or why it ran where it ran.",
             reply=pb.JobExplanation,
+        ),
+    ]
+
+
+def history_rows(history: History) -> list[RouteRow]:
+    """Return the routes about what has ended."""
+    filters = (
+        Parameter("tenant_id", "Only jobs of this tenant."),
+        Parameter("model", "Only jobs for this model."),
+        Parameter(
+            "since_ms", "Only jobs that ended then or later, in ms of Unix time.", kind="integer"
+        ),
+        Parameter("until_ms", "Only jobs that ended before, in ms of Unix time.", kind="integer"),
+    )
+    return [
+        RouteRow(
+            method="GET",
+            path="/v2/stats",
+            answer=history.statistics,
+            summary="Say what became of jobs, and how long they waited and took.",
+            reply=history_pb.JobStatistics,
+            parameters=(
+                Parameter("by", "tenant, model, priority, worker or device; tenant."),
+                *filters,
+            ),
+        ),
+        RouteRow(
+            method="GET",
+            path="/v2/forecast",
+            answer=history.forecast,
+            summary="Say how often what was predicted of jobs came.",
+            reply=history_pb.ForecastReport,
+            parameters=filters,
         ),
     ]
 

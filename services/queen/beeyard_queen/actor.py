@@ -33,6 +33,7 @@ from beeyard_core.effect import (
     Welcome,
 )
 from beeyard_core.event import CancelRequested, Event, LeaseFailed, OfferRefused
+from beeyard_core.history import job_record_of
 from beeyard_core.ids import JobId, WorkerId, WorkId, lease_id_of
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.state import QueenState
@@ -44,6 +45,7 @@ from beeyard_queen.egress.hosts import Hosts
 from beeyard_queen.egress.links import Links
 from beeyard_queen.egress.relay import Relay
 from beeyard_queen.metrics import QueenMetrics
+from beeyard_queen.pictures import Pictures
 from beeyard_queen.prompts import Prompts
 from beeyard_queen.store.port import Batch, StoreUnavailable
 from beeyard_queen.store.rows import row_of
@@ -96,6 +98,7 @@ class QueenActor:
     post: Callable[[Event], None]
     welcome_incarnation: str
     work_calls: WorkCalls
+    pictures: Pictures = field(default_factory=Pictures)
     metrics: QueenMetrics
 
     # --- Before and after the commit ---
@@ -111,9 +114,15 @@ class QueenActor:
             if feed is not None:
                 job.next_index = max(job.next_index, feed.log.next_index)
             batch.jobs[job_id] = row_of(job, self.traces.trace_id(job_id))
+            if job.is_ended:
+                batch.job_records.append(job_record_of(job, self.state.fleet))
             prompt = self.prompts.unsaved(job_id)
             if prompt is not None:
                 batch.prompts[job_id] = prompt
+        if saved or everything:
+            # Nothing waits for them; they ride along.
+            batch.lease_records.extend(self.state.ended_leases)
+            self.state.ended_leases.clear()
         due = self._due(everything=everything) | (self.feeds.unsaved & saved)
         for job_id in sorted(due):
             frames = self.feeds.by_job[job_id].unsaved()
@@ -250,6 +259,7 @@ class QueenActor:
         if lease is None or not lease.is_current:
             return
         job = self.state.jobs[lease.job_id]
+        self.pictures.take(self.state, job, self.clock.now().mono_ms)
         traceparent = self.traces.leased(job, lease, self.clock.now())
         try:
             stored = await self.prompts.get(job.job_id)

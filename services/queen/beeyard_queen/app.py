@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from beeyard.pool.v1 import pool_service_pb2_grpc
 from beeyard.queen.v1 import (
     fleet_service_pb2_grpc,
+    history_service_pb2_grpc,
     inference_service_pb2_grpc,
     lease_service_pb2_grpc,
     policy_service_pb2_grpc,
 )
 from beeyard.worker.v1 import worker_service_pb2_grpc
-from beeyard_core import limits
+from beeyard_core import history_limits, limits
 from beeyard_core.event import ApiMeasured, DrainBegun
 from beeyard_core.governor import ApiLoad
 from beeyard_core.ids import JobId, ModelName
@@ -39,8 +40,10 @@ from beeyard_queen.egress.hosts import Hosts
 from beeyard_queen.egress.links import Links
 from beeyard_queen.egress.relay import Relay
 from beeyard_queen.gauges import Gauges, LoopFigures
+from beeyard_queen.ingress.explaining import Explaining
 from beeyard_queen.ingress.fleet_service import FleetServicer
 from beeyard_queen.ingress.following import Following
+from beeyard_queen.ingress.history_service import HistoryServicer
 from beeyard_queen.ingress.identity import home_in
 from beeyard_queen.ingress.inference_service import InferenceServicer
 from beeyard_queen.ingress.lease_service import LeaseServicer
@@ -58,6 +61,7 @@ from beeyard_queen.policy.desk import Desk
 from beeyard_queen.policy.runtime import PolicyRuntime
 from beeyard_queen.policy.sandbox import Sandbox
 from beeyard_queen.prompts import Prompts
+from beeyard_queen.store.history import HistoryFilter, HistoryReader
 from beeyard_queen.store.port import JobReader, JobWriter, Restored, StoreRefused, StoreUnavailable
 from beeyard_queen.store.rows import job_of
 from beeyard_queen.store.scales import scales_of
@@ -81,6 +85,7 @@ class _Store:
     reader: JobReader
     work: WorkReader
     versions: PolicyVersions
+    history: HistoryReader
 
 
 async def main(stop: Stop, settings: QueenSettings) -> None:
@@ -93,7 +98,7 @@ async def main(stop: Stop, settings: QueenSettings) -> None:
     incarnation = uuid.uuid4().hex[:8]
     telemetry = setup_telemetry("queen", otlp_endpoint=settings.otlp_endpoint, instance=incarnation)
     sqlite = SqliteStore(settings.store)
-    store = _Store(sqlite, sqlite, sqlite.work, sqlite.policies)
+    store = _Store(sqlite, sqlite, sqlite.work, sqlite.policies, sqlite.history)
     try:
         restored = await store.writer.open()
     except StoreRefused as fault:
@@ -124,6 +129,7 @@ async def _assemble(
             default_model=ModelName(settings.default_model),
             lease_ttl_ms=settings.lease_ttl_ms,
             start_on_demand=settings.start_on_demand,
+            hold_background=settings.hold_background,
             # Last, so that policies see what the core goes by.
             policy_config=(*settings.policy_values().items(), *scaling.policy_values()),
             scaling=scaling,
@@ -140,6 +146,7 @@ async def _assemble(
     )
     works = [work_of(row, now) for row in restored.work]
     restore_work(state, works, sequence=restored.work_sequence, now=now)
+    await _recall(state, store.history)
     feeds = Feeds()
     await _restore_tokens(feeds, jobs, store.reader)
     if jobs:
@@ -147,6 +154,13 @@ async def _assemble(
     trace_ids = {JobId(row.job_id): row.trace_id for row in restored.jobs if row.trace_id}
     traces = JobTraces(telemetry, restored=trace_ids)
     return Queen(settings, store, state, feeds, clock, traces, incarnation)
+
+
+async def _recall(state: QueenState, history: HistoryReader) -> None:
+    """Let the forecast learn again from the last jobs of earlier queens, in the order in which they ended."""
+    wanted = HistoryFilter(limit=history_limits.HISTORY_RECALLED_MAX)
+    for record in reversed(await history.job_records(wanted)):
+        state.forecast.recall(record)
 
 
 async def _restore_tokens(feeds: Feeds, jobs: list[Job], reader: JobReader) -> None:
@@ -274,6 +288,8 @@ class Queen:
             clock=self._clock,
         )
         register(lease_service_pb2_grpc.add_LeaseServiceServicer_to_server, leases)
+        history = HistoryServicer(self._store.history)
+        register(history_service_pb2_grpc.add_HistoryServiceServicer_to_server, history)
 
     def _inference_servicer(self) -> InferenceServicer:
         reader = RefusingReader(self._store.reader)
@@ -300,7 +316,13 @@ class Queen:
             following=following,
             feeds=self._feeds,
             answers=self._answers,
-            decisions=self.policies.decisions,
+            explaining=Explaining(
+                state=self._state,
+                history=self._store.history,
+                pictures=self._actor.pictures,
+                decisions=self.policies.decisions,
+                clock=self._clock,
+            ),
             clock=self._clock,
         )
 
@@ -387,8 +409,11 @@ class Queen:
         """Delete jobs that ended longer ago than they are kept."""
         kept_ms = int(self._settings.retention_hours * 3_600_000)
         try:
-            count = await self._store.writer.forget(
-                ended_before_ms=self._clock.now().wall_ms - kept_ms
+            now_ms = self._clock.now().wall_ms
+            count = await self._store.writer.forget(ended_before_ms=now_ms - kept_ms)
+            await self._store.writer.forget_history(
+                ended_before_ms=now_ms - int(self._settings.history_days * 24 * 3_600_000),
+                rows_max=self._settings.history_rows,
             )
         except StoreUnavailable as fault:
             _log.warning("retention_failed", fault=str(fault))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from beeyard_core import limits
+from beeyard_core import history_limits, limits
 from beeyard_core.backpressure import Overflow, QueueSettings
 from beeyard_core.ids import ModelName
 from beeyard_core.job import Priority
@@ -48,6 +48,10 @@ class QueenSettings(ServiceSettings):
             true, false or a text. The platform policy reads promote_after_ms.
         lease_ttl_ms: How long a worker may be silent before its leases expire and their jobs go to others.
         retention_hours: How long ended jobs with their output, and ended work, are kept.
+        hold_background: Whether new background work steps aside, for five minutes at most, before hours that are
+            usually full of urgent work.
+        history_days: How long figures of ended jobs and leases are kept: no prompt, no output.
+        history_rows: Most ended jobs, and as many leases, of which figures are kept.
         capacity_units: Units of each host for heavy work, when the host is idle.
         capacity_reserve_units: Units of each host that are never leased.
         capacity_inference: What inference has to do with units: ignored; counted, so that a running job takes its
@@ -101,6 +105,13 @@ class QueenSettings(ServiceSettings):
         default=limits.LEASE_TTL_MS, ge=limits.LEASE_TTL_MS_MIN, le=limits.LEASE_TTL_MS_MAX
     )
     retention_hours: float = Field(default=limits.OUTPUT_RETENTION_MS / 3_600_000, gt=0)
+    hold_background: bool = False
+    history_days: float = Field(
+        default=history_limits.HISTORY_RETENTION_MS / (24 * 3_600_000), gt=0
+    )
+    history_rows: int = Field(
+        default=history_limits.HISTORY_ROWS_MAX, ge=1, le=history_limits.HISTORY_ROWS_MAX
+    )
     tenants: Path | None = None
     capacity_units: int = Field(
         default=limits.CAPACITY_UNITS_DEFAULT, ge=1, le=limits.CAPACITY_UNITS_MAX

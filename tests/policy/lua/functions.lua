@@ -447,9 +447,10 @@ function cases.chance_is_the_decisions()
 end
 
 function cases.history_is_told_by_device_and_together()
-  M.history("llama-7b", "other", 500, 900, 8)
+  M.history("llama-7b", "other", 500, 900, 8, 450)
   expect(helpers.get_historical_metrics("llama").mean_ms, 1500)
   expect(helpers.get_historical_metrics("llama").n, 16)
+  expect(helpers.get_historical_metrics("llama-7b", "other").p50_ms, 450)
   expect(helpers.get_historical_metrics("llama-7b", "other").p95_ms, 900)
   expect(helpers.get_historical_metrics("llama-7b", "none"), nil)
   expect(helpers.get_historical_metrics("nothing"), nil)

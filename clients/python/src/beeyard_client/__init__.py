@@ -28,6 +28,14 @@ from beeyard_client.events import (
 )
 from beeyard_client.fleet import Device, Fleet, Model, Pool, Quota, Tenant, Worker, WorkerState
 from beeyard_client.held_lease import HeldLease
+from beeyard_client.history import (
+    ForecastReport,
+    ForecastScore,
+    GroupBy,
+    JobGroup,
+    JobStatistics,
+    Spans,
+)
 from beeyard_client.job import (
     Candidate,
     Explanation,
@@ -36,9 +44,11 @@ from beeyard_client.job import (
     JobSpan,
     JobState,
     JobTimeline,
+    LeaseRecord,
     Message,
     Placement,
     Priority,
+    Remedy,
     Requirements,
 )
 from beeyard_client.policy import (
@@ -59,6 +69,7 @@ from beeyard_client.policy import (
     Validation,
     WaitIntent,
 )
+from beeyard_client.prediction import PredictedMoment, Prediction
 from beeyard_client.scale import ModelScale, Scale
 from beeyard_client.simulation import (
     LatencySummary,
@@ -107,22 +118,28 @@ __all__ = [
     "FinishReason",
     "Finished",
     "Fleet",
+    "ForecastReport",
+    "ForecastScore",
     "Grant",
+    "GroupBy",
     "HeldLease",
     "HostCapacity",
     "Intent",
     "Job",
     "JobCancelledError",
     "JobFailedError",
+    "JobGroup",
     "JobRequest",
     "JobSpan",
     "JobState",
+    "JobStatistics",
     "JobStream",
     "JobTimeline",
     "LatencySummary",
     "Lease",
     "LeaseDeniedError",
     "LeaseLostError",
+    "LeaseRecord",
     "LinkBrokenError",
     "Message",
     "Model",
@@ -135,6 +152,8 @@ __all__ = [
     "PolicyTemplate",
     "PolicyVersion",
     "Pool",
+    "PredictedMoment",
+    "Prediction",
     "PreemptIntent",
     "Priority",
     "Progress",
@@ -143,6 +162,7 @@ __all__ = [
     "QueuedWork",
     "Quota",
     "RejectIntent",
+    "Remedy",
     "Requirements",
     "Scale",
     "SimulatedModel",
@@ -150,6 +170,7 @@ __all__ = [
     "SimulationGroup",
     "SimulationProgress",
     "SimulationReport",
+    "Spans",
     "StartWorkerIntent",
     "Started",
     "SyntheticLoad",

@@ -1,6 +1,7 @@
 """The typed async client of a queen: submit, follow, look, cancel.
 
-What is about policies is in `policy_calls.py`, what is about heavy work in `work_calls.py`.
+What is about policies is in `policy_calls.py`, about heavy work in `work_calls.py`, about what has ended in
+`history_calls.py`.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -16,6 +17,7 @@ from beeyard_client import fleet_wire, limits, wire
 from beeyard_client.connection import DEFAULT_QUEEN
 from beeyard_client.errors import BeeyardError
 from beeyard_client.fleet import Fleet, Model, Pool, Tenant, Worker
+from beeyard_client.history_calls import HistoryCalls
 from beeyard_client.job import (
     Explanation,
     Job,
@@ -35,7 +37,7 @@ from beeyard_client.work_calls import WorkCalls
 __all__ = ["DEFAULT_QUEEN", "BeeyardClient"]
 
 
-class BeeyardClient(PolicyCalls, WorkCalls):
+class BeeyardClient(PolicyCalls, WorkCalls, HistoryCalls):
     """A connection to one queen; use it as an async context manager, from one event loop.
 
     ```python

@@ -8,6 +8,8 @@ broken connections: none is missing, none is repeated.
 from dataclasses import dataclass
 from enum import StrEnum, unique
 
+from beeyard_client.prediction import Prediction
+
 
 @unique
 class FinishReason(StrEnum):
@@ -50,12 +52,13 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queued:
-    """The job is accepted and durable; `predicted_start_ms` is 0 when nothing is known."""
+    """The job is accepted and durable; `predicted_start_ms` is 0 and `prediction` None when nothing is known."""
 
     job_id: str
     position: int
     predicted_start_ms: int
     budget: Budget | None = None
+    prediction: Prediction | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Self, TypedDict
 
 from beeyard_client.errors import invalid
 from beeyard_client.events import Budget, Failed, FinishReason, Timings, Usage
+from beeyard_client.prediction import Prediction
 
 
 @unique
@@ -162,7 +163,8 @@ class Job:
     """A job as the queen knows it; prompts are never part of it.
 
     Times are in UTC; None means not yet, or never for `expire_time`. `position` counts the jobs before it and means
-    something while it is QUEUED; `next_index` is the number of tokens delivered so far.
+    something while it is QUEUED; `next_index` is the number of tokens delivered so far. `prediction` counts
+    from now while the job is QUEUED, and from `create_time` later on, for as long as the queen remembers it.
     """
 
     job_id: str
@@ -191,17 +193,52 @@ class Job:
     policy_version: str
     trace_id: str
     budget: Budget | None = None
+    prediction: Prediction | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One worker that was looked at; `excluded_by` is the first constraint that excluded it, empty if none did."""
+    """One worker that was looked at; `excluded_by` is the first constraint that excluded it, empty if none did.
+
+    `predicted_end_ms` is when the job would end on it, milliseconds from then; 0: unknown.
+    """
 
     worker_id: str
     pool_id: str
     chosen: bool
     excluded_by: str
     detail: str
+    predicted_end_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remedy:
+    """The smallest single change found by which a waiting job could be placed; `message` is it in words.
+
+    `kind` is one of report, loaded, slots, kv_tokens, gate, undrain, worker, fewer_tokens, demand and vram; `amount` is
+    in slots, tokens or bytes, 0 where there is nothing to count.
+    """
+
+    kind: str
+    amount: int
+    target_id: str
+    pool_id: str
+    demand: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRecord:
+    """A lease that has ended: `released` by its worker, or `expired` with it."""
+
+    lease_id: str
+    worker_id: str
+    pool_id: str
+    attempt: int
+    ending: str
+    was_revoked: bool
+    lease_time: datetime | None
+    end_time: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +248,9 @@ class Explanation:
     job: Job
     summary: str
     candidates: tuple[Candidate, ...]
+    remedy: Remedy | None = None
+    leases: tuple[LeaseRecord, ...] = ()
+    held_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

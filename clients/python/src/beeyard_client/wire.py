@@ -11,6 +11,7 @@ from beeyard.queen.v1 import inference_service_pb2, job_pb2
 from beeyard.worker.v1 import generation_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from beeyard_client import history_wire
 from beeyard_client.errors import invalid
 from beeyard_client.events import (
     Budget,
@@ -34,10 +35,13 @@ from beeyard_client.job import (
     JobSpan,
     JobState,
     JobTimeline,
+    LeaseRecord,
     Placement,
     Priority,
+    Remedy,
     Requirements,
 )
+from beeyard_client.prediction import Prediction
 
 _INT32_FIELDS: Final = ("max_tokens", "top_k", "cost_units", "max_attempts")
 _INT64_FIELDS: Final = ("seed", "deadline_ms")
@@ -155,6 +159,7 @@ def event(wire: job_pb2.JobEvent) -> Event | None:
                 position=wire.queued.position,
                 predicted_start_ms=wire.queued.predicted_start_ms,
                 budget=_budget(wire.queued),
+                prediction=_prediction(wire.queued),
             )
         case "started":
             return _started(job_id, wire.started)
@@ -291,6 +296,7 @@ def job(wire: job_pb2.Job) -> Job:
         policy_version=wire.policy_version,
         trace_id=wire.trace_id,
         budget=_budget(wire),
+        prediction=_prediction(wire),
     )
 
 
@@ -320,10 +326,44 @@ def explanation(wire: inference_service_pb2.JobExplanation) -> Explanation:
                 chosen=one.chosen,
                 excluded_by=one.excluded_by,
                 detail=one.detail,
+                predicted_end_ms=one.predicted_end_ms,
             )
             for one in wire.candidates
         ),
+        remedy=_remedy(wire.remedy) if wire.HasField("remedy") else None,
+        leases=tuple(_lease(one) for one in wire.leases),
+        held_ms=wire.held_ms,
     )
+
+
+def _remedy(wire: inference_service_pb2.Remedy) -> Remedy:
+    kinds = inference_service_pb2.Remedy.Kind
+    known = wire.kind in kinds.values()
+    return Remedy(
+        kind=kinds.Name(wire.kind).removeprefix("KIND_").lower() if known else "unknown",
+        amount=wire.amount,
+        target_id=wire.target_id,
+        pool_id=wire.pool_id,
+        demand=wire.demand,
+        message=wire.message,
+    )
+
+
+def _lease(wire: inference_service_pb2.LeaseRecord) -> LeaseRecord:
+    return LeaseRecord(
+        lease_id=wire.lease_id,
+        worker_id=wire.worker_id,
+        pool_id=wire.pool_id,
+        attempt=wire.attempt,
+        ending=wire.ending,
+        was_revoked=wire.was_revoked,
+        lease_time=moment(wire.lease_time),
+        end_time=moment(wire.end_time),
+    )
+
+
+def _prediction(wire: job_pb2.JobQueued | job_pb2.Job) -> Prediction | None:
+    return history_wire.prediction(wire.prediction) if wire.HasField("prediction") else None
 
 
 def job_timeline(wire: inference_service_pb2.JobTimeline) -> JobTimeline:

@@ -6,7 +6,7 @@ from typing import Final
 from beeyard_core import limits
 from beeyard_core.demand import Promised, free_bytes_of
 from beeyard_core.fleet import DesiredState, Device, Pool, Traits, Worker, WorkerReport, WorkerState
-from beeyard_core.ids import JobId, PoolId, TenantId, WorkerId, lease_id_of
+from beeyard_core.ids import JobId, ModelName, PoolId, TenantId, WorkerId, lease_id_of
 from beeyard_core.job import Job
 from beeyard_core.lease import Lease
 from beeyard_core.measuring import tokens_per_s_of
@@ -14,6 +14,7 @@ from beeyard_core.policy.changes import WorkerLoad
 from beeyard_core.policy.world import (
     CLASSES,
     GpuRow,
+    HistoryRow,
     JobRow,
     ModelRow,
     PoolRow,
@@ -298,6 +299,12 @@ def merged(holders: dict[PoolId, ModelRow], pools_count: int) -> ModelRow | None
     row = max(holders.values(), key=lambda each: each.vram_required)
     is_told = len(holders) < pools_count and len(holders) <= limits.MODEL_POOLS_TOLD_MAX
     return row._replace(pool_ids=",".join(sorted(holders)) if is_told else "")
+
+
+def history_row(state: QueenState, model: ModelName, device: str) -> HistoryRow:
+    """Return what jobs of a model took on a kind of device as a policy sees it."""
+    told = state.forecast.told[model, device]
+    return HistoryRow(model, device, told.mean_ms, told.p95_ms, told.n, told.p50_ms)
 
 
 def tenant_row(state: QueenState, tenant_id: TenantId) -> TenantRow:

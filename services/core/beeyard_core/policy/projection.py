@@ -19,6 +19,7 @@ from beeyard_core.policy.cutting import (
     but_load,
     device_of,
     gpu_rows,
+    history_row,
     in_load,
     job_row,
     load_of,
@@ -108,6 +109,8 @@ class Projection:
             self._tell_tenants(state, changes)
         if touched.jobs:
             self._tell_jobs(state, changes)
+        if state.forecast.touched:
+            self._tell_history(state, changes)
         if changes:
             self.version += 1
         return changes
@@ -289,13 +292,19 @@ class Projection:
 
     def _tell_jobs(self, state: QueenState, changes: list[Change]) -> None:
         for job_id in state.touched.jobs:
-            if job_id in state.queue:
+            if job_id in state.queue and state.jobs[job_id].held_until_ms is None:
                 self._jobs.add(job_id)
                 changes.append(job_row(state, state.jobs[job_id]))
             elif job_id in self._jobs:
                 self._jobs.discard(job_id)
                 changes.append(Gone("job", (job_id,)))
         state.touched.jobs.clear()
+
+    @staticmethod
+    def _tell_history(state: QueenState, changes: list[Change]) -> None:
+        for model, device in state.forecast.touched:
+            changes.append(history_row(state, model, device))
+        state.forecast.touched.clear()
 
 
 def rows_of(state: QueenState, now_ms: int, known: Projection) -> Iterator[Row]:
@@ -311,14 +320,15 @@ def rows_of(state: QueenState, now_ms: int, known: Projection) -> Iterator[Row]:
     """
     yield from fleet_of(state, now_ms, known).rows()
     for job_id in sorted(state.queue.job_ids(), key=lambda each: state.jobs[each].sequence):
-        if job_id in state.queue:
+        if job_id in state.queue and state.jobs[job_id].held_until_ms is None:
             yield job_row(state, state.jobs[job_id])
 
 
 def world_of(state: QueenState, now_ms: int, known: Projection) -> World:
     """Return everything as a policy sees it, as tables. Walks all of the state."""
     world = fleet_of(state, now_ms, known)
-    world.jobs = {job_id: job_row(state, state.jobs[job_id]) for job_id in state.queue.job_ids()}
+    waiting = (state.jobs[job_id] for job_id in state.queue.job_ids())
+    world.jobs = {job.job_id: job_row(state, job) for job in waiting if job.held_until_ms is None}
     return world
 
 
@@ -341,6 +351,8 @@ def fleet_of(state: QueenState, now_ms: int, known: Projection) -> World:
     for block in state.prefixes.blocks_awaited():
         for prefix in prefix_rows(state, block):
             world.prefixes[prefix.worker_id, prefix.prompt_hash] = prefix
+    for model, device in state.forecast.told:
+        world.history[model, device] = history_row(state, model, device)
     for tenant_id in state.tenants:
         world.tenants[tenant_id] = tenant_row(state, tenant_id)
     return world

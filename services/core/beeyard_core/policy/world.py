@@ -211,6 +211,7 @@ class HistoryRow(NamedTuple):
     mean_ms: float = 0.0
     p95_ms: float = 0.0
     n: int = 0
+    p50_ms: float = 0.0
 
 
 Row = (

@@ -10,6 +10,7 @@ from beeyard_core import limits
 from beeyard_core.fleet import WorkerState
 from beeyard_core.ids import JobId
 from beeyard_core.job import Decision, Job, JobState
+from beeyard_core.prediction import Prediction
 from beeyard_core.refusal import Refusal
 from beeyard_core.state import QueenState
 from beeyard_core.stream import Frame, TokenLog
@@ -79,10 +80,9 @@ class Following:
     ) -> None:
         """Send `queued`, and then everything that the follower sees, up to the terminal event."""
         job = self.state.jobs[job_id]
-        budget = budget_of(self.state, job.spec)
-        await context.write(
-            queued_event(job_id, accepted.position, accepted.predicted_start_ms, budget)
-        )
+        position, start_ms = accepted.position, accepted.predicted_start_ms
+        budget, prediction = budget_of(self.state, job.spec), self._prediction(job, accepted)
+        await context.write(queued_event(job_id, position, start_ms, budget, prediction))
         shown: job_pb2.JobEvent | None = None
         while True:
             for item in follower.take():
@@ -112,6 +112,15 @@ class Following:
                     raise _beyond(job.next_index)
                 await context.write(ending_event(job, budget_of(self.state, job.spec)))
                 return True
+
+    def _prediction(self, job: Job, accepted: Accepted) -> Prediction | None:
+        """What is expected of a job: as it was said at acceptance, or anew for whoever comes later."""
+        if accepted.is_repeated:
+            if job.job_id not in self.state.queue:
+                return None
+            spec, fleet = job.spec, self.state.fleet
+            return self.state.forecast.predict(spec.model, accepted.position, spec, fleet)
+        return job.estimate.prediction if job.estimate is not None else None
 
     def _position(self, job: Job) -> int:
         return self.state.queue.position(job) if job.job_id in self.state.queue else 0

@@ -11,10 +11,9 @@ import grpc
 from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard.queen.v1 import inference_service_pb2_grpc, job_pb2
 from beeyard_core import limits
-from beeyard_core.choice import placement_trace
 from beeyard_core.event import CancelRequested
 from beeyard_core.ids import JobId
-from beeyard_core.job import Job, JobState
+from beeyard_core.job import Job
 from beeyard_core.refusal import Refusal
 from beeyard_runtime.clock import Clock
 from beeyard_runtime.rpc_errors import refuse
@@ -23,6 +22,7 @@ from google.protobuf.message import Message
 
 from beeyard_queen.actor import Answers
 from beeyard_queen.egress.feed import Feeds
+from beeyard_queen.ingress.explaining import Explaining
 from beeyard_queen.ingress.following import Following
 from beeyard_queen.ingress.paging import number_of, page_size_of, token_of
 from beeyard_queen.ingress.request import refuse_unknown_fields
@@ -30,7 +30,6 @@ from beeyard_queen.ingress.submission import Submissions
 from beeyard_queen.ingress.timeline_wire import timeline_message
 from beeyard_queen.ingress.wire import JOB_STATES, budget_of, wire_job_of
 from beeyard_queen.loop import WriterLoop
-from beeyard_queen.policy.decision_feed import DecisionFeed
 from beeyard_queen.store.port import JobFilter, JobReader, JobRow
 from beeyard_queen.store.rows import job_of
 
@@ -49,7 +48,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         following: Following,
         feeds: Feeds,
         answers: Answers,
-        decisions: DecisionFeed,
+        explaining: Explaining,
         clock: Clock,
     ) -> None:
         """Serve clients over the parts that the composition root made."""
@@ -59,7 +58,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         self._following = following
         self._feeds = feeds
         self._answers = answers
-        self._decisions = decisions
+        self._explaining = explaining
         self._clock = clock
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
@@ -139,21 +138,8 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         refuse_unknown_fields(request)
         job_id = await self._own(request.job_id)
         wire = await self._wire_job(job_id)
-        explanation = pb.JobExplanation(job=wire)
         job = self._loop.state.jobs.get(job_id) or await self._ended(job_id)
-        if job.state is JobState.QUEUED:
-            self._explain_wait(job, explanation)
-        elif job.decision is not None:
-            explanation.summary = f"ran on {job.decision.worker_id}: {job.decision.summary}"
-            chosen = self._loop.state.fleet.workers.get(job.decision.worker_id)
-            explanation.candidates.add(
-                worker_id=job.decision.worker_id,
-                pool_id=chosen.report.pool_id if chosen is not None else "",
-                chosen=True,
-            )
-        else:
-            explanation.summary = "ended before it was placed"
-        return explanation
+        return await self._explaining.explain(job, wire)
 
     async def GetJobTimeline(  # noqa: N802
         self, request: pb.GetJobTimelineRequest, context: Context
@@ -164,35 +150,6 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         wire = await self._wire_job(job_id)
         job = self._loop.state.jobs.get(job_id) or await self._ended(job_id)
         return timeline_message(wire, self._submissions.traces.timelines.spans(job))
-
-    def _explain_wait(self, job: Job, explanation: pb.JobExplanation) -> None:
-        state = self._loop.state
-        now_ms = self._clock.now().mono_ms
-        held = state.prefixes.held(job.job_id)
-        found = placement_trace(
-            job.spec, state.fleet, now_ms, limits.CANDIDATES_KEPT_MAX, held=held
-        )
-        ahead = state.queue.position(job) if job.job_id in state.queue else 0
-        explanation.summary = f"waits with {ahead} jobs before it"
-        if job.is_resting:
-            explanation.summary = f"rests, since {job.attempt} attempts broke"
-        if all(candidate.exclusion for candidate in found):
-            explanation.summary += "; no worker can take it now"
-        last = self._decisions.about(job.job_id)
-        if last is not None and last.intent is not None and last.refused is not None:
-            refused = last.refused
-            explanation.summary += (
-                f"; {last.label} wanted to {last.intent.action} it, which was dropped: "
-                f"{refused.reason.value}, {refused.message}"
-            )
-        for candidate in found:
-            report, exclusion = candidate.worker.report, candidate.exclusion
-            explanation.candidates.add(
-                worker_id=report.worker_id,
-                pool_id=report.pool_id,
-                excluded_by=exclusion.reason.value if exclusion else "",
-                detail=exclusion.detail if exclusion else "",
-            )
 
     async def _own(self, text: str) -> JobId:
         """Return the job that a request names, if the caller may see it: what is another tenant's is not there.
@@ -232,12 +189,16 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         elif position is None:
             position = queue.position(job)
         feed = self._feeds.by_job.get(job_id)
+        state = self._loop.state
         return wire_job_of(
             job,
             position=position,
             next_index=feed.log.next_index if feed else 0,
             trace_id=trace_id,
             budget=budget_of(self._loop.state, job.spec),
+            prediction=state.forecast.predict(job.spec.model, position, job.spec, state.fleet)
+            if job_id in queue
+            else None,
         )
 
     def _listed(self, row: JobRow) -> job_pb2.Job:

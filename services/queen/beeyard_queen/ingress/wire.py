@@ -18,12 +18,14 @@ from beeyard_core.job import (
     Requirements,
     timings_of,
 )
+from beeyard_core.prediction import Prediction
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.state import QueenState
 from beeyard_core.stream import Frame
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from beeyard_queen.egress.feed import AttemptStarted
+from beeyard_queen.ingress.history_wire import prediction_message
 from beeyard_queen.ingress.pool_wire import capability_of
 from beeyard_queen.ingress.request import JobRequest, JobSchema, PlacementSchema, RequirementsSchema
 from beeyard_queen.ingress.worker_wire import WIRE_FINISH_REASONS
@@ -164,6 +166,7 @@ def wire_job_of(
     next_index: int = 0,
     trace_id: str = "",
     budget: job_pb2.SessionBudget | None = None,
+    prediction: Prediction | None = None,
 ) -> job_pb2.Job:
     """Return a job as clients see it.
 
@@ -173,6 +176,7 @@ def wire_job_of(
         next_index: Tokens delivered so far, if that is more than the core was told.
         trace_id: 32 hexadecimal digits, or empty.
         budget: What is left to its session.
+        prediction: What is expected of it from now while it is queued; of others, what was said at acceptance counts.
     """
     spec = job.spec
     wire = job_pb2.Job(
@@ -200,6 +204,10 @@ def wire_job_of(
         wire.start_time.CopyFrom(timestamp_of(job.leased_at.wall_ms))
     if spec.deadline_ms is not None:
         wire.expire_time.CopyFrom(timestamp_of(job.accepted_at.wall_ms + spec.deadline_ms))
+    if prediction is None and job.state is not JobState.QUEUED and job.estimate is not None:
+        prediction = job.estimate.prediction
+    if prediction is not None:
+        wire.prediction.CopyFrom(prediction_message(prediction))
     if job.is_ended:
         _add_ending(wire, job)
     return wire
@@ -221,11 +229,14 @@ def queued_event(
     position: int,
     predicted_start_ms: int,
     budget: job_pb2.SessionBudget | None = None,
+    prediction: Prediction | None = None,
 ) -> job_pb2.JobEvent:
     """Return the first event of every follower."""
     queued = job_pb2.JobQueued(
         position=position, predicted_start_ms=predicted_start_ms, budget=budget
     )
+    if prediction is not None:
+        queued.prediction.CopyFrom(prediction_message(prediction))
     return job_pb2.JobEvent(job_id=job_id, queued=queued)
 
 

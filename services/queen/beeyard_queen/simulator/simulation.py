@@ -41,7 +41,7 @@ from beeyard_core.event import (
 from beeyard_core.fleet import WorkerState
 from beeyard_core.ids import Epoch, JobId, LeaseId, WorkerId
 from beeyard_core.instant import Instant
-from beeyard_core.job import Finish
+from beeyard_core.job import Finish, Job
 from beeyard_core.refusal import Refusal
 from beeyard_core.state import QueenState, Settings
 from beeyard_core.step import step
@@ -109,6 +109,8 @@ class Simulation:
     ledger: Ledger = field(default_factory=Ledger)
     contention: Contention = field(default_factory=Contention)
     counts: Counts = field(default_factory=Counts)
+    #: Told of every job that has ended.
+    on_ended: Callable[[Job], None] | None = None
     #: Virtual milliseconds since the start, and slot-milliseconds that were taken, and that there were.
     now_ms: int = 0
     busy_ms: int = 0
@@ -256,6 +258,8 @@ class Simulation:
         if self.ledger.wait_ms[number] == NEVER:
             self.contention.leaves(job.spec.tenant_id)
         self._close(number, FATES[job.state])
+        if self.on_ended is not None:
+            self.on_ended(job)
 
     def _close(self, number: int, fate: Fate) -> None:
         ledger = self.ledger

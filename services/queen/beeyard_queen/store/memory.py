@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from beeyard_core import limits
 
+from beeyard_queen.store.memory_history import MemoryHistory
 from beeyard_queen.store.memory_versions import MemoryVersions
 from beeyard_queen.store.memory_work import MemoryWork
 from beeyard_queen.store.port import (
@@ -30,6 +31,7 @@ class MemoryStore:
     Attributes:
         policies: The policy versions of the same store.
         work: The heavy work of the same store.
+        history: What the same store remembers of what has ended.
     """
 
     def __init__(self) -> None:
@@ -47,6 +49,7 @@ class MemoryStore:
         self._failures_left = 0
         self.policies = MemoryVersions(self._check_commit, self._check_open)
         self.work = MemoryWork(self._check_open)
+        self.history = MemoryHistory(self._check_open)
 
     def fail_next_commits(self, count: int) -> None:
         """Refuse the next `count` commits as a full disk would; 0 heals."""
@@ -79,6 +82,7 @@ class MemoryStore:
         self._check(batch)
         self.work.check(batch.work.values())
         self.work.save(batch.work.values())
+        self.history.save(batch.job_records, batch.lease_records)
         for row in batch.jobs.values():
             self._save(row)
         self._prompts.update(batch.prompts)
@@ -107,6 +111,12 @@ class MemoryStore:
             self._requests.pop((row.tenant_id, row.request_id), None)
             self._tokens.pop(row.job_id, None)
         return len(forgotten) + self.work.forget(ended_before_ms)
+
+    async def forget_history(self, *, ended_before_ms: int, rows_max: int) -> int:
+        """Delete records that ended before that wall time, and those beyond the bound; return how many."""
+        await asyncio.sleep(0)
+        self._check_open()
+        return self.history.forget(ended_before_ms, rows_max)
 
     async def close(self) -> None:
         """Let another queen open the store; what it remembers stays."""

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from beeyard_core.history import JobRecord, LeaseRecord
+
 from beeyard_queen.store.scales import ScaleRow
 from beeyard_queen.store.work import WorkRow
 
@@ -103,6 +105,8 @@ class Batch:
         models: Models seen for the first time.
         work: Rows of heavy work to insert or replace, by work id.
         scales: What is said of a model's workers at run time, by model; None: nothing any more.
+        job_records: What is to be remembered of jobs that ended.
+        lease_records: What is to be remembered of leases that ended.
     """
 
     jobs: dict[str, JobRow] = field(default_factory=dict)
@@ -112,12 +116,15 @@ class Batch:
     models: list[str] = field(default_factory=list)
     work: dict[str, WorkRow] = field(default_factory=dict)
     scales: dict[str, ScaleRow | None] = field(default_factory=dict)
+    job_records: list[JobRecord] = field(default_factory=list)
+    lease_records: list[LeaseRecord] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to make durable."""
         rows = (self.jobs, self.prompts, self.tokens, self.models, self.work, self.scales)
-        return not (self.epoch or any(rows))
+        records = (self.job_records, self.lease_records)
+        return not (self.epoch or any(rows) or any(records))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +178,13 @@ class JobWriter(Protocol):
 
     async def forget(self, *, ended_before_ms: int) -> int:
         """Delete jobs with their output, and heavy work, that ended before that wall time; return how many of both.
+
+        Bounded work per call.
+        """
+        ...
+
+    async def forget_history(self, *, ended_before_ms: int, rows_max: int) -> int:
+        """Delete records of what ended before that wall time, and the oldest beyond so many; return how many.
 
         Bounded work per call.
         """

@@ -127,7 +127,63 @@ CREATE TABLE model_scales (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
+# What has ended stays here when the job's own row is forgotten. A tenant's or a model's jobs are found by an index of
+# their own, live ones and remembered ones alike.
+_VERSION_5: Final = """
+CREATE TABLE job_history (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    sequence INTEGER NOT NULL UNIQUE,
+    job_id TEXT NOT NULL,
+    tenant_id TEXT NOT NULL,
+    model TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    policy_version TEXT NOT NULL,
+    worker_id TEXT NOT NULL,
+    pool_id TEXT NOT NULL,
+    device TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    preemptions INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    max_tokens INTEGER NOT NULL,
+    answer_tokens INTEGER NOT NULL,
+    created_ms INTEGER NOT NULL,
+    ended_ms INTEGER NOT NULL,
+    wait_ms INTEGER NOT NULL,
+    first_token_ms INTEGER NOT NULL,
+    service_ms INTEGER NOT NULL,
+    total_ms INTEGER NOT NULL,
+    prefill_ms REAL NOT NULL,
+    decode_ms REAL NOT NULL,
+    estimate TEXT NOT NULL
+) STRICT;
+CREATE INDEX job_history_by_end ON job_history (ended_ms);
+CREATE INDEX job_history_by_tenant ON job_history (tenant_id, ended_ms);
+CREATE INDEX job_history_by_model ON job_history (model, ended_ms);
+
+CREATE TABLE lease_history (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    epoch INTEGER NOT NULL UNIQUE,
+    lease_id TEXT NOT NULL,
+    job_id TEXT NOT NULL,
+    model TEXT NOT NULL,
+    worker_id TEXT NOT NULL,
+    pool_id TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    ending TEXT NOT NULL,
+    was_revoked INTEGER NOT NULL,
+    leased_ms INTEGER NOT NULL,
+    ended_ms INTEGER NOT NULL
+) STRICT;
+CREATE INDEX lease_history_by_end ON lease_history (ended_ms);
+CREATE INDEX lease_history_by_job ON lease_history (job_id);
+
+CREATE INDEX jobs_by_tenant ON jobs (tenant_id);
+CREATE INDEX jobs_by_model ON jobs (model);
+"""
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
 
 #: In the order of the dataclass, which is also the order in which rows are read back.
 JOB_COLUMNS: Final = tuple(f.name for f in fields(JobRow))

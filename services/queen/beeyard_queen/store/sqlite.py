@@ -1,6 +1,7 @@
 """The durable store of a single queen: one SQLite file, one thread that writes, one thread that reads.
 
-What it remembers of policies is in `sqlite_versions.py`, of heavy work in `sqlite_work.py`, on the same threads.
+What it remembers of policies is in `sqlite_versions.py`, of heavy work in `sqlite_work.py`, of what has ended in
+`sqlite_history.py`, on the same threads.
 
 SQLite from 3.7.0 to 3.51.2 can damage a file when two connections write or checkpoint at once, so exactly one does, on
 one thread; `apsw` brings a repaired SQLite besides. A batch is one transaction with `synchronous=FULL`: one sync of the
@@ -28,6 +29,7 @@ from beeyard_queen.store.port import (
     TokensRow,
 )
 from beeyard_queen.store.sqlite_file import StoreLock, prepare_file
+from beeyard_queen.store.sqlite_history import SqliteHistory, forget_history
 from beeyard_queen.store.sqlite_reader import SqliteReader
 from beeyard_queen.store.sqlite_versions import SqliteVersions
 from beeyard_queen.store.sqlite_work import SqliteWork
@@ -44,6 +46,7 @@ class SqliteStore:
     Attributes:
         policies: The policy versions on the same file.
         work: The heavy work on the same file.
+        history: What the same file remembers of what has ended.
     """
 
     def __init__(self, path: Path, *, pages_max: int = 0) -> None:
@@ -62,6 +65,7 @@ class SqliteStore:
         self._erasure: asyncio.TimerHandle | None = None
         self.policies = SqliteVersions(self)
         self.work = SqliteWork(self)
+        self.history = SqliteHistory(self)
 
     # --- JobWriter ---
 
@@ -84,6 +88,12 @@ class SqliteStore:
         """Delete jobs with their output that ended before that wall time; return how many."""
         writer = self._opened(self._writer)
         return await self._run(self._writing, lambda: writer.forget(ended_before_ms))
+
+    async def forget_history(self, *, ended_before_ms: int, rows_max: int) -> int:
+        """Delete records that ended before that wall time, and those beyond the bound; return how many."""
+        return await self.write(
+            lambda connection: forget_history(connection, ended_before_ms, rows_max)
+        )
 
     async def checkpoint(self) -> None:
         """Move everything from the write-ahead log into the database now and cut the log off."""

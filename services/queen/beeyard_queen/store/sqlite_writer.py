@@ -15,6 +15,7 @@ from beeyard_queen.store.port import Batch, Restored, StoreRefused, StoreUnavail
 from beeyard_queen.store.scales import all_scales, save_scales
 from beeyard_queen.store.sqlite_faults import refusal_of, store_faults
 from beeyard_queen.store.sqlite_file import open_writer
+from beeyard_queen.store.sqlite_history import save_history
 from beeyard_queen.store.sqlite_prompts import wrap
 from beeyard_queen.store.sqlite_reader import job_row
 from beeyard_queen.store.sqlite_work import forget_work, save_work, unfinished_work
@@ -91,6 +92,7 @@ class SqliteWriter:
             _run_many(connection, sql.ERASE_PROMPTS, [(row.sequence,) for row in ended])
             save_work(connection, list(batch.work.values()))
             save_scales(connection, batch.scales)
+            save_history(connection, batch.job_records, batch.lease_records)
             _run_many(connection, sql.SAVE_MODELS, [(model,) for model in batch.models])
             if batch.epoch:
                 connection.execute(sql.SAVE_EPOCH, (batch.epoch,))

@@ -92,6 +92,11 @@ def _fleet() -> Iterator[tuple[str, Row]]:
         yield name, Row(_OPERATORS, audited=("worker_id",))
 
 
+def _history() -> Iterator[tuple[str, Row]]:
+    for name in ("GetJobStatistics", "GetForecastReport"):
+        yield name, Row(_OWNERS, _ASKED)
+
+
 def _policies() -> Iterator[tuple[str, Row]]:
     looking = "ValidatePolicy ListPolicyVersions GetPolicyVersion GetPlatformSource CompilePolicy "
     for name in (looking + "SimulatePolicy WatchDecisions ListTemplates").split():
@@ -154,6 +159,7 @@ METHODS: Final[Mapping[str, Row]] = MappingProxyType(
     {
         **dict(_under("InferenceService", _inference())),
         **dict(_under("FleetService", _fleet())),
+        **dict(_under("HistoryService", _history())),
         **dict(_under("PolicyService", _policies())),
         **dict(_under("LeaseService", _leases())),
         **dict(_hosts()),
@@ -168,6 +174,8 @@ def _routes() -> Iterator[tuple[str, Row]]:
     for path in ("/v1/models", "/v1/models/{model:path}"):
         yield f"GET {path}", Row(_OWNERS)
     yield "GET /v2/jobs", Row(_OWNERS, _ASKED)
+    for path in ("/v2/stats", "/v2/forecast"):
+        yield f"GET {path}", Row(_OWNERS, _ASKED)
     job = "/v2/jobs/{job_id}"
     for route in (f"GET {job}", f"GET {job}/events", f"POST {job}/cancel", f"GET {job}/explain"):
         yield route, Row(_OWNERS, _OWNED)

@@ -10,6 +10,7 @@ from beeyard_client.access import Access
 from beeyard_client.cli import services
 from beeyard_client.cli.doctor import doctor
 from beeyard_client.cli.fleet import fleet
+from beeyard_client.cli.history import forecast
 from beeyard_client.cli.infer import infer
 from beeyard_client.cli.jobs import jobs
 from beeyard_client.cli.lease import lease
@@ -82,6 +83,7 @@ app.command(context_settings=services.PASS_ON, add_help_option=False)(services.c
 app.command(context_settings=services.PASS_ON, add_help_option=False)(services.tokens)
 app.command()(infer)
 app.add_typer(jobs, name="jobs")
+app.add_typer(forecast, name="forecast")
 app.add_typer(policy, name="policy")
 app.add_typer(lease, name="lease")
 app.command()(fleet)

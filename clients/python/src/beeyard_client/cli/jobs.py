@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from beeyard_client import limits
+from beeyard_client.cli.history import predicted, statistics
 from beeyard_client.cli.infer import follow
 from beeyard_client.cli.printing import clock, print_json, print_table, say
 from beeyard_client.cli.session import OK, ask
@@ -13,6 +14,8 @@ from beeyard_client.client import BeeyardClient
 from beeyard_client.job import Explanation, Job, JobState
 
 jobs = typer.Typer(no_args_is_help=True, help="List, look at, follow, cancel and explain jobs.")
+
+jobs.command("stats")(statistics)
 
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
@@ -124,6 +127,8 @@ def _show(job: Job) -> None:
     ]
     if job.state is JobState.QUEUED:
         rows.append(("before it", job.position))
+    if job.prediction is not None:
+        rows.append(("predicted", predicted(job.prediction)))
     if job.finish_reason:
         rows.append(("finished", job.finish_reason.value))
     if job.failure:
@@ -192,6 +197,12 @@ def explain(context: typer.Context, job_id: JobId, *, as_json: AsJson = False) -
 
 def _show_explanation(told: Explanation) -> None:
     say(f"{told.job.job_id} {told.job.state.value}: {told.summary}")
+    if told.job.prediction is not None and told.job.state is JobState.QUEUED:
+        say(predicted(told.job.prediction))
+    if told.held_ms:
+        say(f"held back for at most {told.held_ms / 1000:.0f} s: urgent work is expected")
+    if told.remedy is not None:
+        say(f"what would help: if {told.remedy.message}")
     if told.candidates:
         rows = [
             (
@@ -199,7 +210,21 @@ def _show_explanation(told: Explanation) -> None:
                 one.pool_id,
                 "chosen" if one.chosen else one.excluded_by or "feasible",
                 one.detail,
+                f"{one.predicted_end_ms / 1000:.1f} s" if one.predicted_end_ms else "-",
             )
             for one in told.candidates
         ]
-        print_table("", ("worker", "pool", "verdict", "detail"), rows)
+        print_table("", ("worker", "pool", "verdict", "detail", "would end in"), rows)
+    if told.leases:
+        past = [
+            (
+                one.attempt,
+                one.lease_id,
+                one.worker_id,
+                f"{one.ending}, revoked" if one.was_revoked else one.ending,
+                clock(one.lease_time),
+                clock(one.end_time),
+            )
+            for one in told.leases
+        ]
+        print_table("leases", ("attempt", "lease", "worker", "ending", "from", "to"), past)

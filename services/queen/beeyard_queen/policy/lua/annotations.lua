@@ -808,7 +808,7 @@ function Helpers.random(low, high) end
 
 -- ## History
 
----What jobs of a model took, all devices or one: `mean_ms`, `p95_ms` and of how many jobs, `n`.
+---What jobs of a model took, all devices or one: `mean_ms`, `p50_ms`, `p95_ms`, and of how many jobs, `n`.
 ---@param model_ref string
 ---@param device? string
 ---@return table? # nil: none has ended

@@ -25,6 +25,91 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// What would have to change. In the order of what it costs to bring about.
+type Remedy_Kind int32
+
+const (
+	// Never sent.
+	Remedy_KIND_UNSPECIFIED Remedy_Kind = 0
+	// The worker or its host is heard of again.
+	Remedy_KIND_REPORT Remedy_Kind = 1
+	// The worker has loaded its model.
+	Remedy_KIND_LOADED Remedy_Kind = 2
+	// `amount` slots more on the worker.
+	Remedy_KIND_SLOTS Remedy_Kind = 3
+	// `amount` KV tokens more free on the worker.
+	Remedy_KIND_KV_TOKENS Remedy_Kind = 4
+	// The worker's host is less busy, or has more units free.
+	Remedy_KIND_GATE Remedy_Kind = 5
+	// The worker takes new work again.
+	Remedy_KIND_UNDRAIN Remedy_Kind = 6
+	// A worker is started on the device, which has room for it.
+	Remedy_KIND_WORKER Remedy_Kind = 7
+	// The job asks for `amount` tokens less.
+	Remedy_KIND_FEWER_TOKENS Remedy_Kind = 8
+	// The job does without `demand`.
+	Remedy_KIND_DEMAND Remedy_Kind = 9
+	// `amount` bytes more free on the device.
+	Remedy_KIND_VRAM Remedy_Kind = 10
+)
+
+// Enum value maps for Remedy_Kind.
+var (
+	Remedy_Kind_name = map[int32]string{
+		0:  "KIND_UNSPECIFIED",
+		1:  "KIND_REPORT",
+		2:  "KIND_LOADED",
+		3:  "KIND_SLOTS",
+		4:  "KIND_KV_TOKENS",
+		5:  "KIND_GATE",
+		6:  "KIND_UNDRAIN",
+		7:  "KIND_WORKER",
+		8:  "KIND_FEWER_TOKENS",
+		9:  "KIND_DEMAND",
+		10: "KIND_VRAM",
+	}
+	Remedy_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED":  0,
+		"KIND_REPORT":       1,
+		"KIND_LOADED":       2,
+		"KIND_SLOTS":        3,
+		"KIND_KV_TOKENS":    4,
+		"KIND_GATE":         5,
+		"KIND_UNDRAIN":      6,
+		"KIND_WORKER":       7,
+		"KIND_FEWER_TOKENS": 8,
+		"KIND_DEMAND":       9,
+		"KIND_VRAM":         10,
+	}
+)
+
+func (x Remedy_Kind) Enum() *Remedy_Kind {
+	p := new(Remedy_Kind)
+	*p = x
+	return p
+}
+
+func (x Remedy_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Remedy_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_beeyard_queen_v1_inference_service_proto_enumTypes[0].Descriptor()
+}
+
+func (Remedy_Kind) Type() protoreflect.EnumType {
+	return &file_beeyard_queen_v1_inference_service_proto_enumTypes[0]
+}
+
+func (x Remedy_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Remedy_Kind.Descriptor instead.
+func (Remedy_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_inference_service_proto_rawDescGZIP(), []int{10, 0}
+}
+
 // A job to run and follow. Field for field the same as SubmitJobRequest.
 type InferRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -800,9 +885,17 @@ type JobExplanation struct {
 	Job *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	// One sentence that answers the question.
 	Summary string `protobuf:"bytes,2,opt,name=summary,proto3" json:"summary,omitempty"`
-	// While the job waits: the workers as they would be looked at now. Once it was placed: the worker that was chosen; the
-	// others are not kept, `summary` says how many there were.
-	Candidates    []*Candidate `protobuf:"bytes,3,rep,name=candidates,proto3" json:"candidates,omitempty"`
+	// While the job waits: the workers as they would be looked at now. Once it was placed: the workers as they were looked
+	// at when it was, at most 32, for as long as the queen remembers that; then the worker that was chosen only, and
+	// `summary` says how many there were.
+	Candidates []*Candidate `protobuf:"bytes,3,rep,name=candidates,proto3" json:"candidates,omitempty"`
+	// While the job waits: the smallest single change that was found, and tried on a copy of the fleet, by which it could be
+	// placed or a worker for it be started. Unset: it could be placed now, or no single change is enough.
+	Remedy *Remedy `protobuf:"bytes,4,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	// Its leases that have ended, the oldest first, for as long as the queen keeps their figures.
+	Leases []*LeaseRecord `protobuf:"bytes,5,rep,name=leases,proto3" json:"leases,omitempty"`
+	// While the job is held back in favour of urgent work that is expected: for how much longer, at most. 0: it is not.
+	HeldMs        int64 `protobuf:"varint,6,opt,name=held_ms,json=heldMs,proto3" json:"held_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -858,6 +951,27 @@ func (x *JobExplanation) GetCandidates() []*Candidate {
 	return nil
 }
 
+func (x *JobExplanation) GetRemedy() *Remedy {
+	if x != nil {
+		return x.Remedy
+	}
+	return nil
+}
+
+func (x *JobExplanation) GetLeases() []*LeaseRecord {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
+}
+
+func (x *JobExplanation) GetHeldMs() int64 {
+	if x != nil {
+		return x.HeldMs
+	}
+	return 0
+}
+
 // One worker that was looked at.
 type Candidate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -870,9 +984,11 @@ type Candidate struct {
 	// The first constraint that excluded it, as a reason of the contract; empty if it was feasible.
 	ExcludedBy string `protobuf:"bytes,4,opt,name=excluded_by,json=excludedBy,proto3" json:"excluded_by,omitempty"`
 	// What was needed and what there is, in words.
-	Detail        string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Detail string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	// When the job would end on it, in milliseconds from then, by measured speeds; 0: unknown, or it is excluded for good.
+	PredictedEndMs float64 `protobuf:"fixed64,6,opt,name=predicted_end_ms,json=predictedEndMs,proto3" json:"predicted_end_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Candidate) Reset() {
@@ -940,6 +1056,214 @@ func (x *Candidate) GetDetail() string {
 	return ""
 }
 
+func (x *Candidate) GetPredictedEndMs() float64 {
+	if x != nil {
+		return x.PredictedEndMs
+	}
+	return 0
+}
+
+// One change by which a waiting job could be placed, or a worker for it be started. It was tried: with it and nothing
+// else, the worker takes the job, or the device the worker.
+type Remedy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What would have to change.
+	Kind Remedy_Kind `protobuf:"varint,1,opt,name=kind,proto3,enum=beeyard.queen.v1.Remedy_Kind" json:"kind,omitempty"`
+	// How much of it: slots, tokens or bytes; 0 where there is nothing to count.
+	Amount int64 `protobuf:"varint,2,opt,name=amount,proto3" json:"amount,omitempty"`
+	// The worker; for WORKER and VRAM the device.
+	TargetId string `protobuf:"bytes,3,opt,name=target_id,json=targetId,proto3" json:"target_id,omitempty"`
+	// The pool of that.
+	PoolId string `protobuf:"bytes,4,opt,name=pool_id,json=poolId,proto3" json:"pool_id,omitempty"`
+	// For DEMAND: the field of the request, such as `requirements.quantizations`.
+	Demand string `protobuf:"bytes,5,opt,name=demand,proto3" json:"demand,omitempty"`
+	// The same in a sentence.
+	Message       string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Remedy) Reset() {
+	*x = Remedy{}
+	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Remedy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Remedy) ProtoMessage() {}
+
+func (x *Remedy) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Remedy.ProtoReflect.Descriptor instead.
+func (*Remedy) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_inference_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Remedy) GetKind() Remedy_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Remedy_KIND_UNSPECIFIED
+}
+
+func (x *Remedy) GetAmount() int64 {
+	if x != nil {
+		return x.Amount
+	}
+	return 0
+}
+
+func (x *Remedy) GetTargetId() string {
+	if x != nil {
+		return x.TargetId
+	}
+	return ""
+}
+
+func (x *Remedy) GetPoolId() string {
+	if x != nil {
+		return x.PoolId
+	}
+	return ""
+}
+
+func (x *Remedy) GetDemand() string {
+	if x != nil {
+		return x.Demand
+	}
+	return ""
+}
+
+func (x *Remedy) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// A lease that has ended.
+type LeaseRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The lease.
+	LeaseId string `protobuf:"bytes,1,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
+	// Its worker.
+	WorkerId string `protobuf:"bytes,2,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
+	// The worker's pool; empty: nobody knew any more.
+	PoolId string `protobuf:"bytes,3,opt,name=pool_id,json=poolId,proto3" json:"pool_id,omitempty"`
+	// Which attempt at the job it was, from 1.
+	Attempt int32 `protobuf:"varint,4,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// `released`: the worker gave it back; `expired`: the worker was silent for too long.
+	Ending string `protobuf:"bytes,5,opt,name=ending,proto3" json:"ending,omitempty"`
+	// The queen had taken it back before: for more urgent work, or since the job was cancelled or expired.
+	WasRevoked bool `protobuf:"varint,6,opt,name=was_revoked,json=wasRevoked,proto3" json:"was_revoked,omitempty"`
+	// When it was given.
+	LeaseTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=lease_time,json=leaseTime,proto3" json:"lease_time,omitempty"`
+	// When it ended.
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseRecord) Reset() {
+	*x = LeaseRecord{}
+	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseRecord) ProtoMessage() {}
+
+func (x *LeaseRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseRecord.ProtoReflect.Descriptor instead.
+func (*LeaseRecord) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_inference_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *LeaseRecord) GetLeaseId() string {
+	if x != nil {
+		return x.LeaseId
+	}
+	return ""
+}
+
+func (x *LeaseRecord) GetWorkerId() string {
+	if x != nil {
+		return x.WorkerId
+	}
+	return ""
+}
+
+func (x *LeaseRecord) GetPoolId() string {
+	if x != nil {
+		return x.PoolId
+	}
+	return ""
+}
+
+func (x *LeaseRecord) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *LeaseRecord) GetEnding() string {
+	if x != nil {
+		return x.Ending
+	}
+	return ""
+}
+
+func (x *LeaseRecord) GetWasRevoked() bool {
+	if x != nil {
+		return x.WasRevoked
+	}
+	return false
+}
+
+func (x *LeaseRecord) GetLeaseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LeaseTime
+	}
+	return nil
+}
+
+func (x *LeaseRecord) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
 // Which job's timeline to return.
 type GetJobTimelineRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -951,7 +1275,7 @@ type GetJobTimelineRequest struct {
 
 func (x *GetJobTimelineRequest) Reset() {
 	*x = GetJobTimelineRequest{}
-	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[10]
+	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -963,7 +1287,7 @@ func (x *GetJobTimelineRequest) String() string {
 func (*GetJobTimelineRequest) ProtoMessage() {}
 
 func (x *GetJobTimelineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[10]
+	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -976,7 +1300,7 @@ func (x *GetJobTimelineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobTimelineRequest.ProtoReflect.Descriptor instead.
 func (*GetJobTimelineRequest) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_inference_service_proto_rawDescGZIP(), []int{10}
+	return file_beeyard_queen_v1_inference_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetJobTimelineRequest) GetJobId() string {
@@ -999,7 +1323,7 @@ type JobTimeline struct {
 
 func (x *JobTimeline) Reset() {
 	*x = JobTimeline{}
-	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[11]
+	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1011,7 +1335,7 @@ func (x *JobTimeline) String() string {
 func (*JobTimeline) ProtoMessage() {}
 
 func (x *JobTimeline) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[11]
+	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1024,7 +1348,7 @@ func (x *JobTimeline) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobTimeline.ProtoReflect.Descriptor instead.
 func (*JobTimeline) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_inference_service_proto_rawDescGZIP(), []int{11}
+	return file_beeyard_queen_v1_inference_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JobTimeline) GetJob() *Job {
@@ -1060,7 +1384,7 @@ type JobSpan struct {
 
 func (x *JobSpan) Reset() {
 	*x = JobSpan{}
-	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[12]
+	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1396,7 @@ func (x *JobSpan) String() string {
 func (*JobSpan) ProtoMessage() {}
 
 func (x *JobSpan) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[12]
+	mi := &file_beeyard_queen_v1_inference_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1409,7 @@ func (x *JobSpan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobSpan.ProtoReflect.Descriptor instead.
 func (*JobSpan) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_inference_service_proto_rawDescGZIP(), []int{12}
+	return file_beeyard_queen_v1_inference_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JobSpan) GetName() string {
@@ -1215,20 +1539,56 @@ const file_beeyard_queen_v1_inference_service_proto_rawDesc = "" +
 	"\x10CancelJobRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"*\n" +
 	"\x11ExplainJobRequest\x12\x15\n" +
-	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"\x90\x01\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"\x92\x02\n" +
 	"\x0eJobExplanation\x12'\n" +
 	"\x03job\x18\x01 \x01(\v2\x15.beeyard.queen.v1.JobR\x03job\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x12;\n" +
 	"\n" +
 	"candidates\x18\x03 \x03(\v2\x1b.beeyard.queen.v1.CandidateR\n" +
-	"candidates\"\x92\x01\n" +
+	"candidates\x120\n" +
+	"\x06remedy\x18\x04 \x01(\v2\x18.beeyard.queen.v1.RemedyR\x06remedy\x125\n" +
+	"\x06leases\x18\x05 \x03(\v2\x1d.beeyard.queen.v1.LeaseRecordR\x06leases\x12\x17\n" +
+	"\aheld_ms\x18\x06 \x01(\x03R\x06heldMs\"\xbc\x01\n" +
 	"\tCandidate\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x12\x17\n" +
 	"\apool_id\x18\x02 \x01(\tR\x06poolId\x12\x16\n" +
 	"\x06chosen\x18\x03 \x01(\bR\x06chosen\x12\x1f\n" +
 	"\vexcluded_by\x18\x04 \x01(\tR\n" +
 	"excludedBy\x12\x16\n" +
-	"\x06detail\x18\x05 \x01(\tR\x06detail\".\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\x12(\n" +
+	"\x10predicted_end_ms\x18\x06 \x01(\x01R\x0epredictedEndMs\"\x89\x03\n" +
+	"\x06Remedy\x121\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1d.beeyard.queen.v1.Remedy.KindR\x04kind\x12\x16\n" +
+	"\x06amount\x18\x02 \x01(\x03R\x06amount\x12\x1b\n" +
+	"\ttarget_id\x18\x03 \x01(\tR\btargetId\x12\x17\n" +
+	"\apool_id\x18\x04 \x01(\tR\x06poolId\x12\x16\n" +
+	"\x06demand\x18\x05 \x01(\tR\x06demand\x12\x18\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\"\xcb\x01\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vKIND_REPORT\x10\x01\x12\x0f\n" +
+	"\vKIND_LOADED\x10\x02\x12\x0e\n" +
+	"\n" +
+	"KIND_SLOTS\x10\x03\x12\x12\n" +
+	"\x0eKIND_KV_TOKENS\x10\x04\x12\r\n" +
+	"\tKIND_GATE\x10\x05\x12\x10\n" +
+	"\fKIND_UNDRAIN\x10\x06\x12\x0f\n" +
+	"\vKIND_WORKER\x10\a\x12\x15\n" +
+	"\x11KIND_FEWER_TOKENS\x10\b\x12\x0f\n" +
+	"\vKIND_DEMAND\x10\t\x12\r\n" +
+	"\tKIND_VRAM\x10\n" +
+	"\"\xa3\x02\n" +
+	"\vLeaseRecord\x12\x19\n" +
+	"\blease_id\x18\x01 \x01(\tR\aleaseId\x12\x1b\n" +
+	"\tworker_id\x18\x02 \x01(\tR\bworkerId\x12\x17\n" +
+	"\apool_id\x18\x03 \x01(\tR\x06poolId\x12\x18\n" +
+	"\aattempt\x18\x04 \x01(\x05R\aattempt\x12\x16\n" +
+	"\x06ending\x18\x05 \x01(\tR\x06ending\x12\x1f\n" +
+	"\vwas_revoked\x18\x06 \x01(\bR\n" +
+	"wasRevoked\x129\n" +
+	"\n" +
+	"lease_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tleaseTime\x125\n" +
+	"\bend_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\".\n" +
 	"\x15GetJobTimelineRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"g\n" +
 	"\vJobTimeline\x12'\n" +
@@ -1269,74 +1629,83 @@ func file_beeyard_queen_v1_inference_service_proto_rawDescGZIP() []byte {
 	return file_beeyard_queen_v1_inference_service_proto_rawDescData
 }
 
-var file_beeyard_queen_v1_inference_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_beeyard_queen_v1_inference_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_beeyard_queen_v1_inference_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_beeyard_queen_v1_inference_service_proto_goTypes = []any{
-	(*InferRequest)(nil),          // 0: beeyard.queen.v1.InferRequest
-	(*SubmitJobRequest)(nil),      // 1: beeyard.queen.v1.SubmitJobRequest
-	(*WatchJobRequest)(nil),       // 2: beeyard.queen.v1.WatchJobRequest
-	(*GetJobRequest)(nil),         // 3: beeyard.queen.v1.GetJobRequest
-	(*ListJobsRequest)(nil),       // 4: beeyard.queen.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),      // 5: beeyard.queen.v1.ListJobsResponse
-	(*CancelJobRequest)(nil),      // 6: beeyard.queen.v1.CancelJobRequest
-	(*ExplainJobRequest)(nil),     // 7: beeyard.queen.v1.ExplainJobRequest
-	(*JobExplanation)(nil),        // 8: beeyard.queen.v1.JobExplanation
-	(*Candidate)(nil),             // 9: beeyard.queen.v1.Candidate
-	(*GetJobTimelineRequest)(nil), // 10: beeyard.queen.v1.GetJobTimelineRequest
-	(*JobTimeline)(nil),           // 11: beeyard.queen.v1.JobTimeline
-	(*JobSpan)(nil),               // 12: beeyard.queen.v1.JobSpan
-	nil,                           // 13: beeyard.queen.v1.InferRequest.LabelsEntry
-	nil,                           // 14: beeyard.queen.v1.SubmitJobRequest.LabelsEntry
-	nil,                           // 15: beeyard.queen.v1.JobSpan.AttributesEntry
-	(*v1.ChatMessage)(nil),        // 16: beeyard.worker.v1.ChatMessage
-	(Priority)(0),                 // 17: beeyard.queen.v1.Priority
-	(*Requirements)(nil),          // 18: beeyard.queen.v1.Requirements
-	(*Placement)(nil),             // 19: beeyard.queen.v1.Placement
-	(JobState)(0),                 // 20: beeyard.queen.v1.JobState
-	(*Job)(nil),                   // 21: beeyard.queen.v1.Job
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
-	(*JobEvent)(nil),              // 23: beeyard.queen.v1.JobEvent
+	(Remedy_Kind)(0),              // 0: beeyard.queen.v1.Remedy.Kind
+	(*InferRequest)(nil),          // 1: beeyard.queen.v1.InferRequest
+	(*SubmitJobRequest)(nil),      // 2: beeyard.queen.v1.SubmitJobRequest
+	(*WatchJobRequest)(nil),       // 3: beeyard.queen.v1.WatchJobRequest
+	(*GetJobRequest)(nil),         // 4: beeyard.queen.v1.GetJobRequest
+	(*ListJobsRequest)(nil),       // 5: beeyard.queen.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),      // 6: beeyard.queen.v1.ListJobsResponse
+	(*CancelJobRequest)(nil),      // 7: beeyard.queen.v1.CancelJobRequest
+	(*ExplainJobRequest)(nil),     // 8: beeyard.queen.v1.ExplainJobRequest
+	(*JobExplanation)(nil),        // 9: beeyard.queen.v1.JobExplanation
+	(*Candidate)(nil),             // 10: beeyard.queen.v1.Candidate
+	(*Remedy)(nil),                // 11: beeyard.queen.v1.Remedy
+	(*LeaseRecord)(nil),           // 12: beeyard.queen.v1.LeaseRecord
+	(*GetJobTimelineRequest)(nil), // 13: beeyard.queen.v1.GetJobTimelineRequest
+	(*JobTimeline)(nil),           // 14: beeyard.queen.v1.JobTimeline
+	(*JobSpan)(nil),               // 15: beeyard.queen.v1.JobSpan
+	nil,                           // 16: beeyard.queen.v1.InferRequest.LabelsEntry
+	nil,                           // 17: beeyard.queen.v1.SubmitJobRequest.LabelsEntry
+	nil,                           // 18: beeyard.queen.v1.JobSpan.AttributesEntry
+	(*v1.ChatMessage)(nil),        // 19: beeyard.worker.v1.ChatMessage
+	(Priority)(0),                 // 20: beeyard.queen.v1.Priority
+	(*Requirements)(nil),          // 21: beeyard.queen.v1.Requirements
+	(*Placement)(nil),             // 22: beeyard.queen.v1.Placement
+	(JobState)(0),                 // 23: beeyard.queen.v1.JobState
+	(*Job)(nil),                   // 24: beeyard.queen.v1.Job
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*JobEvent)(nil),              // 26: beeyard.queen.v1.JobEvent
 }
 var file_beeyard_queen_v1_inference_service_proto_depIdxs = []int32{
-	16, // 0: beeyard.queen.v1.InferRequest.messages:type_name -> beeyard.worker.v1.ChatMessage
-	17, // 1: beeyard.queen.v1.InferRequest.priority:type_name -> beeyard.queen.v1.Priority
-	18, // 2: beeyard.queen.v1.InferRequest.requirements:type_name -> beeyard.queen.v1.Requirements
-	19, // 3: beeyard.queen.v1.InferRequest.placement:type_name -> beeyard.queen.v1.Placement
-	13, // 4: beeyard.queen.v1.InferRequest.labels:type_name -> beeyard.queen.v1.InferRequest.LabelsEntry
-	16, // 5: beeyard.queen.v1.SubmitJobRequest.messages:type_name -> beeyard.worker.v1.ChatMessage
-	17, // 6: beeyard.queen.v1.SubmitJobRequest.priority:type_name -> beeyard.queen.v1.Priority
-	18, // 7: beeyard.queen.v1.SubmitJobRequest.requirements:type_name -> beeyard.queen.v1.Requirements
-	19, // 8: beeyard.queen.v1.SubmitJobRequest.placement:type_name -> beeyard.queen.v1.Placement
-	14, // 9: beeyard.queen.v1.SubmitJobRequest.labels:type_name -> beeyard.queen.v1.SubmitJobRequest.LabelsEntry
-	20, // 10: beeyard.queen.v1.ListJobsRequest.states:type_name -> beeyard.queen.v1.JobState
-	21, // 11: beeyard.queen.v1.ListJobsResponse.jobs:type_name -> beeyard.queen.v1.Job
-	21, // 12: beeyard.queen.v1.JobExplanation.job:type_name -> beeyard.queen.v1.Job
-	9,  // 13: beeyard.queen.v1.JobExplanation.candidates:type_name -> beeyard.queen.v1.Candidate
-	21, // 14: beeyard.queen.v1.JobTimeline.job:type_name -> beeyard.queen.v1.Job
-	12, // 15: beeyard.queen.v1.JobTimeline.spans:type_name -> beeyard.queen.v1.JobSpan
-	22, // 16: beeyard.queen.v1.JobSpan.begin_time:type_name -> google.protobuf.Timestamp
-	22, // 17: beeyard.queen.v1.JobSpan.end_time:type_name -> google.protobuf.Timestamp
-	15, // 18: beeyard.queen.v1.JobSpan.attributes:type_name -> beeyard.queen.v1.JobSpan.AttributesEntry
-	0,  // 19: beeyard.queen.v1.InferenceService.Infer:input_type -> beeyard.queen.v1.InferRequest
-	1,  // 20: beeyard.queen.v1.InferenceService.SubmitJob:input_type -> beeyard.queen.v1.SubmitJobRequest
-	2,  // 21: beeyard.queen.v1.InferenceService.WatchJob:input_type -> beeyard.queen.v1.WatchJobRequest
-	3,  // 22: beeyard.queen.v1.InferenceService.GetJob:input_type -> beeyard.queen.v1.GetJobRequest
-	4,  // 23: beeyard.queen.v1.InferenceService.ListJobs:input_type -> beeyard.queen.v1.ListJobsRequest
-	6,  // 24: beeyard.queen.v1.InferenceService.CancelJob:input_type -> beeyard.queen.v1.CancelJobRequest
-	7,  // 25: beeyard.queen.v1.InferenceService.ExplainJob:input_type -> beeyard.queen.v1.ExplainJobRequest
-	10, // 26: beeyard.queen.v1.InferenceService.GetJobTimeline:input_type -> beeyard.queen.v1.GetJobTimelineRequest
-	23, // 27: beeyard.queen.v1.InferenceService.Infer:output_type -> beeyard.queen.v1.JobEvent
-	21, // 28: beeyard.queen.v1.InferenceService.SubmitJob:output_type -> beeyard.queen.v1.Job
-	23, // 29: beeyard.queen.v1.InferenceService.WatchJob:output_type -> beeyard.queen.v1.JobEvent
-	21, // 30: beeyard.queen.v1.InferenceService.GetJob:output_type -> beeyard.queen.v1.Job
-	5,  // 31: beeyard.queen.v1.InferenceService.ListJobs:output_type -> beeyard.queen.v1.ListJobsResponse
-	21, // 32: beeyard.queen.v1.InferenceService.CancelJob:output_type -> beeyard.queen.v1.Job
-	8,  // 33: beeyard.queen.v1.InferenceService.ExplainJob:output_type -> beeyard.queen.v1.JobExplanation
-	11, // 34: beeyard.queen.v1.InferenceService.GetJobTimeline:output_type -> beeyard.queen.v1.JobTimeline
-	27, // [27:35] is the sub-list for method output_type
-	19, // [19:27] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	19, // 0: beeyard.queen.v1.InferRequest.messages:type_name -> beeyard.worker.v1.ChatMessage
+	20, // 1: beeyard.queen.v1.InferRequest.priority:type_name -> beeyard.queen.v1.Priority
+	21, // 2: beeyard.queen.v1.InferRequest.requirements:type_name -> beeyard.queen.v1.Requirements
+	22, // 3: beeyard.queen.v1.InferRequest.placement:type_name -> beeyard.queen.v1.Placement
+	16, // 4: beeyard.queen.v1.InferRequest.labels:type_name -> beeyard.queen.v1.InferRequest.LabelsEntry
+	19, // 5: beeyard.queen.v1.SubmitJobRequest.messages:type_name -> beeyard.worker.v1.ChatMessage
+	20, // 6: beeyard.queen.v1.SubmitJobRequest.priority:type_name -> beeyard.queen.v1.Priority
+	21, // 7: beeyard.queen.v1.SubmitJobRequest.requirements:type_name -> beeyard.queen.v1.Requirements
+	22, // 8: beeyard.queen.v1.SubmitJobRequest.placement:type_name -> beeyard.queen.v1.Placement
+	17, // 9: beeyard.queen.v1.SubmitJobRequest.labels:type_name -> beeyard.queen.v1.SubmitJobRequest.LabelsEntry
+	23, // 10: beeyard.queen.v1.ListJobsRequest.states:type_name -> beeyard.queen.v1.JobState
+	24, // 11: beeyard.queen.v1.ListJobsResponse.jobs:type_name -> beeyard.queen.v1.Job
+	24, // 12: beeyard.queen.v1.JobExplanation.job:type_name -> beeyard.queen.v1.Job
+	10, // 13: beeyard.queen.v1.JobExplanation.candidates:type_name -> beeyard.queen.v1.Candidate
+	11, // 14: beeyard.queen.v1.JobExplanation.remedy:type_name -> beeyard.queen.v1.Remedy
+	12, // 15: beeyard.queen.v1.JobExplanation.leases:type_name -> beeyard.queen.v1.LeaseRecord
+	0,  // 16: beeyard.queen.v1.Remedy.kind:type_name -> beeyard.queen.v1.Remedy.Kind
+	25, // 17: beeyard.queen.v1.LeaseRecord.lease_time:type_name -> google.protobuf.Timestamp
+	25, // 18: beeyard.queen.v1.LeaseRecord.end_time:type_name -> google.protobuf.Timestamp
+	24, // 19: beeyard.queen.v1.JobTimeline.job:type_name -> beeyard.queen.v1.Job
+	15, // 20: beeyard.queen.v1.JobTimeline.spans:type_name -> beeyard.queen.v1.JobSpan
+	25, // 21: beeyard.queen.v1.JobSpan.begin_time:type_name -> google.protobuf.Timestamp
+	25, // 22: beeyard.queen.v1.JobSpan.end_time:type_name -> google.protobuf.Timestamp
+	18, // 23: beeyard.queen.v1.JobSpan.attributes:type_name -> beeyard.queen.v1.JobSpan.AttributesEntry
+	1,  // 24: beeyard.queen.v1.InferenceService.Infer:input_type -> beeyard.queen.v1.InferRequest
+	2,  // 25: beeyard.queen.v1.InferenceService.SubmitJob:input_type -> beeyard.queen.v1.SubmitJobRequest
+	3,  // 26: beeyard.queen.v1.InferenceService.WatchJob:input_type -> beeyard.queen.v1.WatchJobRequest
+	4,  // 27: beeyard.queen.v1.InferenceService.GetJob:input_type -> beeyard.queen.v1.GetJobRequest
+	5,  // 28: beeyard.queen.v1.InferenceService.ListJobs:input_type -> beeyard.queen.v1.ListJobsRequest
+	7,  // 29: beeyard.queen.v1.InferenceService.CancelJob:input_type -> beeyard.queen.v1.CancelJobRequest
+	8,  // 30: beeyard.queen.v1.InferenceService.ExplainJob:input_type -> beeyard.queen.v1.ExplainJobRequest
+	13, // 31: beeyard.queen.v1.InferenceService.GetJobTimeline:input_type -> beeyard.queen.v1.GetJobTimelineRequest
+	26, // 32: beeyard.queen.v1.InferenceService.Infer:output_type -> beeyard.queen.v1.JobEvent
+	24, // 33: beeyard.queen.v1.InferenceService.SubmitJob:output_type -> beeyard.queen.v1.Job
+	26, // 34: beeyard.queen.v1.InferenceService.WatchJob:output_type -> beeyard.queen.v1.JobEvent
+	24, // 35: beeyard.queen.v1.InferenceService.GetJob:output_type -> beeyard.queen.v1.Job
+	6,  // 36: beeyard.queen.v1.InferenceService.ListJobs:output_type -> beeyard.queen.v1.ListJobsResponse
+	24, // 37: beeyard.queen.v1.InferenceService.CancelJob:output_type -> beeyard.queen.v1.Job
+	9,  // 38: beeyard.queen.v1.InferenceService.ExplainJob:output_type -> beeyard.queen.v1.JobExplanation
+	14, // 39: beeyard.queen.v1.InferenceService.GetJobTimeline:output_type -> beeyard.queen.v1.JobTimeline
+	32, // [32:40] is the sub-list for method output_type
+	24, // [24:32] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_beeyard_queen_v1_inference_service_proto_init() }
@@ -1352,13 +1721,14 @@ func file_beeyard_queen_v1_inference_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeyard_queen_v1_inference_service_proto_rawDesc), len(file_beeyard_queen_v1_inference_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   16,
+			NumEnums:      1,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_beeyard_queen_v1_inference_service_proto_goTypes,
 		DependencyIndexes: file_beeyard_queen_v1_inference_service_proto_depIdxs,
+		EnumInfos:         file_beeyard_queen_v1_inference_service_proto_enumTypes,
 		MessageInfos:      file_beeyard_queen_v1_inference_service_proto_msgTypes,
 	}.Build()
 	File_beeyard_queen_v1_inference_service_proto = out.File

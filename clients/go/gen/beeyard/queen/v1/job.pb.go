@@ -359,6 +359,9 @@ type Job struct {
 	PolicyVersion string `protobuf:"bytes,24,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
 	// Trace id of the job, 32 hexadecimal digits; empty: not traced.
 	TraceId string `protobuf:"bytes,25,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	// While QUEUED: what is expected of it, from now. Later: what was predicted when it was accepted, from `create_time`,
+	// for as long as the queen remembers it. Unset: too little was measured of its model.
+	Prediction *JobPrediction `protobuf:"bytes,26,opt,name=prediction,proto3" json:"prediction,omitempty"`
 	// What is left to its session at this moment; unset: the session has no budget, or nothing is known of it any more.
 	Budget        *SessionBudget `protobuf:"bytes,30,opt,name=budget,proto3" json:"budget,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -570,11 +573,137 @@ func (x *Job) GetTraceId() string {
 	return ""
 }
 
+func (x *Job) GetPrediction() *JobPrediction {
+	if x != nil {
+		return x.Prediction
+	}
+	return nil
+}
+
 func (x *Job) GetBudget() *SessionBudget {
 	if x != nil {
 		return x.Budget
 	}
 	return nil
+}
+
+// When a job is expected to start and to end: not one moment, but between which moments nine times in ten.
+type JobPrediction struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When its first attempt is leased.
+	Start *PredictedMoment `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
+	// When it has its whole answer.
+	End           *PredictedMoment `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobPrediction) Reset() {
+	*x = JobPrediction{}
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobPrediction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobPrediction) ProtoMessage() {}
+
+func (x *JobPrediction) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobPrediction.ProtoReflect.Descriptor instead.
+func (*JobPrediction) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *JobPrediction) GetStart() *PredictedMoment {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *JobPrediction) GetEnd() *PredictedMoment {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+// A moment as it is predicted, in milliseconds from when it was predicted.
+type PredictedMoment struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It comes earlier once in twenty times.
+	LowMs int64 `protobuf:"varint,1,opt,name=low_ms,json=lowMs,proto3" json:"low_ms,omitempty"`
+	// It comes as often earlier as later.
+	MiddleMs int64 `protobuf:"varint,2,opt,name=middle_ms,json=middleMs,proto3" json:"middle_ms,omitempty"`
+	// It comes later once in twenty times.
+	HighMs        int64 `protobuf:"varint,3,opt,name=high_ms,json=highMs,proto3" json:"high_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PredictedMoment) Reset() {
+	*x = PredictedMoment{}
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PredictedMoment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PredictedMoment) ProtoMessage() {}
+
+func (x *PredictedMoment) ProtoReflect() protoreflect.Message {
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PredictedMoment.ProtoReflect.Descriptor instead.
+func (*PredictedMoment) Descriptor() ([]byte, []int) {
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *PredictedMoment) GetLowMs() int64 {
+	if x != nil {
+		return x.LowMs
+	}
+	return 0
+}
+
+func (x *PredictedMoment) GetMiddleMs() int64 {
+	if x != nil {
+		return x.MiddleMs
+	}
+	return 0
+}
+
+func (x *PredictedMoment) GetHighMs() int64 {
+	if x != nil {
+		return x.HighMs
+	}
+	return 0
 }
 
 // What is left of the budget of a session, which is a sum and does not fill up again. Advisory: other jobs of the session
@@ -591,7 +720,7 @@ type SessionBudget struct {
 
 func (x *SessionBudget) Reset() {
 	*x = SessionBudget{}
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[3]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +732,7 @@ func (x *SessionBudget) String() string {
 func (*SessionBudget) ProtoMessage() {}
 
 func (x *SessionBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[3]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +745,7 @@ func (x *SessionBudget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionBudget.ProtoReflect.Descriptor instead.
 func (*SessionBudget) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{3}
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SessionBudget) GetTokensRemaining() int64 {
@@ -657,7 +786,7 @@ type JobEvent struct {
 
 func (x *JobEvent) Reset() {
 	*x = JobEvent{}
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[4]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -669,7 +798,7 @@ func (x *JobEvent) String() string {
 func (*JobEvent) ProtoMessage() {}
 
 func (x *JobEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[4]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -682,7 +811,7 @@ func (x *JobEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobEvent.ProtoReflect.Descriptor instead.
 func (*JobEvent) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{4}
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *JobEvent) GetJobId() string {
@@ -822,6 +951,8 @@ type JobQueued struct {
 	Position int32 `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
 	// When the queen expects it to start, in milliseconds from now; 0 when a worker is free or nothing is known.
 	PredictedStartMs int64 `protobuf:"varint,2,opt,name=predicted_start_ms,json=predictedStartMs,proto3" json:"predicted_start_ms,omitempty"`
+	// Start and end with their intervals, from now; unset: too little was measured of its model.
+	Prediction *JobPrediction `protobuf:"bytes,3,opt,name=prediction,proto3" json:"prediction,omitempty"`
 	// What is left to its session, this job charged; unset: the session has no budget.
 	Budget        *SessionBudget `protobuf:"bytes,10,opt,name=budget,proto3" json:"budget,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -830,7 +961,7 @@ type JobQueued struct {
 
 func (x *JobQueued) Reset() {
 	*x = JobQueued{}
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[5]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -842,7 +973,7 @@ func (x *JobQueued) String() string {
 func (*JobQueued) ProtoMessage() {}
 
 func (x *JobQueued) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[5]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -855,7 +986,7 @@ func (x *JobQueued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobQueued.ProtoReflect.Descriptor instead.
 func (*JobQueued) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{5}
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *JobQueued) GetPosition() int32 {
@@ -870,6 +1001,13 @@ func (x *JobQueued) GetPredictedStartMs() int64 {
 		return x.PredictedStartMs
 	}
 	return 0
+}
+
+func (x *JobQueued) GetPrediction() *JobPrediction {
+	if x != nil {
+		return x.Prediction
+	}
+	return nil
 }
 
 func (x *JobQueued) GetBudget() *SessionBudget {
@@ -902,7 +1040,7 @@ type JobStarted struct {
 
 func (x *JobStarted) Reset() {
 	*x = JobStarted{}
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[6]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -914,7 +1052,7 @@ func (x *JobStarted) String() string {
 func (*JobStarted) ProtoMessage() {}
 
 func (x *JobStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[6]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -927,7 +1065,7 @@ func (x *JobStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobStarted.ProtoReflect.Descriptor instead.
 func (*JobStarted) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{6}
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *JobStarted) GetWorkerId() string {
@@ -996,7 +1134,7 @@ type JobProgress struct {
 
 func (x *JobProgress) Reset() {
 	*x = JobProgress{}
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[7]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1146,7 @@ func (x *JobProgress) String() string {
 func (*JobProgress) ProtoMessage() {}
 
 func (x *JobProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[7]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1159,7 @@ func (x *JobProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobProgress.ProtoReflect.Descriptor instead.
 func (*JobProgress) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{7}
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *JobProgress) GetStage() string {
@@ -1069,7 +1207,7 @@ type JobFinished struct {
 
 func (x *JobFinished) Reset() {
 	*x = JobFinished{}
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[8]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +1219,7 @@ func (x *JobFinished) String() string {
 func (*JobFinished) ProtoMessage() {}
 
 func (x *JobFinished) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[8]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +1232,7 @@ func (x *JobFinished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobFinished.ProtoReflect.Descriptor instead.
 func (*JobFinished) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{8}
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *JobFinished) GetReason() v1.FinishReason {
@@ -1142,7 +1280,7 @@ type JobFailed struct {
 
 func (x *JobFailed) Reset() {
 	*x = JobFailed{}
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[9]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1292,7 @@ func (x *JobFailed) String() string {
 func (*JobFailed) ProtoMessage() {}
 
 func (x *JobFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[9]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1305,7 @@ func (x *JobFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobFailed.ProtoReflect.Descriptor instead.
 func (*JobFailed) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{9}
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *JobFailed) GetReason() string {
@@ -1207,7 +1345,7 @@ type JobCancelled struct {
 
 func (x *JobCancelled) Reset() {
 	*x = JobCancelled{}
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[10]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1219,7 +1357,7 @@ func (x *JobCancelled) String() string {
 func (*JobCancelled) ProtoMessage() {}
 
 func (x *JobCancelled) ProtoReflect() protoreflect.Message {
-	mi := &file_beeyard_queen_v1_job_proto_msgTypes[10]
+	mi := &file_beeyard_queen_v1_job_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1232,7 +1370,7 @@ func (x *JobCancelled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobCancelled.ProtoReflect.Descriptor instead.
 func (*JobCancelled) Descriptor() ([]byte, []int) {
-	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{10}
+	return file_beeyard_queen_v1_job_proto_rawDescGZIP(), []int{12}
 }
 
 var File_beeyard_queen_v1_job_proto protoreflect.FileDescriptor
@@ -1251,7 +1389,7 @@ const file_beeyard_queen_v1_job_proto_rawDesc = "" +
 	"\tPlacement\x12\x1e\n" +
 	"\vpin_pool_id\x18\x01 \x01(\tR\tpinPoolId\x12&\n" +
 	"\x0fprefer_pool_ids\x18\x02 \x03(\tR\rpreferPoolIds\x12$\n" +
-	"\x0eavoid_pool_ids\x18\x03 \x03(\tR\favoidPoolIds\"\xff\b\n" +
+	"\x0eavoid_pool_ids\x18\x03 \x03(\tR\favoidPoolIds\"\xc0\t\n" +
 	"\x03Job\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n" +
 	"\n" +
@@ -1285,11 +1423,21 @@ const file_beeyard_queen_v1_job_proto_rawDesc = "" +
 	"max_tokens\x18\x16 \x01(\x05R\tmaxTokens\x12\x12\n" +
 	"\x04seed\x18\x17 \x01(\x03R\x04seed\x12%\n" +
 	"\x0epolicy_version\x18\x18 \x01(\tR\rpolicyVersion\x12\x19\n" +
-	"\btrace_id\x18\x19 \x01(\tR\atraceId\x127\n" +
+	"\btrace_id\x18\x19 \x01(\tR\atraceId\x12?\n" +
+	"\n" +
+	"prediction\x18\x1a \x01(\v2\x1f.beeyard.queen.v1.JobPredictionR\n" +
+	"prediction\x127\n" +
 	"\x06budget\x18\x1e \x01(\v2\x1f.beeyard.queen.v1.SessionBudgetR\x06budget\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa4\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"}\n" +
+	"\rJobPrediction\x127\n" +
+	"\x05start\x18\x01 \x01(\v2!.beeyard.queen.v1.PredictedMomentR\x05start\x123\n" +
+	"\x03end\x18\x02 \x01(\v2!.beeyard.queen.v1.PredictedMomentR\x03end\"^\n" +
+	"\x0fPredictedMoment\x12\x15\n" +
+	"\x06low_ms\x18\x01 \x01(\x03R\x05lowMs\x12\x1b\n" +
+	"\tmiddle_ms\x18\x02 \x01(\x03R\bmiddleMs\x12\x17\n" +
+	"\ahigh_ms\x18\x03 \x01(\x03R\x06highMs\"\xa4\x01\n" +
 	"\rSessionBudget\x12.\n" +
 	"\x10tokens_remaining\x18\x01 \x01(\x03H\x00R\x0ftokensRemaining\x88\x01\x01\x125\n" +
 	"\x14cost_units_remaining\x18\x02 \x01(\x03H\x01R\x12costUnitsRemaining\x88\x01\x01B\x13\n" +
@@ -1304,10 +1452,13 @@ const file_beeyard_queen_v1_job_proto_rawDesc = "" +
 	"\bfinished\x18\x06 \x01(\v2\x1d.beeyard.queen.v1.JobFinishedH\x00R\bfinished\x125\n" +
 	"\x06failed\x18\a \x01(\v2\x1b.beeyard.queen.v1.JobFailedH\x00R\x06failed\x12>\n" +
 	"\tcancelled\x18\b \x01(\v2\x1e.beeyard.queen.v1.JobCancelledH\x00R\tcancelledB\a\n" +
-	"\x05event\"\x8e\x01\n" +
+	"\x05event\"\xcf\x01\n" +
 	"\tJobQueued\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\x05R\bposition\x12,\n" +
-	"\x12predicted_start_ms\x18\x02 \x01(\x03R\x10predictedStartMs\x127\n" +
+	"\x12predicted_start_ms\x18\x02 \x01(\x03R\x10predictedStartMs\x12?\n" +
+	"\n" +
+	"prediction\x18\x03 \x01(\v2\x1f.beeyard.queen.v1.JobPredictionR\n" +
+	"prediction\x127\n" +
 	"\x06budget\x18\n" +
 	" \x01(\v2\x1f.beeyard.queen.v1.SessionBudgetR\x06budget\"\xdb\x01\n" +
 	"\n" +
@@ -1365,58 +1516,64 @@ func file_beeyard_queen_v1_job_proto_rawDescGZIP() []byte {
 }
 
 var file_beeyard_queen_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_beeyard_queen_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_beeyard_queen_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_beeyard_queen_v1_job_proto_goTypes = []any{
 	(Priority)(0),                 // 0: beeyard.queen.v1.Priority
 	(JobState)(0),                 // 1: beeyard.queen.v1.JobState
 	(*Requirements)(nil),          // 2: beeyard.queen.v1.Requirements
 	(*Placement)(nil),             // 3: beeyard.queen.v1.Placement
 	(*Job)(nil),                   // 4: beeyard.queen.v1.Job
-	(*SessionBudget)(nil),         // 5: beeyard.queen.v1.SessionBudget
-	(*JobEvent)(nil),              // 6: beeyard.queen.v1.JobEvent
-	(*JobQueued)(nil),             // 7: beeyard.queen.v1.JobQueued
-	(*JobStarted)(nil),            // 8: beeyard.queen.v1.JobStarted
-	(*JobProgress)(nil),           // 9: beeyard.queen.v1.JobProgress
-	(*JobFinished)(nil),           // 10: beeyard.queen.v1.JobFinished
-	(*JobFailed)(nil),             // 11: beeyard.queen.v1.JobFailed
-	(*JobCancelled)(nil),          // 12: beeyard.queen.v1.JobCancelled
-	nil,                           // 13: beeyard.queen.v1.Job.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(v1.FinishReason)(0),          // 15: beeyard.worker.v1.FinishReason
-	(*v1.Usage)(nil),              // 16: beeyard.worker.v1.Usage
-	(*v1.Timings)(nil),            // 17: beeyard.worker.v1.Timings
-	(*v1.TokenChunk)(nil),         // 18: beeyard.worker.v1.TokenChunk
+	(*JobPrediction)(nil),         // 5: beeyard.queen.v1.JobPrediction
+	(*PredictedMoment)(nil),       // 6: beeyard.queen.v1.PredictedMoment
+	(*SessionBudget)(nil),         // 7: beeyard.queen.v1.SessionBudget
+	(*JobEvent)(nil),              // 8: beeyard.queen.v1.JobEvent
+	(*JobQueued)(nil),             // 9: beeyard.queen.v1.JobQueued
+	(*JobStarted)(nil),            // 10: beeyard.queen.v1.JobStarted
+	(*JobProgress)(nil),           // 11: beeyard.queen.v1.JobProgress
+	(*JobFinished)(nil),           // 12: beeyard.queen.v1.JobFinished
+	(*JobFailed)(nil),             // 13: beeyard.queen.v1.JobFailed
+	(*JobCancelled)(nil),          // 14: beeyard.queen.v1.JobCancelled
+	nil,                           // 15: beeyard.queen.v1.Job.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(v1.FinishReason)(0),          // 17: beeyard.worker.v1.FinishReason
+	(*v1.Usage)(nil),              // 18: beeyard.worker.v1.Usage
+	(*v1.Timings)(nil),            // 19: beeyard.worker.v1.Timings
+	(*v1.TokenChunk)(nil),         // 20: beeyard.worker.v1.TokenChunk
 }
 var file_beeyard_queen_v1_job_proto_depIdxs = []int32{
 	0,  // 0: beeyard.queen.v1.Job.priority:type_name -> beeyard.queen.v1.Priority
 	1,  // 1: beeyard.queen.v1.Job.state:type_name -> beeyard.queen.v1.JobState
-	14, // 2: beeyard.queen.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	14, // 3: beeyard.queen.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	14, // 4: beeyard.queen.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	14, // 5: beeyard.queen.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
-	15, // 6: beeyard.queen.v1.Job.finish_reason:type_name -> beeyard.worker.v1.FinishReason
-	11, // 7: beeyard.queen.v1.Job.failure:type_name -> beeyard.queen.v1.JobFailed
-	16, // 8: beeyard.queen.v1.Job.usage:type_name -> beeyard.worker.v1.Usage
-	17, // 9: beeyard.queen.v1.Job.timings:type_name -> beeyard.worker.v1.Timings
-	13, // 10: beeyard.queen.v1.Job.labels:type_name -> beeyard.queen.v1.Job.LabelsEntry
-	5,  // 11: beeyard.queen.v1.Job.budget:type_name -> beeyard.queen.v1.SessionBudget
-	7,  // 12: beeyard.queen.v1.JobEvent.queued:type_name -> beeyard.queen.v1.JobQueued
-	8,  // 13: beeyard.queen.v1.JobEvent.started:type_name -> beeyard.queen.v1.JobStarted
-	18, // 14: beeyard.queen.v1.JobEvent.tokens:type_name -> beeyard.worker.v1.TokenChunk
-	9,  // 15: beeyard.queen.v1.JobEvent.progress:type_name -> beeyard.queen.v1.JobProgress
-	10, // 16: beeyard.queen.v1.JobEvent.finished:type_name -> beeyard.queen.v1.JobFinished
-	11, // 17: beeyard.queen.v1.JobEvent.failed:type_name -> beeyard.queen.v1.JobFailed
-	12, // 18: beeyard.queen.v1.JobEvent.cancelled:type_name -> beeyard.queen.v1.JobCancelled
-	5,  // 19: beeyard.queen.v1.JobQueued.budget:type_name -> beeyard.queen.v1.SessionBudget
-	15, // 20: beeyard.queen.v1.JobFinished.reason:type_name -> beeyard.worker.v1.FinishReason
-	16, // 21: beeyard.queen.v1.JobFinished.usage:type_name -> beeyard.worker.v1.Usage
-	17, // 22: beeyard.queen.v1.JobFinished.timings:type_name -> beeyard.worker.v1.Timings
-	5,  // 23: beeyard.queen.v1.JobFinished.budget:type_name -> beeyard.queen.v1.SessionBudget
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	16, // 2: beeyard.queen.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	16, // 3: beeyard.queen.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	16, // 4: beeyard.queen.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	16, // 5: beeyard.queen.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
+	17, // 6: beeyard.queen.v1.Job.finish_reason:type_name -> beeyard.worker.v1.FinishReason
+	13, // 7: beeyard.queen.v1.Job.failure:type_name -> beeyard.queen.v1.JobFailed
+	18, // 8: beeyard.queen.v1.Job.usage:type_name -> beeyard.worker.v1.Usage
+	19, // 9: beeyard.queen.v1.Job.timings:type_name -> beeyard.worker.v1.Timings
+	15, // 10: beeyard.queen.v1.Job.labels:type_name -> beeyard.queen.v1.Job.LabelsEntry
+	5,  // 11: beeyard.queen.v1.Job.prediction:type_name -> beeyard.queen.v1.JobPrediction
+	7,  // 12: beeyard.queen.v1.Job.budget:type_name -> beeyard.queen.v1.SessionBudget
+	6,  // 13: beeyard.queen.v1.JobPrediction.start:type_name -> beeyard.queen.v1.PredictedMoment
+	6,  // 14: beeyard.queen.v1.JobPrediction.end:type_name -> beeyard.queen.v1.PredictedMoment
+	9,  // 15: beeyard.queen.v1.JobEvent.queued:type_name -> beeyard.queen.v1.JobQueued
+	10, // 16: beeyard.queen.v1.JobEvent.started:type_name -> beeyard.queen.v1.JobStarted
+	20, // 17: beeyard.queen.v1.JobEvent.tokens:type_name -> beeyard.worker.v1.TokenChunk
+	11, // 18: beeyard.queen.v1.JobEvent.progress:type_name -> beeyard.queen.v1.JobProgress
+	12, // 19: beeyard.queen.v1.JobEvent.finished:type_name -> beeyard.queen.v1.JobFinished
+	13, // 20: beeyard.queen.v1.JobEvent.failed:type_name -> beeyard.queen.v1.JobFailed
+	14, // 21: beeyard.queen.v1.JobEvent.cancelled:type_name -> beeyard.queen.v1.JobCancelled
+	5,  // 22: beeyard.queen.v1.JobQueued.prediction:type_name -> beeyard.queen.v1.JobPrediction
+	7,  // 23: beeyard.queen.v1.JobQueued.budget:type_name -> beeyard.queen.v1.SessionBudget
+	17, // 24: beeyard.queen.v1.JobFinished.reason:type_name -> beeyard.worker.v1.FinishReason
+	18, // 25: beeyard.queen.v1.JobFinished.usage:type_name -> beeyard.worker.v1.Usage
+	19, // 26: beeyard.queen.v1.JobFinished.timings:type_name -> beeyard.worker.v1.Timings
+	7,  // 27: beeyard.queen.v1.JobFinished.budget:type_name -> beeyard.queen.v1.SessionBudget
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_beeyard_queen_v1_job_proto_init() }
@@ -1424,8 +1581,8 @@ func file_beeyard_queen_v1_job_proto_init() {
 	if File_beeyard_queen_v1_job_proto != nil {
 		return
 	}
-	file_beeyard_queen_v1_job_proto_msgTypes[3].OneofWrappers = []any{}
-	file_beeyard_queen_v1_job_proto_msgTypes[4].OneofWrappers = []any{
+	file_beeyard_queen_v1_job_proto_msgTypes[5].OneofWrappers = []any{}
+	file_beeyard_queen_v1_job_proto_msgTypes[6].OneofWrappers = []any{
 		(*JobEvent_Queued)(nil),
 		(*JobEvent_Started)(nil),
 		(*JobEvent_Tokens)(nil),
@@ -1440,7 +1597,7 @@ func file_beeyard_queen_v1_job_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beeyard_queen_v1_job_proto_rawDesc), len(file_beeyard_queen_v1_job_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

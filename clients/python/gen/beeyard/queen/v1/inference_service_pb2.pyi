@@ -10,6 +10,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -484,17 +485,33 @@ class JobExplanation(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
+    HELD_MS_FIELD_NUMBER: _builtins.int
     summary: _builtins.str
     """One sentence that answers the question."""
+    held_ms: _builtins.int
+    """While the job is held back in favour of urgent work that is expected: for how much longer, at most. 0: it is not."""
     @_builtins.property
     def job(self) -> _job_pb2.Job:
         """The job."""
 
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
-        """While the job waits: the workers as they would be looked at now. Once it was placed: the worker that was chosen; the
-        others are not kept, `summary` says how many there were.
+        """While the job waits: the workers as they would be looked at now. Once it was placed: the workers as they were looked
+        at when it was, at most 32, for as long as the queen remembers that; then the worker that was chosen only, and
+        `summary` says how many there were.
         """
+
+    @_builtins.property
+    def remedy(self) -> Global___Remedy:
+        """While the job waits: the smallest single change that was found, and tried on a copy of the fleet, by which it could be
+        placed or a worker for it be started. Unset: it could be placed now, or no single change is enough.
+        """
+
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRecord]:
+        """Its leases that have ended, the oldest first, for as long as the queen keeps their figures."""
 
     def __init__(
         self,
@@ -502,10 +519,13 @@ class JobExplanation(_message.Message):
         job: _job_pb2.Job | None = ...,
         summary: _builtins.str = ...,
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
+        remedy: Global___Remedy | None = ...,
+        leases: _abc.Iterable[Global___LeaseRecord] | None = ...,
+        held_ms: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "remedy", b"remedy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "job", b"job", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "held_ms", b"held_ms", "job", b"job", "leases", b"leases", "remedy", b"remedy", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -522,6 +542,7 @@ class Candidate(_message.Message):
     CHOSEN_FIELD_NUMBER: _builtins.int
     EXCLUDED_BY_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    PREDICTED_END_MS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """The worker."""
     pool_id: _builtins.str
@@ -532,6 +553,8 @@ class Candidate(_message.Message):
     """The first constraint that excluded it, as a reason of the contract; empty if it was feasible."""
     detail: _builtins.str
     """What was needed and what there is, in words."""
+    predicted_end_ms: _builtins.float
+    """When the job would end on it, in milliseconds from then, by measured speeds; 0: unknown, or it is excluded for good."""
     def __init__(
         self,
         *,
@@ -540,14 +563,168 @@ class Candidate(_message.Message):
         chosen: _builtins.bool = ...,
         excluded_by: _builtins.str = ...,
         detail: _builtins.str = ...,
+        predicted_end_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen", "detail", b"detail", "excluded_by", b"excluded_by", "pool_id", b"pool_id", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen", "detail", b"detail", "excluded_by", b"excluded_by", "pool_id", b"pool_id", "predicted_end_ms", b"predicted_end_ms", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
+
+@_typing.final
+class Remedy(_message.Message):
+    """One change by which a waiting job could be placed, or a worker for it be started. It was tried: with it and nothing
+    else, the worker takes the job, or the device the worker.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Remedy._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: Remedy._Kind.ValueType  # 0
+        """Never sent."""
+        KIND_REPORT: Remedy._Kind.ValueType  # 1
+        """The worker or its host is heard of again."""
+        KIND_LOADED: Remedy._Kind.ValueType  # 2
+        """The worker has loaded its model."""
+        KIND_SLOTS: Remedy._Kind.ValueType  # 3
+        """`amount` slots more on the worker."""
+        KIND_KV_TOKENS: Remedy._Kind.ValueType  # 4
+        """`amount` KV tokens more free on the worker."""
+        KIND_GATE: Remedy._Kind.ValueType  # 5
+        """The worker's host is less busy, or has more units free."""
+        KIND_UNDRAIN: Remedy._Kind.ValueType  # 6
+        """The worker takes new work again."""
+        KIND_WORKER: Remedy._Kind.ValueType  # 7
+        """A worker is started on the device, which has room for it."""
+        KIND_FEWER_TOKENS: Remedy._Kind.ValueType  # 8
+        """The job asks for `amount` tokens less."""
+        KIND_DEMAND: Remedy._Kind.ValueType  # 9
+        """The job does without `demand`."""
+        KIND_VRAM: Remedy._Kind.ValueType  # 10
+        """`amount` bytes more free on the device."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """What would have to change. In the order of what it costs to bring about."""
+
+    KIND_UNSPECIFIED: Remedy.Kind.ValueType  # 0
+    """Never sent."""
+    KIND_REPORT: Remedy.Kind.ValueType  # 1
+    """The worker or its host is heard of again."""
+    KIND_LOADED: Remedy.Kind.ValueType  # 2
+    """The worker has loaded its model."""
+    KIND_SLOTS: Remedy.Kind.ValueType  # 3
+    """`amount` slots more on the worker."""
+    KIND_KV_TOKENS: Remedy.Kind.ValueType  # 4
+    """`amount` KV tokens more free on the worker."""
+    KIND_GATE: Remedy.Kind.ValueType  # 5
+    """The worker's host is less busy, or has more units free."""
+    KIND_UNDRAIN: Remedy.Kind.ValueType  # 6
+    """The worker takes new work again."""
+    KIND_WORKER: Remedy.Kind.ValueType  # 7
+    """A worker is started on the device, which has room for it."""
+    KIND_FEWER_TOKENS: Remedy.Kind.ValueType  # 8
+    """The job asks for `amount` tokens less."""
+    KIND_DEMAND: Remedy.Kind.ValueType  # 9
+    """The job does without `demand`."""
+    KIND_VRAM: Remedy.Kind.ValueType  # 10
+    """`amount` bytes more free on the device."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    TARGET_ID_FIELD_NUMBER: _builtins.int
+    POOL_ID_FIELD_NUMBER: _builtins.int
+    DEMAND_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    kind: Global___Remedy.Kind.ValueType
+    """What would have to change."""
+    amount: _builtins.int
+    """How much of it: slots, tokens or bytes; 0 where there is nothing to count."""
+    target_id: _builtins.str
+    """The worker; for WORKER and VRAM the device."""
+    pool_id: _builtins.str
+    """The pool of that."""
+    demand: _builtins.str
+    """For DEMAND: the field of the request, such as `requirements.quantizations`."""
+    message: _builtins.str
+    """The same in a sentence."""
+    def __init__(
+        self,
+        *,
+        kind: Global___Remedy.Kind.ValueType = ...,
+        amount: _builtins.int = ...,
+        target_id: _builtins.str = ...,
+        pool_id: _builtins.str = ...,
+        demand: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "demand", b"demand", "kind", b"kind", "message", b"message", "pool_id", b"pool_id", "target_id", b"target_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Remedy: _TypeAlias = Remedy  # noqa: Y015
+
+@_typing.final
+class LeaseRecord(_message.Message):
+    """A lease that has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    POOL_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    ENDING_FIELD_NUMBER: _builtins.int
+    WAS_REVOKED_FIELD_NUMBER: _builtins.int
+    LEASE_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.str
+    """The lease."""
+    worker_id: _builtins.str
+    """Its worker."""
+    pool_id: _builtins.str
+    """The worker's pool; empty: nobody knew any more."""
+    attempt: _builtins.int
+    """Which attempt at the job it was, from 1."""
+    ending: _builtins.str
+    """`released`: the worker gave it back; `expired`: the worker was silent for too long."""
+    was_revoked: _builtins.bool
+    """The queen had taken it back before: for more urgent work, or since the job was cancelled or expired."""
+    @_builtins.property
+    def lease_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was given."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.str = ...,
+        worker_id: _builtins.str = ...,
+        pool_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        ending: _builtins.str = ...,
+        was_revoked: _builtins.bool = ...,
+        lease_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "lease_time", b"lease_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "end_time", b"end_time", "ending", b"ending", "lease_id", b"lease_id", "lease_time", b"lease_time", "pool_id", b"pool_id", "was_revoked", b"was_revoked", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseRecord: _TypeAlias = LeaseRecord  # noqa: Y015
 
 @_typing.final
 class GetJobTimelineRequest(_message.Message):

@@ -26,7 +26,7 @@ from beeyard.worker.v1 import generation_pb2 as beeyard_dot_worker_dot_v1_dot_ge
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x65\x65yard/queen/v1/job.proto\x12\x10\x62\x65\x65yard.queen.v1\x1a\"beeyard/worker/v1/generation.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x01\n\x0cRequirements\x12\x16\n\x0emin_vram_bytes\x18\x01 \x01(\x03\x12\x15\n\rquantizations\x18\x02 \x03(\t\x12\x1e\n\x16min_compute_capability\x18\x03 \x01(\t\x12\x1a\n\x12min_context_tokens\x18\x04 \x01(\x05\x12\x12\n\nextensions\x18\x05 \x03(\t\"Q\n\tPlacement\x12\x13\n\x0bpin_pool_id\x18\x01 \x01(\t\x12\x17\n\x0fprefer_pool_ids\x18\x02 \x03(\t\x12\x16\n\x0e\x61void_pool_ids\x18\x03 \x03(\t\"\xf3\x06\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x11\n\ttenant_id\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12,\n\x08priority\x18\x06 \x01(\x0e\x32\x1a.beeyard.queen.v1.Priority\x12)\n\x05state\x18\x07 \x01(\x0e\x32\x1a.beeyard.queen.v1.JobState\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x0c \x01(\x05\x12\x14\n\x0cmax_attempts\x18\r \x01(\x05\x12\x11\n\tworker_id\x18\x0e \x01(\t\x12\x10\n\x08position\x18\x0f \x01(\x05\x12\x12\n\nnext_index\x18\x10 \x01(\x05\x12\x36\n\rfinish_reason\x18\x11 \x01(\x0e\x32\x1f.beeyard.worker.v1.FinishReason\x12,\n\x07\x66\x61ilure\x18\x12 \x01(\x0b\x32\x1b.beeyard.queen.v1.JobFailed\x12\'\n\x05usage\x18\x13 \x01(\x0b\x32\x18.beeyard.worker.v1.Usage\x12+\n\x07timings\x18\x14 \x01(\x0b\x32\x1a.beeyard.worker.v1.Timings\x12\x31\n\x06labels\x18\x15 \x03(\x0b\x32!.beeyard.queen.v1.Job.LabelsEntry\x12\x12\n\nmax_tokens\x18\x16 \x01(\x05\x12\x0c\n\x04seed\x18\x17 \x01(\x03\x12\x16\n\x0epolicy_version\x18\x18 \x01(\t\x12\x10\n\x08trace_id\x18\x19 \x01(\t\x12/\n\x06\x62udget\x18\x1e \x01(\x0b\x32\x1f.beeyard.queen.v1.SessionBudget\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x7f\n\rSessionBudget\x12\x1d\n\x10tokens_remaining\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12!\n\x14\x63ost_units_remaining\x18\x02 \x01(\x03H\x01\x88\x01\x01\x42\x13\n\x11_tokens_remainingB\x17\n\x15_cost_units_remaining\"\xfe\x02\n\x08JobEvent\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12-\n\x06queued\x18\x02 \x01(\x0b\x32\x1b.beeyard.queen.v1.JobQueuedH\x00\x12/\n\x07started\x18\x03 \x01(\x0b\x32\x1c.beeyard.queen.v1.JobStartedH\x00\x12/\n\x06tokens\x18\x04 \x01(\x0b\x32\x1d.beeyard.worker.v1.TokenChunkH\x00\x12\x31\n\x08progress\x18\x05 \x01(\x0b\x32\x1d.beeyard.queen.v1.JobProgressH\x00\x12\x31\n\x08\x66inished\x18\x06 \x01(\x0b\x32\x1d.beeyard.queen.v1.JobFinishedH\x00\x12-\n\x06\x66\x61iled\x18\x07 \x01(\x0b\x32\x1b.beeyard.queen.v1.JobFailedH\x00\x12\x33\n\tcancelled\x18\x08 \x01(\x0b\x32\x1e.beeyard.queen.v1.JobCancelledH\x00\x42\x07\n\x05\x65vent\"j\n\tJobQueued\x12\x10\n\x08position\x18\x01 \x01(\x05\x12\x1a\n\x12predicted_start_ms\x18\x02 \x01(\x03\x12/\n\x06\x62udget\x18\n \x01(\x0b\x32\x1f.beeyard.queen.v1.SessionBudget\"\x91\x01\n\nJobStarted\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x16\n\x0eworker_address\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x16\n\x0epolicy_version\x18\x06 \x01(\t\x12\x10\n\x08\x64\x65\x63ision\x18\x07 \x01(\t\"Q\n\x0bJobProgress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\x12\x10\n\x08position\x18\x03 \x01(\x05\x12\x0f\n\x07message\x18\x04 \x01(\t\"\xc5\x01\n\x0bJobFinished\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.beeyard.worker.v1.FinishReason\x12\'\n\x05usage\x18\x02 \x01(\x0b\x32\x18.beeyard.worker.v1.Usage\x12+\n\x07timings\x18\x03 \x01(\x0b\x32\x1a.beeyard.worker.v1.Timings\x12/\n\x06\x62udget\x18\n \x01(\x0b\x32\x1f.beeyard.queen.v1.SessionBudget\"W\n\tJobFailed\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\tretriable\x18\x02 \x01(\x08\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\x03\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x0e\n\x0cJobCancelled*\x80\x01\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x12\n\x0ePRIORITY_BATCH\x10\x03\x12\x17\n\x13PRIORITY_BACKGROUND\x10\x04*\xc7\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x14\n\x10JOB_STATE_LEASED\x10\x02\x12\x15\n\x11JOB_STATE_RUNNING\x10\x03\x12\x17\n\x13JOB_STATE_COMPLETED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x15\n\x11JOB_STATE_EXPIRED\x10\x06\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x07\x42\x44ZBgithub.com/beeyard/beeyard/clients/go/gen/beeyard/queen/v1;queenv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x65\x65yard/queen/v1/job.proto\x12\x10\x62\x65\x65yard.queen.v1\x1a\"beeyard/worker/v1/generation.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x01\n\x0cRequirements\x12\x16\n\x0emin_vram_bytes\x18\x01 \x01(\x03\x12\x15\n\rquantizations\x18\x02 \x03(\t\x12\x1e\n\x16min_compute_capability\x18\x03 \x01(\t\x12\x1a\n\x12min_context_tokens\x18\x04 \x01(\x05\x12\x12\n\nextensions\x18\x05 \x03(\t\"Q\n\tPlacement\x12\x13\n\x0bpin_pool_id\x18\x01 \x01(\t\x12\x17\n\x0fprefer_pool_ids\x18\x02 \x03(\t\x12\x16\n\x0e\x61void_pool_ids\x18\x03 \x03(\t\"\xa8\x07\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x11\n\ttenant_id\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12,\n\x08priority\x18\x06 \x01(\x0e\x32\x1a.beeyard.queen.v1.Priority\x12)\n\x05state\x18\x07 \x01(\x0e\x32\x1a.beeyard.queen.v1.JobState\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x0c \x01(\x05\x12\x14\n\x0cmax_attempts\x18\r \x01(\x05\x12\x11\n\tworker_id\x18\x0e \x01(\t\x12\x10\n\x08position\x18\x0f \x01(\x05\x12\x12\n\nnext_index\x18\x10 \x01(\x05\x12\x36\n\rfinish_reason\x18\x11 \x01(\x0e\x32\x1f.beeyard.worker.v1.FinishReason\x12,\n\x07\x66\x61ilure\x18\x12 \x01(\x0b\x32\x1b.beeyard.queen.v1.JobFailed\x12\'\n\x05usage\x18\x13 \x01(\x0b\x32\x18.beeyard.worker.v1.Usage\x12+\n\x07timings\x18\x14 \x01(\x0b\x32\x1a.beeyard.worker.v1.Timings\x12\x31\n\x06labels\x18\x15 \x03(\x0b\x32!.beeyard.queen.v1.Job.LabelsEntry\x12\x12\n\nmax_tokens\x18\x16 \x01(\x05\x12\x0c\n\x04seed\x18\x17 \x01(\x03\x12\x16\n\x0epolicy_version\x18\x18 \x01(\t\x12\x10\n\x08trace_id\x18\x19 \x01(\t\x12\x33\n\nprediction\x18\x1a \x01(\x0b\x32\x1f.beeyard.queen.v1.JobPrediction\x12/\n\x06\x62udget\x18\x1e \x01(\x0b\x32\x1f.beeyard.queen.v1.SessionBudget\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"q\n\rJobPrediction\x12\x30\n\x05start\x18\x01 \x01(\x0b\x32!.beeyard.queen.v1.PredictedMoment\x12.\n\x03\x65nd\x18\x02 \x01(\x0b\x32!.beeyard.queen.v1.PredictedMoment\"E\n\x0fPredictedMoment\x12\x0e\n\x06low_ms\x18\x01 \x01(\x03\x12\x11\n\tmiddle_ms\x18\x02 \x01(\x03\x12\x0f\n\x07high_ms\x18\x03 \x01(\x03\"\x7f\n\rSessionBudget\x12\x1d\n\x10tokens_remaining\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12!\n\x14\x63ost_units_remaining\x18\x02 \x01(\x03H\x01\x88\x01\x01\x42\x13\n\x11_tokens_remainingB\x17\n\x15_cost_units_remaining\"\xfe\x02\n\x08JobEvent\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12-\n\x06queued\x18\x02 \x01(\x0b\x32\x1b.beeyard.queen.v1.JobQueuedH\x00\x12/\n\x07started\x18\x03 \x01(\x0b\x32\x1c.beeyard.queen.v1.JobStartedH\x00\x12/\n\x06tokens\x18\x04 \x01(\x0b\x32\x1d.beeyard.worker.v1.TokenChunkH\x00\x12\x31\n\x08progress\x18\x05 \x01(\x0b\x32\x1d.beeyard.queen.v1.JobProgressH\x00\x12\x31\n\x08\x66inished\x18\x06 \x01(\x0b\x32\x1d.beeyard.queen.v1.JobFinishedH\x00\x12-\n\x06\x66\x61iled\x18\x07 \x01(\x0b\x32\x1b.beeyard.queen.v1.JobFailedH\x00\x12\x33\n\tcancelled\x18\x08 \x01(\x0b\x32\x1e.beeyard.queen.v1.JobCancelledH\x00\x42\x07\n\x05\x65vent\"\x9f\x01\n\tJobQueued\x12\x10\n\x08position\x18\x01 \x01(\x05\x12\x1a\n\x12predicted_start_ms\x18\x02 \x01(\x03\x12\x33\n\nprediction\x18\x03 \x01(\x0b\x32\x1f.beeyard.queen.v1.JobPrediction\x12/\n\x06\x62udget\x18\n \x01(\x0b\x32\x1f.beeyard.queen.v1.SessionBudget\"\x91\x01\n\nJobStarted\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x16\n\x0eworker_address\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x16\n\x0epolicy_version\x18\x06 \x01(\t\x12\x10\n\x08\x64\x65\x63ision\x18\x07 \x01(\t\"Q\n\x0bJobProgress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\x12\x10\n\x08position\x18\x03 \x01(\x05\x12\x0f\n\x07message\x18\x04 \x01(\t\"\xc5\x01\n\x0bJobFinished\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.beeyard.worker.v1.FinishReason\x12\'\n\x05usage\x18\x02 \x01(\x0b\x32\x18.beeyard.worker.v1.Usage\x12+\n\x07timings\x18\x03 \x01(\x0b\x32\x1a.beeyard.worker.v1.Timings\x12/\n\x06\x62udget\x18\n \x01(\x0b\x32\x1f.beeyard.queen.v1.SessionBudget\"W\n\tJobFailed\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\tretriable\x18\x02 \x01(\x08\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\x03\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x0e\n\x0cJobCancelled*\x80\x01\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x12\n\x0ePRIORITY_BATCH\x10\x03\x12\x17\n\x13PRIORITY_BACKGROUND\x10\x04*\xc7\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x14\n\x10JOB_STATE_LEASED\x10\x02\x12\x15\n\x11JOB_STATE_RUNNING\x10\x03\x12\x17\n\x13JOB_STATE_COMPLETED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x15\n\x11JOB_STATE_EXPIRED\x10\x06\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x07\x42\x44ZBgithub.com/beeyard/beeyard/clients/go/gen/beeyard/queen/v1;queenv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,32 +36,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'ZBgithub.com/beeyard/beeyard/clients/go/gen/beeyard/queen/v1;queenv1'
   _globals['_JOB_LABELSENTRY']._loaded_options = None
   _globals['_JOB_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_PRIORITY']._serialized_start=2389
-  _globals['_PRIORITY']._serialized_end=2517
-  _globals['_JOBSTATE']._serialized_start=2520
-  _globals['_JOBSTATE']._serialized_end=2719
+  _globals['_PRIORITY']._serialized_start=2682
+  _globals['_PRIORITY']._serialized_end=2810
+  _globals['_JOBSTATE']._serialized_start=2813
+  _globals['_JOBSTATE']._serialized_end=3012
   _globals['_REQUIREMENTS']._serialized_start=118
   _globals['_REQUIREMENTS']._serialized_end=259
   _globals['_PLACEMENT']._serialized_start=261
   _globals['_PLACEMENT']._serialized_end=342
   _globals['_JOB']._serialized_start=345
-  _globals['_JOB']._serialized_end=1228
-  _globals['_JOB_LABELSENTRY']._serialized_start=1183
-  _globals['_JOB_LABELSENTRY']._serialized_end=1228
-  _globals['_SESSIONBUDGET']._serialized_start=1230
-  _globals['_SESSIONBUDGET']._serialized_end=1357
-  _globals['_JOBEVENT']._serialized_start=1360
-  _globals['_JOBEVENT']._serialized_end=1742
-  _globals['_JOBQUEUED']._serialized_start=1744
-  _globals['_JOBQUEUED']._serialized_end=1850
-  _globals['_JOBSTARTED']._serialized_start=1853
-  _globals['_JOBSTARTED']._serialized_end=1998
-  _globals['_JOBPROGRESS']._serialized_start=2000
-  _globals['_JOBPROGRESS']._serialized_end=2081
-  _globals['_JOBFINISHED']._serialized_start=2084
-  _globals['_JOBFINISHED']._serialized_end=2281
-  _globals['_JOBFAILED']._serialized_start=2283
-  _globals['_JOBFAILED']._serialized_end=2370
-  _globals['_JOBCANCELLED']._serialized_start=2372
-  _globals['_JOBCANCELLED']._serialized_end=2386
+  _globals['_JOB']._serialized_end=1281
+  _globals['_JOB_LABELSENTRY']._serialized_start=1236
+  _globals['_JOB_LABELSENTRY']._serialized_end=1281
+  _globals['_JOBPREDICTION']._serialized_start=1283
+  _globals['_JOBPREDICTION']._serialized_end=1396
+  _globals['_PREDICTEDMOMENT']._serialized_start=1398
+  _globals['_PREDICTEDMOMENT']._serialized_end=1467
+  _globals['_SESSIONBUDGET']._serialized_start=1469
+  _globals['_SESSIONBUDGET']._serialized_end=1596
+  _globals['_JOBEVENT']._serialized_start=1599
+  _globals['_JOBEVENT']._serialized_end=1981
+  _globals['_JOBQUEUED']._serialized_start=1984
+  _globals['_JOBQUEUED']._serialized_end=2143
+  _globals['_JOBSTARTED']._serialized_start=2146
+  _globals['_JOBSTARTED']._serialized_end=2291
+  _globals['_JOBPROGRESS']._serialized_start=2293
+  _globals['_JOBPROGRESS']._serialized_end=2374
+  _globals['_JOBFINISHED']._serialized_start=2377
+  _globals['_JOBFINISHED']._serialized_end=2574
+  _globals['_JOBFAILED']._serialized_start=2576
+  _globals['_JOBFAILED']._serialized_end=2663
+  _globals['_JOBCANCELLED']._serialized_start=2665
+  _globals['_JOBCANCELLED']._serialized_end=2679
 # @@protoc_insertion_point(module_scope)

@@ -226,6 +226,7 @@ class Job(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    PREDICTION_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The queen's name for the job."""
@@ -294,6 +295,12 @@ class Job(_message.Message):
         """The client's labels."""
 
     @_builtins.property
+    def prediction(self) -> Global___JobPrediction:
+        """While QUEUED: what is expected of it, from now. Later: what was predicted when it was accepted, from `create_time`,
+        for as long as the queen remembers it. Unset: too little was measured of its model.
+        """
+
+    @_builtins.property
     def budget(self) -> Global___SessionBudget:
         """What is left to its session at this moment; unset: the session has no budget, or nothing is known of it any more."""
 
@@ -325,15 +332,76 @@ class Job(_message.Message):
         seed: _builtins.int = ...,
         policy_version: _builtins.str = ...,
         trace_id: _builtins.str = ...,
+        prediction: Global___JobPrediction | None = ...,
         budget: Global___SessionBudget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "start_time", b"start_time", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "prediction", b"prediction", "start_time", b"start_time", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "budget", b"budget", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "finish_reason", b"finish_reason", "job_id", b"job_id", "labels", b"labels", "max_attempts", b"max_attempts", "max_tokens", b"max_tokens", "model", b"model", "next_index", b"next_index", "policy_version", b"policy_version", "position", b"position", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "tenant_id", b"tenant_id", "timings", b"timings", "trace_id", b"trace_id", "usage", b"usage", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "budget", b"budget", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "finish_reason", b"finish_reason", "job_id", b"job_id", "labels", b"labels", "max_attempts", b"max_attempts", "max_tokens", b"max_tokens", "model", b"model", "next_index", b"next_index", "policy_version", b"policy_version", "position", b"position", "prediction", b"prediction", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "tenant_id", b"tenant_id", "timings", b"timings", "trace_id", b"trace_id", "usage", b"usage", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class JobPrediction(_message.Message):
+    """When a job is expected to start and to end: not one moment, but between which moments nine times in ten."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start(self) -> Global___PredictedMoment:
+        """When its first attempt is leased."""
+
+    @_builtins.property
+    def end(self) -> Global___PredictedMoment:
+        """When it has its whole answer."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___PredictedMoment | None = ...,
+        end: Global___PredictedMoment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobPrediction: _TypeAlias = JobPrediction  # noqa: Y015
+
+@_typing.final
+class PredictedMoment(_message.Message):
+    """A moment as it is predicted, in milliseconds from when it was predicted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOW_MS_FIELD_NUMBER: _builtins.int
+    MIDDLE_MS_FIELD_NUMBER: _builtins.int
+    HIGH_MS_FIELD_NUMBER: _builtins.int
+    low_ms: _builtins.int
+    """It comes earlier once in twenty times."""
+    middle_ms: _builtins.int
+    """It comes as often earlier as later."""
+    high_ms: _builtins.int
+    """It comes later once in twenty times."""
+    def __init__(
+        self,
+        *,
+        low_ms: _builtins.int = ...,
+        middle_ms: _builtins.int = ...,
+        high_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high_ms", b"high_ms", "low_ms", b"low_ms", "middle_ms", b"middle_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PredictedMoment: _TypeAlias = PredictedMoment  # noqa: Y015
 
 @_typing.final
 class SessionBudget(_message.Message):
@@ -446,11 +514,16 @@ class JobQueued(_message.Message):
 
     POSITION_FIELD_NUMBER: _builtins.int
     PREDICTED_START_MS_FIELD_NUMBER: _builtins.int
+    PREDICTION_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Jobs before it."""
     predicted_start_ms: _builtins.int
     """When the queen expects it to start, in milliseconds from now; 0 when a worker is free or nothing is known."""
+    @_builtins.property
+    def prediction(self) -> Global___JobPrediction:
+        """Start and end with their intervals, from now; unset: too little was measured of its model."""
+
     @_builtins.property
     def budget(self) -> Global___SessionBudget:
         """What is left to its session, this job charged; unset: the session has no budget."""
@@ -460,11 +533,12 @@ class JobQueued(_message.Message):
         *,
         position: _builtins.int = ...,
         predicted_start_ms: _builtins.int = ...,
+        prediction: Global___JobPrediction | None = ...,
         budget: Global___SessionBudget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "prediction", b"prediction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "position", b"position", "predicted_start_ms", b"predicted_start_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "position", b"position", "predicted_start_ms", b"predicted_start_ms", "prediction", b"prediction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -17,7 +17,7 @@ end
 K.cached_tokens = cached_tokens
 
 local function history_of(model_ref)
-  local devices, jobs, mean, p95 = M.histories[model_ref], 0, 0, 0
+  local devices, jobs, mean, p95, p50 = M.histories[model_ref], 0, 0, 0, 0
   if not devices then return nil end
   local names = {}
   for device in next, devices do names[#names + 1] = device end
@@ -25,11 +25,12 @@ local function history_of(model_ref)
   sort(names)
   for _, device in ipairs(names) do
     local seen = devices[device].raw
-    jobs, mean = jobs + seen.n, mean + seen.mean_ms * seen.n
+    jobs, mean, p50 = jobs + seen.n, mean + seen.mean_ms * seen.n, p50 + seen.p50_ms * seen.n
     if seen.p95_ms > p95 then p95 = seen.p95_ms end
   end
   if jobs == 0 then return nil end
-  return mean / jobs, p95
+  -- The middle of several devices lies between theirs; the slowest tail is the tail.
+  return mean / jobs, p95, p50 / jobs
 end
 
 -- Milliseconds on a worker of known speed; nil if nothing was measured.
@@ -76,11 +77,11 @@ function H.get_historical_metrics(model_ref, device)
   local model = M.resolve(text(model_ref, 1, "get_historical_metrics"))
   local devices = M.histories[model]
   if optional_text(device, 2, "get_historical_metrics") == nil then
-    local mean, p95 = history_of(model)
+    local mean, p95, p50 = history_of(model)
     if not mean then return nil end
     local jobs = 0
     for _, node in next, devices do jobs = jobs + node.raw.n end
-    return { model_ref = model, mean_ms = mean, p95_ms = p95, n = jobs }
+    return { model_ref = model, mean_ms = mean, p50_ms = p50, p95_ms = p95, n = jobs }
   end
   local node = devices and devices[device]
   return node and V.history(node)

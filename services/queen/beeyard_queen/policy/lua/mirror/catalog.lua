@@ -36,14 +36,18 @@ function M.config(name, value)
 end
 
 -- What jobs of a model took on a device, from those that ended.
-function M.history(model_ref, device, mean_ms, p95_ms, n)
+function M.history(model_ref, device, mean_ms, p95_ms, n, p50_ms)
   local devices = history[model_ref]
   if not devices then
     devices = {}
     history[model_ref] = devices
   end
   devices[device] = n and n > 0
-      and { raw = { model_ref = model_ref, device = device, mean_ms = mean_ms, p95_ms = p95_ms, n = n } }
+      and {
+        raw = {
+          model_ref = model_ref, device = device, mean_ms = mean_ms, p95_ms = p95_ms, n = n, p50_ms = p50_ms or 0,
+        },
+      }
     or nil
 end
 

@@ -4,8 +4,8 @@
 // @generated from file beeyard/queen/v1/inference_service.proto (package beeyard.queen.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Job, JobEventSchema, JobSchema, JobState, Placement, Priority, Requirements } from "./job_pb.js";
 import { file_beeyard_queen_v1_job } from "./job_pb.js";
 import type { ChatMessage } from "../../worker/v1/generation_pb.js";
@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file beeyard/queen/v1/inference_service.proto.
  */
 export const file_beeyard_queen_v1_inference_service: GenFile = /*@__PURE__*/
-  fileDesc("CihiZWV5YXJkL3F1ZWVuL3YxL2luZmVyZW5jZV9zZXJ2aWNlLnByb3RvEhBiZWV5YXJkLnF1ZWVuLnYxIowFCgxJbmZlclJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRINCgVtb2RlbBgCIAEoCRIOCgZwcm9tcHQYAyABKAkSMAoIbWVzc2FnZXMYBCADKAsyHi5iZWV5YXJkLndvcmtlci52MS5DaGF0TWVzc2FnZRISCgptYXhfdG9rZW5zGAUgASgFEhgKC3RlbXBlcmF0dXJlGAYgASgBSACIAQESEgoFdG9wX3AYByABKAFIAYgBARISCgV0b3BfaxgIIAEoBUgCiAEBEhEKBHNlZWQYCSABKANIA4gBARIMCgRzdG9wGAogAygJEiwKCHByaW9yaXR5GAsgASgOMhouYmVleWFyZC5xdWVlbi52MS5Qcmlvcml0eRIRCgl0ZW5hbnRfaWQYDCABKAkSEgoKc2Vzc2lvbl9pZBgNIAEoCRITCgtkZWFkbGluZV9tcxgOIAEoAxIOCgZlbmdpbmUYDyABKAkSNAoMcmVxdWlyZW1lbnRzGBAgASgLMh4uYmVleWFyZC5xdWVlbi52MS5SZXF1aXJlbWVudHMSLgoJcGxhY2VtZW50GBEgASgLMhsuYmVleWFyZC5xdWVlbi52MS5QbGFjZW1lbnQSOgoGbGFiZWxzGBIgAygLMiouYmVleWFyZC5xdWVlbi52MS5JbmZlclJlcXVlc3QuTGFiZWxzRW50cnkSEgoKY29zdF91bml0cxgTIAEoBRIUCgxtYXhfYXR0ZW1wdHMYFCABKAUaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIOCgxfdGVtcGVyYXR1cmVCCAoGX3RvcF9wQggKBl90b3Bfa0IHCgVfc2VlZCKUBQoQU3VibWl0Sm9iUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEg0KBW1vZGVsGAIgASgJEg4KBnByb21wdBgDIAEoCRIwCghtZXNzYWdlcxgEIAMoCzIeLmJlZXlhcmQud29ya2VyLnYxLkNoYXRNZXNzYWdlEhIKCm1heF90b2tlbnMYBSABKAUSGAoLdGVtcGVyYXR1cmUYBiABKAFIAIgBARISCgV0b3BfcBgHIAEoAUgBiAEBEhIKBXRvcF9rGAggASgFSAKIAQESEQoEc2VlZBgJIAEoA0gDiAEBEgwKBHN0b3AYCiADKAkSLAoIcHJpb3JpdHkYCyABKA4yGi5iZWV5YXJkLnF1ZWVuLnYxLlByaW9yaXR5EhEKCXRlbmFudF9pZBgMIAEoCRISCgpzZXNzaW9uX2lkGA0gASgJEhMKC2RlYWRsaW5lX21zGA4gASgDEg4KBmVuZ2luZRgPIAEoCRI0CgxyZXF1aXJlbWVudHMYECABKAsyHi5iZWV5YXJkLnF1ZWVuLnYxLlJlcXVpcmVtZW50cxIuCglwbGFjZW1lbnQYESABKAsyGy5iZWV5YXJkLnF1ZWVuLnYxLlBsYWNlbWVudBI+CgZsYWJlbHMYEiADKAsyLi5iZWV5YXJkLnF1ZWVuLnYxLlN1Ym1pdEpvYlJlcXVlc3QuTGFiZWxzRW50cnkSEgoKY29zdF91bml0cxgTIAEoBRIUCgxtYXhfYXR0ZW1wdHMYFCABKAUaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIOCgxfdGVtcGVyYXR1cmVCCAoGX3RvcF9wQggKBl90b3Bfa0IHCgVfc2VlZCI1Cg9XYXRjaEpvYlJlcXVlc3QSDgoGam9iX2lkGAEgASgJEhIKCmZyb21fdG9rZW4YAiABKAUiHwoNR2V0Sm9iUmVxdWVzdBIOCgZqb2JfaWQYASABKAkihgEKD0xpc3RKb2JzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIqCgZzdGF0ZXMYAyADKA4yGi5iZWV5YXJkLnF1ZWVuLnYxLkpvYlN0YXRlEhEKCXRlbmFudF9pZBgEIAEoCRINCgVtb2RlbBgFIAEoCSJQChBMaXN0Sm9ic1Jlc3BvbnNlEiMKBGpvYnMYASADKAsyFS5iZWV5YXJkLnF1ZWVuLnYxLkpvYhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiIgoQQ2FuY2VsSm9iUmVxdWVzdBIOCgZqb2JfaWQYASABKAkiIwoRRXhwbGFpbkpvYlJlcXVlc3QSDgoGam9iX2lkGAEgASgJInYKDkpvYkV4cGxhbmF0aW9uEiIKA2pvYhgBIAEoCzIVLmJlZXlhcmQucXVlZW4udjEuSm9iEg8KB3N1bW1hcnkYAiABKAkSLwoKY2FuZGlkYXRlcxgDIAMoCzIbLmJlZXlhcmQucXVlZW4udjEuQ2FuZGlkYXRlImQKCUNhbmRpZGF0ZRIRCgl3b3JrZXJfaWQYASABKAkSDwoHcG9vbF9pZBgCIAEoCRIOCgZjaG9zZW4YAyABKAgSEwoLZXhjbHVkZWRfYnkYBCABKAkSDgoGZGV0YWlsGAUgASgJIicKFUdldEpvYlRpbWVsaW5lUmVxdWVzdBIOCgZqb2JfaWQYASABKAkiWwoLSm9iVGltZWxpbmUSIgoDam9iGAEgASgLMhUuYmVleWFyZC5xdWVlbi52MS5Kb2ISKAoFc3BhbnMYAiADKAsyGS5iZWV5YXJkLnF1ZWVuLnYxLkpvYlNwYW4i+AEKB0pvYlNwYW4SDAoEbmFtZRgBIAEoCRIPCgdhdHRlbXB0GAIgASgFEi4KCmJlZ2luX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI9CgphdHRyaWJ1dGVzGAUgAygLMikuYmVleWFyZC5xdWVlbi52MS5Kb2JTcGFuLkF0dHJpYnV0ZXNFbnRyeRoxCg9BdHRyaWJ1dGVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ATL6BAoQSW5mZXJlbmNlU2VydmljZRJFCgVJbmZlchIeLmJlZXlhcmQucXVlZW4udjEuSW5mZXJSZXF1ZXN0GhouYmVleWFyZC5xdWVlbi52MS5Kb2JFdmVudDABEkYKCVN1Ym1pdEpvYhIiLmJlZXlhcmQucXVlZW4udjEuU3VibWl0Sm9iUmVxdWVzdBoVLmJlZXlhcmQucXVlZW4udjEuSm9iEksKCFdhdGNoSm9iEiEuYmVleWFyZC5xdWVlbi52MS5XYXRjaEpvYlJlcXVlc3QaGi5iZWV5YXJkLnF1ZWVuLnYxLkpvYkV2ZW50MAESQAoGR2V0Sm9iEh8uYmVleWFyZC5xdWVlbi52MS5HZXRKb2JSZXF1ZXN0GhUuYmVleWFyZC5xdWVlbi52MS5Kb2ISUQoITGlzdEpvYnMSIS5iZWV5YXJkLnF1ZWVuLnYxLkxpc3RKb2JzUmVxdWVzdBoiLmJlZXlhcmQucXVlZW4udjEuTGlzdEpvYnNSZXNwb25zZRJGCglDYW5jZWxKb2ISIi5iZWV5YXJkLnF1ZWVuLnYxLkNhbmNlbEpvYlJlcXVlc3QaFS5iZWV5YXJkLnF1ZWVuLnYxLkpvYhJTCgpFeHBsYWluSm9iEiMuYmVleWFyZC5xdWVlbi52MS5FeHBsYWluSm9iUmVxdWVzdBogLmJlZXlhcmQucXVlZW4udjEuSm9iRXhwbGFuYXRpb24SWAoOR2V0Sm9iVGltZWxpbmUSJy5iZWV5YXJkLnF1ZWVuLnYxLkdldEpvYlRpbWVsaW5lUmVxdWVzdBodLmJlZXlhcmQucXVlZW4udjEuSm9iVGltZWxpbmVCRFpCZ2l0aHViLmNvbS9iZWV5YXJkL2JlZXlhcmQvY2xpZW50cy9nby9nZW4vYmVleWFyZC9xdWVlbi92MTtxdWVlbnYxYgZwcm90bzM", [file_beeyard_queen_v1_job, file_beeyard_worker_v1_generation, file_google_protobuf_timestamp]);
+  fileDesc("CihiZWV5YXJkL3F1ZWVuL3YxL2luZmVyZW5jZV9zZXJ2aWNlLnByb3RvEhBiZWV5YXJkLnF1ZWVuLnYxIowFCgxJbmZlclJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRINCgVtb2RlbBgCIAEoCRIOCgZwcm9tcHQYAyABKAkSMAoIbWVzc2FnZXMYBCADKAsyHi5iZWV5YXJkLndvcmtlci52MS5DaGF0TWVzc2FnZRISCgptYXhfdG9rZW5zGAUgASgFEhgKC3RlbXBlcmF0dXJlGAYgASgBSACIAQESEgoFdG9wX3AYByABKAFIAYgBARISCgV0b3BfaxgIIAEoBUgCiAEBEhEKBHNlZWQYCSABKANIA4gBARIMCgRzdG9wGAogAygJEiwKCHByaW9yaXR5GAsgASgOMhouYmVleWFyZC5xdWVlbi52MS5Qcmlvcml0eRIRCgl0ZW5hbnRfaWQYDCABKAkSEgoKc2Vzc2lvbl9pZBgNIAEoCRITCgtkZWFkbGluZV9tcxgOIAEoAxIOCgZlbmdpbmUYDyABKAkSNAoMcmVxdWlyZW1lbnRzGBAgASgLMh4uYmVleWFyZC5xdWVlbi52MS5SZXF1aXJlbWVudHMSLgoJcGxhY2VtZW50GBEgASgLMhsuYmVleWFyZC5xdWVlbi52MS5QbGFjZW1lbnQSOgoGbGFiZWxzGBIgAygLMiouYmVleWFyZC5xdWVlbi52MS5JbmZlclJlcXVlc3QuTGFiZWxzRW50cnkSEgoKY29zdF91bml0cxgTIAEoBRIUCgxtYXhfYXR0ZW1wdHMYFCABKAUaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIOCgxfdGVtcGVyYXR1cmVCCAoGX3RvcF9wQggKBl90b3Bfa0IHCgVfc2VlZCKUBQoQU3VibWl0Sm9iUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEg0KBW1vZGVsGAIgASgJEg4KBnByb21wdBgDIAEoCRIwCghtZXNzYWdlcxgEIAMoCzIeLmJlZXlhcmQud29ya2VyLnYxLkNoYXRNZXNzYWdlEhIKCm1heF90b2tlbnMYBSABKAUSGAoLdGVtcGVyYXR1cmUYBiABKAFIAIgBARISCgV0b3BfcBgHIAEoAUgBiAEBEhIKBXRvcF9rGAggASgFSAKIAQESEQoEc2VlZBgJIAEoA0gDiAEBEgwKBHN0b3AYCiADKAkSLAoIcHJpb3JpdHkYCyABKA4yGi5iZWV5YXJkLnF1ZWVuLnYxLlByaW9yaXR5EhEKCXRlbmFudF9pZBgMIAEoCRISCgpzZXNzaW9uX2lkGA0gASgJEhMKC2RlYWRsaW5lX21zGA4gASgDEg4KBmVuZ2luZRgPIAEoCRI0CgxyZXF1aXJlbWVudHMYECABKAsyHi5iZWV5YXJkLnF1ZWVuLnYxLlJlcXVpcmVtZW50cxIuCglwbGFjZW1lbnQYESABKAsyGy5iZWV5YXJkLnF1ZWVuLnYxLlBsYWNlbWVudBI+CgZsYWJlbHMYEiADKAsyLi5iZWV5YXJkLnF1ZWVuLnYxLlN1Ym1pdEpvYlJlcXVlc3QuTGFiZWxzRW50cnkSEgoKY29zdF91bml0cxgTIAEoBRIUCgxtYXhfYXR0ZW1wdHMYFCABKAUaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIOCgxfdGVtcGVyYXR1cmVCCAoGX3RvcF9wQggKBl90b3Bfa0IHCgVfc2VlZCI1Cg9XYXRjaEpvYlJlcXVlc3QSDgoGam9iX2lkGAEgASgJEhIKCmZyb21fdG9rZW4YAiABKAUiHwoNR2V0Sm9iUmVxdWVzdBIOCgZqb2JfaWQYASABKAkihgEKD0xpc3RKb2JzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIqCgZzdGF0ZXMYAyADKA4yGi5iZWV5YXJkLnF1ZWVuLnYxLkpvYlN0YXRlEhEKCXRlbmFudF9pZBgEIAEoCRINCgVtb2RlbBgFIAEoCSJQChBMaXN0Sm9ic1Jlc3BvbnNlEiMKBGpvYnMYASADKAsyFS5iZWV5YXJkLnF1ZWVuLnYxLkpvYhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiIgoQQ2FuY2VsSm9iUmVxdWVzdBIOCgZqb2JfaWQYASABKAkiIwoRRXhwbGFpbkpvYlJlcXVlc3QSDgoGam9iX2lkGAEgASgJIuABCg5Kb2JFeHBsYW5hdGlvbhIiCgNqb2IYASABKAsyFS5iZWV5YXJkLnF1ZWVuLnYxLkpvYhIPCgdzdW1tYXJ5GAIgASgJEi8KCmNhbmRpZGF0ZXMYAyADKAsyGy5iZWV5YXJkLnF1ZWVuLnYxLkNhbmRpZGF0ZRIoCgZyZW1lZHkYBCABKAsyGC5iZWV5YXJkLnF1ZWVuLnYxLlJlbWVkeRItCgZsZWFzZXMYBSADKAsyHS5iZWV5YXJkLnF1ZWVuLnYxLkxlYXNlUmVjb3JkEg8KB2hlbGRfbXMYBiABKAMifgoJQ2FuZGlkYXRlEhEKCXdvcmtlcl9pZBgBIAEoCRIPCgdwb29sX2lkGAIgASgJEg4KBmNob3NlbhgDIAEoCBITCgtleGNsdWRlZF9ieRgEIAEoCRIOCgZkZXRhaWwYBSABKAkSGAoQcHJlZGljdGVkX2VuZF9tcxgGIAEoASLYAgoGUmVtZWR5EisKBGtpbmQYASABKA4yHS5iZWV5YXJkLnF1ZWVuLnYxLlJlbWVkeS5LaW5kEg4KBmFtb3VudBgCIAEoAxIRCgl0YXJnZXRfaWQYAyABKAkSDwoHcG9vbF9pZBgEIAEoCRIOCgZkZW1hbmQYBSABKAkSDwoHbWVzc2FnZRgGIAEoCSLLAQoES2luZBIUChBLSU5EX1VOU1BFQ0lGSUVEEAASDwoLS0lORF9SRVBPUlQQARIPCgtLSU5EX0xPQURFRBACEg4KCktJTkRfU0xPVFMQAxISCg5LSU5EX0tWX1RPS0VOUxAEEg0KCUtJTkRfR0FURRAFEhAKDEtJTkRfVU5EUkFJThAGEg8KC0tJTkRfV09SS0VSEAcSFQoRS0lORF9GRVdFUl9UT0tFTlMQCBIPCgtLSU5EX0RFTUFORBAJEg0KCUtJTkRfVlJBTRAKItcBCgtMZWFzZVJlY29yZBIQCghsZWFzZV9pZBgBIAEoCRIRCgl3b3JrZXJfaWQYAiABKAkSDwoHcG9vbF9pZBgDIAEoCRIPCgdhdHRlbXB0GAQgASgFEg4KBmVuZGluZxgFIAEoCRITCgt3YXNfcmV2b2tlZBgGIAEoCBIuCgpsZWFzZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiJwoVR2V0Sm9iVGltZWxpbmVSZXF1ZXN0Eg4KBmpvYl9pZBgBIAEoCSJbCgtKb2JUaW1lbGluZRIiCgNqb2IYASABKAsyFS5iZWV5YXJkLnF1ZWVuLnYxLkpvYhIoCgVzcGFucxgCIAMoCzIZLmJlZXlhcmQucXVlZW4udjEuSm9iU3BhbiL4AQoHSm9iU3BhbhIMCgRuYW1lGAEgASgJEg8KB2F0dGVtcHQYAiABKAUSLgoKYmVnaW5fdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEj0KCmF0dHJpYnV0ZXMYBSADKAsyKS5iZWV5YXJkLnF1ZWVuLnYxLkpvYlNwYW4uQXR0cmlidXRlc0VudHJ5GjEKD0F0dHJpYnV0ZXNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBMvoEChBJbmZlcmVuY2VTZXJ2aWNlEkUKBUluZmVyEh4uYmVleWFyZC5xdWVlbi52MS5JbmZlclJlcXVlc3QaGi5iZWV5YXJkLnF1ZWVuLnYxLkpvYkV2ZW50MAESRgoJU3VibWl0Sm9iEiIuYmVleWFyZC5xdWVlbi52MS5TdWJtaXRKb2JSZXF1ZXN0GhUuYmVleWFyZC5xdWVlbi52MS5Kb2ISSwoIV2F0Y2hKb2ISIS5iZWV5YXJkLnF1ZWVuLnYxLldhdGNoSm9iUmVxdWVzdBoaLmJlZXlhcmQucXVlZW4udjEuSm9iRXZlbnQwARJACgZHZXRKb2ISHy5iZWV5YXJkLnF1ZWVuLnYxLkdldEpvYlJlcXVlc3QaFS5iZWV5YXJkLnF1ZWVuLnYxLkpvYhJRCghMaXN0Sm9icxIhLmJlZXlhcmQucXVlZW4udjEuTGlzdEpvYnNSZXF1ZXN0GiIuYmVleWFyZC5xdWVlbi52MS5MaXN0Sm9ic1Jlc3BvbnNlEkYKCUNhbmNlbEpvYhIiLmJlZXlhcmQucXVlZW4udjEuQ2FuY2VsSm9iUmVxdWVzdBoVLmJlZXlhcmQucXVlZW4udjEuSm9iElMKCkV4cGxhaW5Kb2ISIy5iZWV5YXJkLnF1ZWVuLnYxLkV4cGxhaW5Kb2JSZXF1ZXN0GiAuYmVleWFyZC5xdWVlbi52MS5Kb2JFeHBsYW5hdGlvbhJYCg5HZXRKb2JUaW1lbGluZRInLmJlZXlhcmQucXVlZW4udjEuR2V0Sm9iVGltZWxpbmVSZXF1ZXN0Gh0uYmVleWFyZC5xdWVlbi52MS5Kb2JUaW1lbGluZUJEWkJnaXRodWIuY29tL2JlZXlhcmQvYmVleWFyZC9jbGllbnRzL2dvL2dlbi9iZWV5YXJkL3F1ZWVuL3YxO3F1ZWVudjFiBnByb3RvMw", [file_beeyard_queen_v1_job, file_beeyard_worker_v1_generation, file_google_protobuf_timestamp]);
 
 /**
  * A job to run and follow. Field for field the same as SubmitJobRequest.
@@ -521,12 +521,35 @@ export type JobExplanation = Message<"beeyard.queen.v1.JobExplanation"> & {
   summary: string;
 
   /**
-   * While the job waits: the workers as they would be looked at now. Once it was placed: the worker that was chosen; the
-   * others are not kept, `summary` says how many there were.
+   * While the job waits: the workers as they would be looked at now. Once it was placed: the workers as they were looked
+   * at when it was, at most 32, for as long as the queen remembers that; then the worker that was chosen only, and
+   * `summary` says how many there were.
    *
    * @generated from field: repeated beeyard.queen.v1.Candidate candidates = 3;
    */
   candidates: Candidate[];
+
+  /**
+   * While the job waits: the smallest single change that was found, and tried on a copy of the fleet, by which it could be
+   * placed or a worker for it be started. Unset: it could be placed now, or no single change is enough.
+   *
+   * @generated from field: beeyard.queen.v1.Remedy remedy = 4;
+   */
+  remedy?: Remedy | undefined;
+
+  /**
+   * Its leases that have ended, the oldest first, for as long as the queen keeps their figures.
+   *
+   * @generated from field: repeated beeyard.queen.v1.LeaseRecord leases = 5;
+   */
+  leases: LeaseRecord[];
+
+  /**
+   * While the job is held back in favour of urgent work that is expected: for how much longer, at most. 0: it is not.
+   *
+   * @generated from field: int64 held_ms = 6;
+   */
+  heldMs: bigint;
 };
 
 /**
@@ -576,6 +599,13 @@ export type Candidate = Message<"beeyard.queen.v1.Candidate"> & {
    * @generated from field: string detail = 5;
    */
   detail: string;
+
+  /**
+   * When the job would end on it, in milliseconds from then, by measured speeds; 0: unknown, or it is excluded for good.
+   *
+   * @generated from field: double predicted_end_ms = 6;
+   */
+  predictedEndMs: number;
 };
 
 /**
@@ -584,6 +614,223 @@ export type Candidate = Message<"beeyard.queen.v1.Candidate"> & {
  */
 export const CandidateSchema: GenMessage<Candidate> = /*@__PURE__*/
   messageDesc(file_beeyard_queen_v1_inference_service, 9);
+
+/**
+ * One change by which a waiting job could be placed, or a worker for it be started. It was tried: with it and nothing
+ * else, the worker takes the job, or the device the worker.
+ *
+ * @generated from message beeyard.queen.v1.Remedy
+ */
+export type Remedy = Message<"beeyard.queen.v1.Remedy"> & {
+  /**
+   * What would have to change.
+   *
+   * @generated from field: beeyard.queen.v1.Remedy.Kind kind = 1;
+   */
+  kind: Remedy_Kind;
+
+  /**
+   * How much of it: slots, tokens or bytes; 0 where there is nothing to count.
+   *
+   * @generated from field: int64 amount = 2;
+   */
+  amount: bigint;
+
+  /**
+   * The worker; for WORKER and VRAM the device.
+   *
+   * @generated from field: string target_id = 3;
+   */
+  targetId: string;
+
+  /**
+   * The pool of that.
+   *
+   * @generated from field: string pool_id = 4;
+   */
+  poolId: string;
+
+  /**
+   * For DEMAND: the field of the request, such as `requirements.quantizations`.
+   *
+   * @generated from field: string demand = 5;
+   */
+  demand: string;
+
+  /**
+   * The same in a sentence.
+   *
+   * @generated from field: string message = 6;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message beeyard.queen.v1.Remedy.
+ * Use `create(RemedySchema)` to create a new message.
+ */
+export const RemedySchema: GenMessage<Remedy> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_inference_service, 10);
+
+/**
+ * What would have to change. In the order of what it costs to bring about.
+ *
+ * @generated from enum beeyard.queen.v1.Remedy.Kind
+ */
+export enum Remedy_Kind {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The worker or its host is heard of again.
+   *
+   * @generated from enum value: KIND_REPORT = 1;
+   */
+  REPORT = 1,
+
+  /**
+   * The worker has loaded its model.
+   *
+   * @generated from enum value: KIND_LOADED = 2;
+   */
+  LOADED = 2,
+
+  /**
+   * `amount` slots more on the worker.
+   *
+   * @generated from enum value: KIND_SLOTS = 3;
+   */
+  SLOTS = 3,
+
+  /**
+   * `amount` KV tokens more free on the worker.
+   *
+   * @generated from enum value: KIND_KV_TOKENS = 4;
+   */
+  KV_TOKENS = 4,
+
+  /**
+   * The worker's host is less busy, or has more units free.
+   *
+   * @generated from enum value: KIND_GATE = 5;
+   */
+  GATE = 5,
+
+  /**
+   * The worker takes new work again.
+   *
+   * @generated from enum value: KIND_UNDRAIN = 6;
+   */
+  UNDRAIN = 6,
+
+  /**
+   * A worker is started on the device, which has room for it.
+   *
+   * @generated from enum value: KIND_WORKER = 7;
+   */
+  WORKER = 7,
+
+  /**
+   * The job asks for `amount` tokens less.
+   *
+   * @generated from enum value: KIND_FEWER_TOKENS = 8;
+   */
+  FEWER_TOKENS = 8,
+
+  /**
+   * The job does without `demand`.
+   *
+   * @generated from enum value: KIND_DEMAND = 9;
+   */
+  DEMAND = 9,
+
+  /**
+   * `amount` bytes more free on the device.
+   *
+   * @generated from enum value: KIND_VRAM = 10;
+   */
+  VRAM = 10,
+}
+
+/**
+ * Describes the enum beeyard.queen.v1.Remedy.Kind.
+ */
+export const Remedy_KindSchema: GenEnum<Remedy_Kind> = /*@__PURE__*/
+  enumDesc(file_beeyard_queen_v1_inference_service, 10, 0);
+
+/**
+ * A lease that has ended.
+ *
+ * @generated from message beeyard.queen.v1.LeaseRecord
+ */
+export type LeaseRecord = Message<"beeyard.queen.v1.LeaseRecord"> & {
+  /**
+   * The lease.
+   *
+   * @generated from field: string lease_id = 1;
+   */
+  leaseId: string;
+
+  /**
+   * Its worker.
+   *
+   * @generated from field: string worker_id = 2;
+   */
+  workerId: string;
+
+  /**
+   * The worker's pool; empty: nobody knew any more.
+   *
+   * @generated from field: string pool_id = 3;
+   */
+  poolId: string;
+
+  /**
+   * Which attempt at the job it was, from 1.
+   *
+   * @generated from field: int32 attempt = 4;
+   */
+  attempt: number;
+
+  /**
+   * `released`: the worker gave it back; `expired`: the worker was silent for too long.
+   *
+   * @generated from field: string ending = 5;
+   */
+  ending: string;
+
+  /**
+   * The queen had taken it back before: for more urgent work, or since the job was cancelled or expired.
+   *
+   * @generated from field: bool was_revoked = 6;
+   */
+  wasRevoked: boolean;
+
+  /**
+   * When it was given.
+   *
+   * @generated from field: google.protobuf.Timestamp lease_time = 7;
+   */
+  leaseTime?: Timestamp | undefined;
+
+  /**
+   * When it ended.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 8;
+   */
+  endTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message beeyard.queen.v1.LeaseRecord.
+ * Use `create(LeaseRecordSchema)` to create a new message.
+ */
+export const LeaseRecordSchema: GenMessage<LeaseRecord> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_inference_service, 11);
 
 /**
  * Which job's timeline to return.
@@ -604,7 +851,7 @@ export type GetJobTimelineRequest = Message<"beeyard.queen.v1.GetJobTimelineRequ
  * Use `create(GetJobTimelineRequestSchema)` to create a new message.
  */
 export const GetJobTimelineRequestSchema: GenMessage<GetJobTimelineRequest> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_inference_service, 10);
+  messageDesc(file_beeyard_queen_v1_inference_service, 12);
 
 /**
  * What happened to a job and when.
@@ -632,7 +879,7 @@ export type JobTimeline = Message<"beeyard.queen.v1.JobTimeline"> & {
  * Use `create(JobTimelineSchema)` to create a new message.
  */
 export const JobTimelineSchema: GenMessage<JobTimeline> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_inference_service, 11);
+  messageDesc(file_beeyard_queen_v1_inference_service, 13);
 
 /**
  * One phase of a job, under the name that it has in traces.
@@ -681,7 +928,7 @@ export type JobSpan = Message<"beeyard.queen.v1.JobSpan"> & {
  * Use `create(JobSpanSchema)` to create a new message.
  */
 export const JobSpanSchema: GenMessage<JobSpan> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_inference_service, 12);
+  messageDesc(file_beeyard_queen_v1_inference_service, 14);
 
 /**
  * Hosted by the queen. Every error carries `google.rpc.ErrorInfo{reason, domain: "beeyard"}`; refusals that pass by

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file beeyard/queen/v1/job.proto.
  */
 export const file_beeyard_queen_v1_job: GenFile = /*@__PURE__*/
-  fileDesc("ChpiZWV5YXJkL3F1ZWVuL3YxL2pvYi5wcm90bxIQYmVleWFyZC5xdWVlbi52MSKNAQoMUmVxdWlyZW1lbnRzEhYKDm1pbl92cmFtX2J5dGVzGAEgASgDEhUKDXF1YW50aXphdGlvbnMYAiADKAkSHgoWbWluX2NvbXB1dGVfY2FwYWJpbGl0eRgDIAEoCRIaChJtaW5fY29udGV4dF90b2tlbnMYBCABKAUSEgoKZXh0ZW5zaW9ucxgFIAMoCSJRCglQbGFjZW1lbnQSEwoLcGluX3Bvb2xfaWQYASABKAkSFwoPcHJlZmVyX3Bvb2xfaWRzGAIgAygJEhYKDmF2b2lkX3Bvb2xfaWRzGAMgAygJIvMGCgNKb2ISDgoGam9iX2lkGAEgASgJEhIKCnJlcXVlc3RfaWQYAiABKAkSEQoJdGVuYW50X2lkGAMgASgJEhIKCnNlc3Npb25faWQYBCABKAkSDQoFbW9kZWwYBSABKAkSLAoIcHJpb3JpdHkYBiABKA4yGi5iZWV5YXJkLnF1ZWVuLnYxLlByaW9yaXR5EikKBXN0YXRlGAcgASgOMhouYmVleWFyZC5xdWVlbi52MS5Kb2JTdGF0ZRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdhdHRlbXB0GAwgASgFEhQKDG1heF9hdHRlbXB0cxgNIAEoBRIRCgl3b3JrZXJfaWQYDiABKAkSEAoIcG9zaXRpb24YDyABKAUSEgoKbmV4dF9pbmRleBgQIAEoBRI2Cg1maW5pc2hfcmVhc29uGBEgASgOMh8uYmVleWFyZC53b3JrZXIudjEuRmluaXNoUmVhc29uEiwKB2ZhaWx1cmUYEiABKAsyGy5iZWV5YXJkLnF1ZWVuLnYxLkpvYkZhaWxlZBInCgV1c2FnZRgTIAEoCzIYLmJlZXlhcmQud29ya2VyLnYxLlVzYWdlEisKB3RpbWluZ3MYFCABKAsyGi5iZWV5YXJkLndvcmtlci52MS5UaW1pbmdzEjEKBmxhYmVscxgVIAMoCzIhLmJlZXlhcmQucXVlZW4udjEuSm9iLkxhYmVsc0VudHJ5EhIKCm1heF90b2tlbnMYFiABKAUSDAoEc2VlZBgXIAEoAxIWCg5wb2xpY3lfdmVyc2lvbhgYIAEoCRIQCgh0cmFjZV9pZBgZIAEoCRIvCgZidWRnZXQYHiABKAsyHy5iZWV5YXJkLnF1ZWVuLnYxLlNlc3Npb25CdWRnZXQaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJ/Cg1TZXNzaW9uQnVkZ2V0Eh0KEHRva2Vuc19yZW1haW5pbmcYASABKANIAIgBARIhChRjb3N0X3VuaXRzX3JlbWFpbmluZxgCIAEoA0gBiAEBQhMKEV90b2tlbnNfcmVtYWluaW5nQhcKFV9jb3N0X3VuaXRzX3JlbWFpbmluZyL+AgoISm9iRXZlbnQSDgoGam9iX2lkGAEgASgJEi0KBnF1ZXVlZBgCIAEoCzIbLmJlZXlhcmQucXVlZW4udjEuSm9iUXVldWVkSAASLwoHc3RhcnRlZBgDIAEoCzIcLmJlZXlhcmQucXVlZW4udjEuSm9iU3RhcnRlZEgAEi8KBnRva2VucxgEIAEoCzIdLmJlZXlhcmQud29ya2VyLnYxLlRva2VuQ2h1bmtIABIxCghwcm9ncmVzcxgFIAEoCzIdLmJlZXlhcmQucXVlZW4udjEuSm9iUHJvZ3Jlc3NIABIxCghmaW5pc2hlZBgGIAEoCzIdLmJlZXlhcmQucXVlZW4udjEuSm9iRmluaXNoZWRIABItCgZmYWlsZWQYByABKAsyGy5iZWV5YXJkLnF1ZWVuLnYxLkpvYkZhaWxlZEgAEjMKCWNhbmNlbGxlZBgIIAEoCzIeLmJlZXlhcmQucXVlZW4udjEuSm9iQ2FuY2VsbGVkSABCBwoFZXZlbnQiagoJSm9iUXVldWVkEhAKCHBvc2l0aW9uGAEgASgFEhoKEnByZWRpY3RlZF9zdGFydF9tcxgCIAEoAxIvCgZidWRnZXQYCiABKAsyHy5iZWV5YXJkLnF1ZWVuLnYxLlNlc3Npb25CdWRnZXQikQEKCkpvYlN0YXJ0ZWQSEQoJd29ya2VyX2lkGAEgASgJEhYKDndvcmtlcl9hZGRyZXNzGAIgASgJEg0KBW1vZGVsGAMgASgJEg4KBmRldmljZRgEIAEoCRIPCgdhdHRlbXB0GAUgASgFEhYKDnBvbGljeV92ZXJzaW9uGAYgASgJEhAKCGRlY2lzaW9uGAcgASgJIlEKC0pvYlByb2dyZXNzEg0KBXN0YWdlGAEgASgJEhAKCGZyYWN0aW9uGAIgASgBEhAKCHBvc2l0aW9uGAMgASgFEg8KB21lc3NhZ2UYBCABKAkixQEKC0pvYkZpbmlzaGVkEi8KBnJlYXNvbhgBIAEoDjIfLmJlZXlhcmQud29ya2VyLnYxLkZpbmlzaFJlYXNvbhInCgV1c2FnZRgCIAEoCzIYLmJlZXlhcmQud29ya2VyLnYxLlVzYWdlEisKB3RpbWluZ3MYAyABKAsyGi5iZWV5YXJkLndvcmtlci52MS5UaW1pbmdzEi8KBmJ1ZGdldBgKIAEoCzIfLmJlZXlhcmQucXVlZW4udjEuU2Vzc2lvbkJ1ZGdldCJXCglKb2JGYWlsZWQSDgoGcmVhc29uGAEgASgJEhEKCXJldHJpYWJsZRgCIAEoCBIWCg5yZXRyeV9hZnRlcl9tcxgDIAEoAxIPCgdtZXNzYWdlGAQgASgJIg4KDEpvYkNhbmNlbGxlZCqAAQoIUHJpb3JpdHkSGAoUUFJJT1JJVFlfVU5TUEVDSUZJRUQQABIYChRQUklPUklUWV9JTlRFUkFDVElWRRABEhMKD1BSSU9SSVRZX05PUk1BTBACEhIKDlBSSU9SSVRZX0JBVENIEAMSFwoTUFJJT1JJVFlfQkFDS0dST1VORBAEKscBCghKb2JTdGF0ZRIZChVKT0JfU1RBVEVfVU5TUEVDSUZJRUQQABIUChBKT0JfU1RBVEVfUVVFVUVEEAESFAoQSk9CX1NUQVRFX0xFQVNFRBACEhUKEUpPQl9TVEFURV9SVU5OSU5HEAMSFwoTSk9CX1NUQVRFX0NPTVBMRVRFRBAEEhQKEEpPQl9TVEFURV9GQUlMRUQQBRIVChFKT0JfU1RBVEVfRVhQSVJFRBAGEhcKE0pPQl9TVEFURV9DQU5DRUxMRUQQB0JEWkJnaXRodWIuY29tL2JlZXlhcmQvYmVleWFyZC9jbGllbnRzL2dvL2dlbi9iZWV5YXJkL3F1ZWVuL3YxO3F1ZWVudjFiBnByb3RvMw", [file_beeyard_worker_v1_generation, file_google_protobuf_timestamp]);
+  fileDesc("ChpiZWV5YXJkL3F1ZWVuL3YxL2pvYi5wcm90bxIQYmVleWFyZC5xdWVlbi52MSKNAQoMUmVxdWlyZW1lbnRzEhYKDm1pbl92cmFtX2J5dGVzGAEgASgDEhUKDXF1YW50aXphdGlvbnMYAiADKAkSHgoWbWluX2NvbXB1dGVfY2FwYWJpbGl0eRgDIAEoCRIaChJtaW5fY29udGV4dF90b2tlbnMYBCABKAUSEgoKZXh0ZW5zaW9ucxgFIAMoCSJRCglQbGFjZW1lbnQSEwoLcGluX3Bvb2xfaWQYASABKAkSFwoPcHJlZmVyX3Bvb2xfaWRzGAIgAygJEhYKDmF2b2lkX3Bvb2xfaWRzGAMgAygJIqgHCgNKb2ISDgoGam9iX2lkGAEgASgJEhIKCnJlcXVlc3RfaWQYAiABKAkSEQoJdGVuYW50X2lkGAMgASgJEhIKCnNlc3Npb25faWQYBCABKAkSDQoFbW9kZWwYBSABKAkSLAoIcHJpb3JpdHkYBiABKA4yGi5iZWV5YXJkLnF1ZWVuLnYxLlByaW9yaXR5EikKBXN0YXRlGAcgASgOMhouYmVleWFyZC5xdWVlbi52MS5Kb2JTdGF0ZRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdhdHRlbXB0GAwgASgFEhQKDG1heF9hdHRlbXB0cxgNIAEoBRIRCgl3b3JrZXJfaWQYDiABKAkSEAoIcG9zaXRpb24YDyABKAUSEgoKbmV4dF9pbmRleBgQIAEoBRI2Cg1maW5pc2hfcmVhc29uGBEgASgOMh8uYmVleWFyZC53b3JrZXIudjEuRmluaXNoUmVhc29uEiwKB2ZhaWx1cmUYEiABKAsyGy5iZWV5YXJkLnF1ZWVuLnYxLkpvYkZhaWxlZBInCgV1c2FnZRgTIAEoCzIYLmJlZXlhcmQud29ya2VyLnYxLlVzYWdlEisKB3RpbWluZ3MYFCABKAsyGi5iZWV5YXJkLndvcmtlci52MS5UaW1pbmdzEjEKBmxhYmVscxgVIAMoCzIhLmJlZXlhcmQucXVlZW4udjEuSm9iLkxhYmVsc0VudHJ5EhIKCm1heF90b2tlbnMYFiABKAUSDAoEc2VlZBgXIAEoAxIWCg5wb2xpY3lfdmVyc2lvbhgYIAEoCRIQCgh0cmFjZV9pZBgZIAEoCRIzCgpwcmVkaWN0aW9uGBogASgLMh8uYmVleWFyZC5xdWVlbi52MS5Kb2JQcmVkaWN0aW9uEi8KBmJ1ZGdldBgeIAEoCzIfLmJlZXlhcmQucXVlZW4udjEuU2Vzc2lvbkJ1ZGdldBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBInEKDUpvYlByZWRpY3Rpb24SMAoFc3RhcnQYASABKAsyIS5iZWV5YXJkLnF1ZWVuLnYxLlByZWRpY3RlZE1vbWVudBIuCgNlbmQYAiABKAsyIS5iZWV5YXJkLnF1ZWVuLnYxLlByZWRpY3RlZE1vbWVudCJFCg9QcmVkaWN0ZWRNb21lbnQSDgoGbG93X21zGAEgASgDEhEKCW1pZGRsZV9tcxgCIAEoAxIPCgdoaWdoX21zGAMgASgDIn8KDVNlc3Npb25CdWRnZXQSHQoQdG9rZW5zX3JlbWFpbmluZxgBIAEoA0gAiAEBEiEKFGNvc3RfdW5pdHNfcmVtYWluaW5nGAIgASgDSAGIAQFCEwoRX3Rva2Vuc19yZW1haW5pbmdCFwoVX2Nvc3RfdW5pdHNfcmVtYWluaW5nIv4CCghKb2JFdmVudBIOCgZqb2JfaWQYASABKAkSLQoGcXVldWVkGAIgASgLMhsuYmVleWFyZC5xdWVlbi52MS5Kb2JRdWV1ZWRIABIvCgdzdGFydGVkGAMgASgLMhwuYmVleWFyZC5xdWVlbi52MS5Kb2JTdGFydGVkSAASLwoGdG9rZW5zGAQgASgLMh0uYmVleWFyZC53b3JrZXIudjEuVG9rZW5DaHVua0gAEjEKCHByb2dyZXNzGAUgASgLMh0uYmVleWFyZC5xdWVlbi52MS5Kb2JQcm9ncmVzc0gAEjEKCGZpbmlzaGVkGAYgASgLMh0uYmVleWFyZC5xdWVlbi52MS5Kb2JGaW5pc2hlZEgAEi0KBmZhaWxlZBgHIAEoCzIbLmJlZXlhcmQucXVlZW4udjEuSm9iRmFpbGVkSAASMwoJY2FuY2VsbGVkGAggASgLMh4uYmVleWFyZC5xdWVlbi52MS5Kb2JDYW5jZWxsZWRIAEIHCgVldmVudCKfAQoJSm9iUXVldWVkEhAKCHBvc2l0aW9uGAEgASgFEhoKEnByZWRpY3RlZF9zdGFydF9tcxgCIAEoAxIzCgpwcmVkaWN0aW9uGAMgASgLMh8uYmVleWFyZC5xdWVlbi52MS5Kb2JQcmVkaWN0aW9uEi8KBmJ1ZGdldBgKIAEoCzIfLmJlZXlhcmQucXVlZW4udjEuU2Vzc2lvbkJ1ZGdldCKRAQoKSm9iU3RhcnRlZBIRCgl3b3JrZXJfaWQYASABKAkSFgoOd29ya2VyX2FkZHJlc3MYAiABKAkSDQoFbW9kZWwYAyABKAkSDgoGZGV2aWNlGAQgASgJEg8KB2F0dGVtcHQYBSABKAUSFgoOcG9saWN5X3ZlcnNpb24YBiABKAkSEAoIZGVjaXNpb24YByABKAkiUQoLSm9iUHJvZ3Jlc3MSDQoFc3RhZ2UYASABKAkSEAoIZnJhY3Rpb24YAiABKAESEAoIcG9zaXRpb24YAyABKAUSDwoHbWVzc2FnZRgEIAEoCSLFAQoLSm9iRmluaXNoZWQSLwoGcmVhc29uGAEgASgOMh8uYmVleWFyZC53b3JrZXIudjEuRmluaXNoUmVhc29uEicKBXVzYWdlGAIgASgLMhguYmVleWFyZC53b3JrZXIudjEuVXNhZ2USKwoHdGltaW5ncxgDIAEoCzIaLmJlZXlhcmQud29ya2VyLnYxLlRpbWluZ3MSLwoGYnVkZ2V0GAogASgLMh8uYmVleWFyZC5xdWVlbi52MS5TZXNzaW9uQnVkZ2V0IlcKCUpvYkZhaWxlZBIOCgZyZWFzb24YASABKAkSEQoJcmV0cmlhYmxlGAIgASgIEhYKDnJldHJ5X2FmdGVyX21zGAMgASgDEg8KB21lc3NhZ2UYBCABKAkiDgoMSm9iQ2FuY2VsbGVkKoABCghQcmlvcml0eRIYChRQUklPUklUWV9VTlNQRUNJRklFRBAAEhgKFFBSSU9SSVRZX0lOVEVSQUNUSVZFEAESEwoPUFJJT1JJVFlfTk9STUFMEAISEgoOUFJJT1JJVFlfQkFUQ0gQAxIXChNQUklPUklUWV9CQUNLR1JPVU5EEAQqxwEKCEpvYlN0YXRlEhkKFUpPQl9TVEFURV9VTlNQRUNJRklFRBAAEhQKEEpPQl9TVEFURV9RVUVVRUQQARIUChBKT0JfU1RBVEVfTEVBU0VEEAISFQoRSk9CX1NUQVRFX1JVTk5JTkcQAxIXChNKT0JfU1RBVEVfQ09NUExFVEVEEAQSFAoQSk9CX1NUQVRFX0ZBSUxFRBAFEhUKEUpPQl9TVEFURV9FWFBJUkVEEAYSFwoTSk9CX1NUQVRFX0NBTkNFTExFRBAHQkRaQmdpdGh1Yi5jb20vYmVleWFyZC9iZWV5YXJkL2NsaWVudHMvZ28vZ2VuL2JlZXlhcmQvcXVlZW4vdjE7cXVlZW52MWIGcHJvdG8z", [file_beeyard_worker_v1_generation, file_google_protobuf_timestamp]);
 
 /**
  * What the device and the model must offer. Unset fields demand nothing.
@@ -285,6 +285,14 @@ export type Job = Message<"beeyard.queen.v1.Job"> & {
   traceId: string;
 
   /**
+   * While QUEUED: what is expected of it, from now. Later: what was predicted when it was accepted, from `create_time`,
+   * for as long as the queen remembers it. Unset: too little was measured of its model.
+   *
+   * @generated from field: beeyard.queen.v1.JobPrediction prediction = 26;
+   */
+  prediction?: JobPrediction | undefined;
+
+  /**
    * What is left to its session at this moment; unset: the session has no budget, or nothing is known of it any more.
    *
    * @generated from field: beeyard.queen.v1.SessionBudget budget = 30;
@@ -298,6 +306,69 @@ export type Job = Message<"beeyard.queen.v1.Job"> & {
  */
 export const JobSchema: GenMessage<Job> = /*@__PURE__*/
   messageDesc(file_beeyard_queen_v1_job, 2);
+
+/**
+ * When a job is expected to start and to end: not one moment, but between which moments nine times in ten.
+ *
+ * @generated from message beeyard.queen.v1.JobPrediction
+ */
+export type JobPrediction = Message<"beeyard.queen.v1.JobPrediction"> & {
+  /**
+   * When its first attempt is leased.
+   *
+   * @generated from field: beeyard.queen.v1.PredictedMoment start = 1;
+   */
+  start?: PredictedMoment | undefined;
+
+  /**
+   * When it has its whole answer.
+   *
+   * @generated from field: beeyard.queen.v1.PredictedMoment end = 2;
+   */
+  end?: PredictedMoment | undefined;
+};
+
+/**
+ * Describes the message beeyard.queen.v1.JobPrediction.
+ * Use `create(JobPredictionSchema)` to create a new message.
+ */
+export const JobPredictionSchema: GenMessage<JobPrediction> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_job, 3);
+
+/**
+ * A moment as it is predicted, in milliseconds from when it was predicted.
+ *
+ * @generated from message beeyard.queen.v1.PredictedMoment
+ */
+export type PredictedMoment = Message<"beeyard.queen.v1.PredictedMoment"> & {
+  /**
+   * It comes earlier once in twenty times.
+   *
+   * @generated from field: int64 low_ms = 1;
+   */
+  lowMs: bigint;
+
+  /**
+   * It comes as often earlier as later.
+   *
+   * @generated from field: int64 middle_ms = 2;
+   */
+  middleMs: bigint;
+
+  /**
+   * It comes later once in twenty times.
+   *
+   * @generated from field: int64 high_ms = 3;
+   */
+  highMs: bigint;
+};
+
+/**
+ * Describes the message beeyard.queen.v1.PredictedMoment.
+ * Use `create(PredictedMomentSchema)` to create a new message.
+ */
+export const PredictedMomentSchema: GenMessage<PredictedMoment> = /*@__PURE__*/
+  messageDesc(file_beeyard_queen_v1_job, 4);
 
 /**
  * What is left of the budget of a session, which is a sum and does not fill up again. Advisory: other jobs of the session
@@ -326,7 +397,7 @@ export type SessionBudget = Message<"beeyard.queen.v1.SessionBudget"> & {
  * Use `create(SessionBudgetSchema)` to create a new message.
  */
 export const SessionBudgetSchema: GenMessage<SessionBudget> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_job, 3);
+  messageDesc(file_beeyard_queen_v1_job, 5);
 
 /**
  * One event of a job. Order: `queued`, then for each attempt `started` and `tokens` with `progress` in between, then
@@ -411,7 +482,7 @@ export type JobEvent = Message<"beeyard.queen.v1.JobEvent"> & {
  * Use `create(JobEventSchema)` to create a new message.
  */
 export const JobEventSchema: GenMessage<JobEvent> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_job, 4);
+  messageDesc(file_beeyard_queen_v1_job, 6);
 
 /**
  * The job is in the queue.
@@ -434,6 +505,13 @@ export type JobQueued = Message<"beeyard.queen.v1.JobQueued"> & {
   predictedStartMs: bigint;
 
   /**
+   * Start and end with their intervals, from now; unset: too little was measured of its model.
+   *
+   * @generated from field: beeyard.queen.v1.JobPrediction prediction = 3;
+   */
+  prediction?: JobPrediction | undefined;
+
+  /**
    * What is left to its session, this job charged; unset: the session has no budget.
    *
    * @generated from field: beeyard.queen.v1.SessionBudget budget = 10;
@@ -446,7 +524,7 @@ export type JobQueued = Message<"beeyard.queen.v1.JobQueued"> & {
  * Use `create(JobQueuedSchema)` to create a new message.
  */
 export const JobQueuedSchema: GenMessage<JobQueued> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_job, 5);
+  messageDesc(file_beeyard_queen_v1_job, 7);
 
 /**
  * An attempt began: a worker took the lease.
@@ -509,7 +587,7 @@ export type JobStarted = Message<"beeyard.queen.v1.JobStarted"> & {
  * Use `create(JobStartedSchema)` to create a new message.
  */
 export const JobStartedSchema: GenMessage<JobStarted> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_job, 6);
+  messageDesc(file_beeyard_queen_v1_job, 8);
 
 /**
  * What is going on while nothing comes.
@@ -551,7 +629,7 @@ export type JobProgress = Message<"beeyard.queen.v1.JobProgress"> & {
  * Use `create(JobProgressSchema)` to create a new message.
  */
 export const JobProgressSchema: GenMessage<JobProgress> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_job, 7);
+  messageDesc(file_beeyard_queen_v1_job, 9);
 
 /**
  * The generation ended by itself.
@@ -593,7 +671,7 @@ export type JobFinished = Message<"beeyard.queen.v1.JobFinished"> & {
  * Use `create(JobFinishedSchema)` to create a new message.
  */
 export const JobFinishedSchema: GenMessage<JobFinished> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_job, 8);
+  messageDesc(file_beeyard_queen_v1_job, 10);
 
 /**
  * The job will not finish.
@@ -635,7 +713,7 @@ export type JobFailed = Message<"beeyard.queen.v1.JobFailed"> & {
  * Use `create(JobFailedSchema)` to create a new message.
  */
 export const JobFailedSchema: GenMessage<JobFailed> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_job, 9);
+  messageDesc(file_beeyard_queen_v1_job, 11);
 
 /**
  * The job was cancelled by request.
@@ -650,7 +728,7 @@ export type JobCancelled = Message<"beeyard.queen.v1.JobCancelled"> & {
  * Use `create(JobCancelledSchema)` to create a new message.
  */
 export const JobCancelledSchema: GenMessage<JobCancelled> = /*@__PURE__*/
-  messageDesc(file_beeyard_queen_v1_job, 10);
+  messageDesc(file_beeyard_queen_v1_job, 12);
 
 /**
  * How urgent a job is. Classes are served strictly in this order; FIFO within a class.
