@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from beeyard.worker.v1 import engine_service_pb2 as engine_pb
+from beeyard.worker.v1 import worker_service_pb2 as worker_pb
 from beeyard_core.state import QueenState
 
 from tests.support.attached_worker import AttachedWorker, attached_worker
@@ -48,6 +50,24 @@ async def test_a_job_is_accepted_with_its_place_and_goes_on_by_itself(
     assert (job["state"], job["finish_reason"], job["next_index"]) == ("COMPLETED", "LENGTH", 2)
     assert job["priority"] == "NORMAL"
     assert isinstance(job["seed"], int)
+
+
+async def test_whoever_waits_hears_how_far_the_model_is_loaded(
+    queen: RunningQueen, gateway: RunningGateway, worker: AttachedWorker
+) -> None:
+    status = engine_pb.EngineStatus()
+    status.CopyFrom(worker.status)
+    status.state, status.load_progress = engine_pb.WORKER_STATE_STARTING, 0.42
+    await worker.report(heartbeat=worker_pb.Heartbeat(status=status))
+    await eventually(lambda: not queen.queen.loop.state.fleet.open_workers, "the worker loads")
+    url = f"/v2/jobs/{await submitted(gateway)}/events"
+    async with gateway.client.stream("GET", url) as response:
+        async for event in sent_events(response):
+            if event.event == "progress":
+                break
+    assert event.json["stage"] == "loading_model"
+    assert event.json["fraction"] == 0.4
+    assert event.json["message"] == "loading the model, 40%"
 
 
 async def test_events_are_told_in_their_order_and_go_on_by_index(

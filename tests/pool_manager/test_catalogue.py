@@ -43,6 +43,7 @@ def catalogue_of(
         ("tiny=models/a=b.gguf", "tiny", FileModel(Path("models/a=b.gguf"))),
         ("demo=package:gemma3-270m", "demo", PackageModel("package:gemma3-270m")),
         ("org/syn:1=synthetic:200", "org/syn:1", SyntheticModel("200")),
+        ("slow=synthetic:200,load=2.5", "slow", SyntheticModel("200,load=2.5")),
         ("far=http://h:8000/v1#llama", "far", HttpModel("http://h:8000/v1#llama")),
     ],
 )
@@ -60,6 +61,9 @@ def test_a_model_is_named_and_told_from_its_source(
         "x=",
         "x=synthetic:fast",
         "x=synthetic:-1",
+        "x=synthetic:1,load=never",
+        "x=synthetic:1,load=-1",
+        "x=synthetic:1,load=nan",
         "x=synthetic:nan",
         "x=http://h:1/v1",
         "x=http://#m",

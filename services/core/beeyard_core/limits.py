@@ -154,6 +154,8 @@ PROMPT_MEMORY_BYTES_MAX: Final = 256 << 20
 OUTPUT_RETENTION_MS: Final = 7 * 24 * 3_600_000
 RETENTION_INTERVAL_MS: Final = 60_000
 PROGRESS_INTERVAL_MS: Final = 1_000
+# How much of a model is loaded is told in so many steps: a client hears of a load some twenty times at most.
+LOAD_PROGRESS_STEPS: Final = 20
 FLEET_INTERVAL_MIN_MS: Final = 100
 FLEET_INTERVAL_MAX_MS: Final = 60_000
 FLEET_INTERVAL_DEFAULT_MS: Final = 1_000

@@ -1,8 +1,8 @@
 """What an operator may write behind `--model NAME=`, and what it means.
 
 `NAME=models/tiny.gguf` is a file, `NAME=package:gemma3-270m` a model that comes as Python packages,
-`NAME=synthetic:200` deterministic tokens at 200 a second (for tests and benchmarks), and
-`NAME=http://127.0.0.1:8000/v1#upstream-model` a model behind an OpenAI-compatible server.
+`NAME=synthetic:200` deterministic tokens at 200 a second (for tests and benchmarks; `synthetic:200,load=3` pretends to
+load for three seconds), and `NAME=http://127.0.0.1:8000/v1#upstream-model` a model behind an OpenAI-compatible server.
 """
 
 from dataclasses import dataclass
@@ -73,16 +73,20 @@ def parse_model(text: str) -> tuple[str, ModelSource]:
     return name, FileModel(Path(source).expanduser())
 
 
-def _parse_rate(text: str, rate: str) -> str:
+def _parse_rate(text: str, source: str) -> str:
+    """Return `RATE` or `RATE,load=SECONDS` as it is, if both are numbers that can be."""
+    rate, comma, load = source.partition(",load=")
     try:
-        tokens_per_s = float(rate)
+        tokens_per_s, load_s = float(rate), float(load) if comma else 0.0
     except ValueError:
-        tokens_per_s = -1.0
-    if not 0 <= tokens_per_s <= _RATE_MAX_TOKENS_PER_S:
+        tokens_per_s = load_s = -1.0
+    is_load = 0 <= load_s * 1_000 <= limits.WORKER_LOAD_TIMEOUT_MS
+    if not (0 <= tokens_per_s <= _RATE_MAX_TOKENS_PER_S and is_load):
         raise ModelSourceInvalid(
-            f"{text!r}: after synthetic: comes a rate in tokens a second, such as synthetic:200"
+            f"{text!r}: after synthetic: comes a rate in tokens a second, such as synthetic:200, "
+            "and maybe the seconds that loading pretends to take, such as synthetic:200,load=3"
         )
-    return rate
+    return source
 
 
 def _parse_url(text: str, source: str) -> HttpModel:

@@ -53,6 +53,7 @@ from beeyard_queen.ingress.prefix_path import PrefixPaths
 from beeyard_queen.ingress.reading import RefusingReader
 from beeyard_queen.ingress.simulating import Simulating
 from beeyard_queen.ingress.submission import Submissions
+from beeyard_queen.ingress.waiting import Waiting
 from beeyard_queen.ingress.work_looking import WorkLooking
 from beeyard_queen.ingress.worker_service import WorkerServicer
 from beeyard_queen.loop import WriterLoop, every
@@ -308,6 +309,7 @@ class Queen:
             reader=reader,
             clock=self._clock,
             settled=self.loop.settled,
+            waiting=Waiting(self._state, self._clock),
         )
         return InferenceServicer(
             loop=self.loop,

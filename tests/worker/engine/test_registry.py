@@ -15,6 +15,9 @@ from beeyard_worker.engine.registry import EngineSettings, build_engine
         ("abacus", "", Refusal.INVALID_REQUEST),
         ("synthetic", "fast", Refusal.INVALID_REQUEST),
         ("synthetic", "-1", Refusal.INVALID_REQUEST),
+        ("synthetic", "50,load=", Refusal.INVALID_REQUEST),
+        ("synthetic", "50,load=-1", Refusal.INVALID_REQUEST),
+        ("synthetic", "50,load=99999", Refusal.INVALID_REQUEST),
         ("llamacpp", "package:unheard-of", Refusal.MODEL_LOAD_FAILED),
     ],
 )
@@ -27,7 +30,10 @@ def test_what_is_no_engine_is_refused(
     assert fault.value.reason is reason
 
 
-async def test_a_synthetic_engine_takes_its_rate_as_source(tmp_path: pathlib.Path) -> None:
-    settings = EngineSettings(engine="synthetic", source="50", slots=3, package_cache=tmp_path)
+@pytest.mark.parametrize("source", ["50", "50,load=0.001"])
+async def test_a_synthetic_engine_takes_its_rate_as_source(
+    tmp_path: pathlib.Path, source: str
+) -> None:
+    settings = EngineSettings(engine="synthetic", source=source, slots=3, package_cache=tmp_path)
     facts = await build_engine(settings, SystemClock()).load(lambda _: None)
     assert (facts.engine, facts.slots) == ("synthetic", 3)

@@ -32,6 +32,20 @@ async def test_tokens_come_at_the_rate_of_the_slot(rate: float) -> None:
     await asyncio.gather(reader, return_exceptions=True)
 
 
+async def test_a_load_takes_as_long_as_it_pretends_and_tells_how_far_it_is() -> None:
+    clock = ManualClock()
+    engine = SyntheticEngine(clock, load_ms=1_000)
+    told: list[float] = []
+    loading = asyncio.ensure_future(engine.load(told.append))
+    await clock.advance(999)
+    assert not loading.done()
+    assert told == sorted(told)
+    assert 0.9 <= told[-1] < 1.0
+    await clock.advance(1)
+    await loading
+    assert told[-1] == 1.0
+
+
 async def test_a_fast_rate_is_gathered_into_steps() -> None:
     clock = ManualClock()
     engine = SyntheticEngine(clock, tokens_per_s=10_000)

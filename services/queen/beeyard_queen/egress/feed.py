@@ -153,8 +153,8 @@ class Follower:
         """Let the follower look."""
         self._woken.set()
 
-    async def wait(self, timeout_ms: int | None) -> None:
-        """Return when there may be something new, or after `timeout_ms` milliseconds."""
+    async def wait(self, timeout_ms: int | None) -> bool:
+        """Return True when there may be something new, or False after `timeout_ms` milliseconds."""
         if timeout_ms is None:
             await self._woken.wait()
         else:
@@ -162,8 +162,9 @@ class Follower:
                 async with asyncio.timeout(timeout_ms / 1000):
                     await self._woken.wait()
             except TimeoutError:
-                return
+                return False
         self._woken.clear()
+        return True
 
     def take(self) -> Iterator[FeedItem]:
         """Yield everything new in order: attempts where they began, tokens joined up, the ending last."""

@@ -7,7 +7,6 @@ from typing import TypeAlias
 import grpc
 from beeyard.queen.v1 import job_pb2
 from beeyard_core import limits
-from beeyard_core.fleet import WorkerState
 from beeyard_core.ids import JobId
 from beeyard_core.job import Decision, Job, JobState
 from beeyard_core.prediction import Prediction
@@ -20,6 +19,7 @@ from google.protobuf.message import Message
 
 from beeyard_queen.egress.feed import AttemptStarted, FeedClosed, FeedItem, Feeds, Follower
 from beeyard_queen.ingress.submission import Accepted
+from beeyard_queen.ingress.waiting import Waiting
 from beeyard_queen.ingress.wire import (
     budget_of,
     ending_event,
@@ -43,6 +43,7 @@ class Following:
     reader: JobReader
     clock: Clock
     settled: Callable[[], Awaitable[None]]
+    waiting: Waiting
 
     def open(self, job_id: JobId, from_token: int) -> Follower:
         """Begin to follow a job that has not ended, or that is about to be submitted. `close` when done."""
@@ -89,9 +90,10 @@ class Following:
                 if await self._send(item, job, follower, context):
                     return
             waits = job.state is JobState.QUEUED
-            await follower.wait(limits.PROGRESS_INTERVAL_MS if waits else None)
-            if waits and job.state is JobState.QUEUED:
-                progress = self._progress(job)
+            is_news = await follower.wait(limits.PROGRESS_INTERVAL_MS if waits else None)
+            # Only after an interval in which nothing else was told: at most once in it, however often a job is woken.
+            if waits and not is_news and job.state is JobState.QUEUED:
+                progress = self.waiting.progress(job)
                 if progress != shown:
                     await context.write(progress)
                     shown = progress
@@ -124,32 +126,6 @@ class Following:
 
     def _position(self, job: Job) -> int:
         return self.state.queue.position(job) if job.job_id in self.state.queue else 0
-
-    def _progress(self, job: Job) -> job_pb2.JobEvent:
-        """Say what a waiting job waits for."""
-        position = self._position(job)
-        fractions = [
-            self.state.fleet.workers[worker_id].report.load_progress
-            for worker_id in self.state.fleet.by_model.get(job.spec.model, ())
-            if self.state.fleet.workers[worker_id].report.state is WorkerState.STARTING
-        ]
-        served = len(self.state.fleet.by_model.get(job.spec.model, ())) > len(fractions)
-        if fractions and not served:
-            fraction = max(fractions)
-            stage, message = "loading_model", f"loading the model, {fraction:.0%}"
-        elif job.is_resting:
-            fraction, stage = 0.0, "retrying"
-            message = f"resting, since {job.attempt} attempts broke"
-        elif not served:
-            fraction, stage = 0.0, "queued"
-            message = "waiting for a worker of this model"
-        else:
-            fraction, stage = 0.0, "retrying" if job.attempt else "queued"
-            message = f"waiting with {position} jobs ahead"
-        progress = job_pb2.JobProgress(
-            stage=stage, fraction=fraction, position=position, message=message
-        )
-        return job_pb2.JobEvent(job_id=job.job_id, progress=progress)
 
     async def _replay(self, job_id: JobId, from_token: int, context: Context) -> None:
         """Send an ended job from the store."""

@@ -6,7 +6,12 @@ from typing import Final
 
 from beeyard_core.batching.planner import BatchPlanner
 from beeyard_core.batching.step_plan import StepBounds
-from beeyard_core.limits import BATCH_PREFILL_TOKENS_MAX, KV_PAGE_TOKENS, SLOTS_MAX
+from beeyard_core.limits import (
+    BATCH_PREFILL_TOKENS_MAX,
+    KV_PAGE_TOKENS,
+    SLOTS_MAX,
+    WORKER_LOAD_TIMEOUT_MS,
+)
 from beeyard_core.refusal import Refusal
 from beeyard_runtime.clock import Clock
 from beeyard_runtime.models.package_model import (
@@ -88,9 +93,11 @@ def build_engine(settings: EngineSettings, clock: Clock) -> Engine:
         case "synthetic" if settings.source.startswith(PREFIX):
             return _stepped(settings, clock)
         case "synthetic":
+            rate, load_ms = _rate(settings.source)
             return SyntheticEngine(
                 clock,
-                tokens_per_s=_rate(settings.source),
+                tokens_per_s=rate,
+                load_ms=load_ms,
                 step_tokens=settings.step_tokens or BATCH_TOKENS,
                 slots=settings.slots,
                 context_tokens=settings.context_tokens or _SYNTHETIC_CONTEXT_TOKENS,
@@ -146,14 +153,17 @@ def _llamacpp(settings: EngineSettings) -> LlamaCppEngine:
     return LlamaCppEngine(path, options)
 
 
-def _rate(source: str) -> float:
+def _rate(source: str) -> tuple[float, int]:
+    """Return the tokens a second and the milliseconds of loading that a source such as `200` or `200,load=3` names."""
+    rate_text, comma, load_text = source.partition(",load=")
     try:
-        rate = float(source or 0)
+        rate, load_s = float(rate_text or 0), float(load_text) if comma else 0.0
     except ValueError:
-        rate = -1.0
-    if not 0 <= rate < float("inf"):
+        rate = load_s = -1.0
+    if not (0 <= rate < float("inf") and 0 <= load_s * 1_000 <= WORKER_LOAD_TIMEOUT_MS):
         raise EngineFault(
             Refusal.INVALID_REQUEST,
-            "the source of a synthetic model is its tokens a second, 0 for no limit, or steps:...",
+            "the source of a synthetic model is its tokens a second, 0 for no limit, "
+            "and maybe ,load=SECONDS; or steps:...",
         )
-    return rate
+    return rate, round(load_s * 1_000)

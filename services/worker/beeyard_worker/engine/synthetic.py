@@ -27,6 +27,7 @@ from beeyard_worker.engine.synthetic_answer import (
 VERSION: Final = "1"
 # Tokens that come closer together than this are gathered: one step of the engine, one wake-up of the loop.
 STEP_MS: Final = 5
+LOAD_STEP_MS: Final = 50
 # Without a rate, this many tokens are made before other answers get their turn.
 BATCH_TOKENS: Final = 16
 
@@ -52,6 +53,7 @@ class SyntheticEngine:
         context_tokens: int = 8_192,
         end_probability: float = 0.0,
         scripted: ScriptedFault | None = None,
+        load_ms: int = 0,
     ) -> None:
         """Set the speed and the limits.
 
@@ -63,6 +65,7 @@ class SyntheticEngine:
             context_tokens: Longest prompt plus answer.
             end_probability: That the model ends its answer at any one token, 0 to 1 in steps of 1/256.
             scripted: A fault to raise, for tests.
+            load_ms: How long to pretend to load, milliseconds.
         """
         self._clock = clock
         self._rate = tokens_per_s
@@ -70,6 +73,7 @@ class SyntheticEngine:
         self._context = context_tokens
         self._end_below = round(end_probability * 256)
         self._scripted = scripted
+        self._load_ms = load_ms
         self._slots = asyncio.Semaphore(slots)
         self._facts = EngineFacts(
             engine="synthetic",
@@ -82,7 +86,11 @@ class SyntheticEngine:
         )
 
     async def load(self, on_progress: Callable[[float], None]) -> EngineFacts:
-        """Be ready at once."""
+        """Be ready at once, or pretend to load for as long as was asked: nothing is read, only the time passes."""
+        begun_ms = self._clock.now().mono_ms
+        while (loaded_ms := self._clock.now().mono_ms - begun_ms) < self._load_ms:
+            on_progress(loaded_ms / self._load_ms)
+            await self._clock.sleep_ms(min(LOAD_STEP_MS, self._load_ms - loaded_ms))
         if self._scripted is not None and self._scripted.after_tokens is None:
             raise EngineFault(self._scripted.reason, "the fault that was ordered at load")
         on_progress(1.0)

@@ -79,8 +79,8 @@ class JobDisplay:
 def describe(progress: Progress) -> str:
     """Return what is going on, as a sentence for a person."""
     if progress.stage == _LOADING:
-        share = f" {progress.fraction:.0%}" if progress.fraction else ""
-        return f"loading the model{share}" + (f": {progress.message}" if progress.message else "")
+        share = f", {progress.fraction:.0%}" if progress.fraction else ""
+        return progress.message or f"loading the model{share}"
     if progress.stage == _RETRYING:
         return f"trying again: {progress.message}" if progress.message else "trying again"
     before = f"queued, {progress.position} before it" if progress.position else "queued"
