@@ -15,6 +15,7 @@ from benchmarks import (
     policy_hosts,
     prefix_affinity,
     relay_tokens,
+    returned_worker,
     simulator,
 )
 from benchmarks.measure import ROUNDS, Figure, write
@@ -32,6 +33,7 @@ MEASURES: dict[str, Callable[[int], Awaitable[Figure]]] = {
     "host_memory": policy_hosts.measure_memory,
     "simulator": simulator.measure,
     "prefix_affinity": prefix_affinity.measure,
+    "returned_worker": returned_worker.measure,
     "demo": demo.measure,
 }
 

@@ -26,8 +26,8 @@ class WorkerSettings(DialingSettings):
         engine: What generates the tokens.
         model: The name under which jobs ask for the model.
         model_source: A GGUF file or package:NAME for `llamacpp`; URL#UPSTREAM-MODEL for `openai_http`; tokens a
-            second of each slot for `synthetic`, 0 for as fast as they are taken, or steps:base=MS,... for one that
-            computes step by step.
+            second of each slot for `synthetic`, 0 for as fast as they are taken, with ,load=SECONDS for one that
+            pretends to load, or steps:base=MS,... for one that computes step by step.
         step_tokens: Tokens of one answer in each step of the synthetic engine without a rate; 0: the engine's own.
         device: `cpu`, or a GPU's UUID.
         slots: Answers at once.
@@ -83,9 +83,12 @@ class WorkerSettings(DialingSettings):
     @model_validator(mode="after")
     def _source_fits_engine(self) -> Self:
         if self.engine == "synthetic":
-            if not (_is_rate(self.model_source or "0") or self.model_source.startswith("steps:")):
+            rate, _, load_s = self.model_source.partition(",load=")
+            is_rate = _is_rate(rate or "0") and _is_rate(load_s or "0")
+            if not (is_rate or self.model_source.startswith("steps:")):
                 raise ValueError(
-                    "model_source must be tokens a second, 0 or more, or steps:..., for synthetic"
+                    "model_source must be tokens a second, 0 or more, maybe with ,load=SECONDS, "
+                    "or steps:..., for synthetic"
                 )
         elif not self.model_source:
             raise ValueError(f"model_source must be set for the engine {self.engine}")
