@@ -192,6 +192,26 @@ async def test_of_progress_only_the_latest_is_shown(
     call.cancel()
 
 
+async def test_a_job_that_is_woken_all_the_time_is_not_told_more_often(
+    queen: RunningQueen, worker: AttachedWorker
+) -> None:
+    await worker.report(heartbeat=worker_pb.Heartbeat(status=_loading(worker, 0.5)))
+    await eventually(lambda: not queen.queen.loop.state.fleet.open_workers, "the worker loads")
+    call = queen.inference.Infer(ask())
+    events = aiter(call)
+    job_id = JobId((await anext(events)).job_id)
+    feed = queen.queen._feeds.by_job[job_id]
+    (follower,) = feed.followers
+    for _ in range(20):
+        feed.wake()
+        # Once round the loop: the follower saw it, and had nothing to tell.
+        await eventually(lambda: not follower._woken.is_set(), "it was woken")
+    await worker.report(heartbeat=worker_pb.Heartbeat(status=_loading(worker, 0.8)))
+    # Told at each waking, it would have been half a model first.
+    assert (await anext(events)).progress.fraction == 0.8
+    call.cancel()
+
+
 def _followers(queen: RunningQueen, job_id: str) -> int:
     feed = queen.queen._feeds.by_job.get(JobId(job_id))
     return len(feed.followers) if feed else 0
