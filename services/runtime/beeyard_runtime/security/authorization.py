@@ -81,9 +81,8 @@ def _inference() -> Iterator[tuple[str, Row]]:
 
 
 def _fleet() -> Iterator[tuple[str, Row]]:
-    for name in ("ListPools", "ListWorkers", "WatchFleet", "ListModelScales"):
+    for name in ("ListPools", "ListWorkers", "WatchFleet"):
         yield name, Row(_OPERATORS)
-    yield "SetModelScale", Row(_OPERATORS, audited=("model", "scale"))
     yield "ListModels", Row(_OWNERS)
     yield "ListModelScales", Row(_OPERATORS)
     yield "SetModelScale", Row(_OPERATORS, audited=("model", "scale"))
