@@ -10,7 +10,7 @@ from zlib import crc32
 import pytest
 from beeyard_core.capacity import rooms
 from beeyard_core.demand import free_bytes_of, promised_bytes
-from beeyard_core.effect import AnnounceEnded, Effect, Offer
+from beeyard_core.effect import Accept, AnnounceEnded, Effect, Offer
 from beeyard_core.ids import JobId, TenantId
 from beeyard_core.job import Job, JobState, Priority
 from beeyard_core.overdue import could_run
@@ -66,7 +66,8 @@ def test_no_tenant_has_more_than_its_quota_and_no_session_more_than_its_budget(
         for effect in effects:
             if isinstance(effect, AnnounceEnded):
                 job = state.jobs[effect.job_id]
-                used[job.spec.tenant_id, job.spec.session_id] += job.next_index
+                tokens = job.next_index + (job.finish.prompt_tokens if job.finish else 0)
+                used[job.spec.tenant_id, job.spec.session_id] += tokens
         for (tenant_id, session_id), tokens in used.items():
             budget = state.settings.quotas.of(tenant_id).session_tokens
             assert not session_id or budget is None or tokens <= budget
@@ -106,6 +107,8 @@ def test_the_queue_takes_nobody_in_beyond_its_bounds_and_drops_only_what_it_may(
                     assert job.spec.priority in (Priority.BATCH, Priority.BACKGROUND)
                     assert job.attempt == 0
                     assert job.failure.retry_after_ms
+                    newcomer = next(e.job_id for e in effects if isinstance(e, Accept))
+                    assert state.jobs[newcomer].spec.priority < job.spec.priority
 
     Crowd(world, check).play(moves)
 

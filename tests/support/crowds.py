@@ -64,7 +64,7 @@ OVERFLOWS = tuple(Overflow)
 QUOTAS = (
     Quota(),
     Quota(concurrent_jobs=3),
-    Quota(tokens_per_minute=9_000, session_tokens=6_000),
+    Quota(tokens_per_minute=1_500, session_tokens=4_000),
     Quota(requests_per_second=2.0, vram_bytes=9 * GIB),
     Quota(session_cost_units=6, concurrent_jobs=8),
 )
@@ -104,8 +104,8 @@ class Crowd:
             Priority(1 + s[0] % 4): OVERFLOWS[s[1] % 3],
         }
         queue = QueueSettings(
-            depth_max=6 + s[2] % 20,
-            depth_max_by_class={Priority(1 + s[3] % 4): 3 + s[3] % 5},
+            depth_max=3 + s[2] % 6,
+            depth_max_by_class={Priority(1 + s[3] % 4): 2 + s[3] % 4},
             overflow=OVERFLOWS[s[4] % 3],
             overflow_by_class=overflow,
             high_water=(0.3, 0.5, 1.0)[s[0] % 3],
@@ -148,7 +148,7 @@ class Crowd:
     def play(self, moves: Moves) -> "Crowd":
         """Let everything happen."""
         kinds = (
-            *(self.submit,) * 9, *(self.finish,) * 7, *(self.pass_time,) * 3, self.break_off, self.cancel,
+            *(self.submit,) * 12, *(self.finish,) * 6, *(self.pass_time,) * 2, self.break_off, self.cancel,
             self.come_or_go, self.refuse, self.load, self.work, self.work, self.burden,
         )  # fmt: skip
         for kind, value in moves:
@@ -193,7 +193,8 @@ class Crowd:
     def finish(self, value: int) -> None:
         lease = self.lease(value)
         if lease is not None:
-            self.end(lease, value % 20)
+            most = self.state.jobs[lease.job_id].spec.max_tokens if lease.is_current else 0
+            self.end(lease, most if value % 2 else value % 20)
 
     def end(self, lease: Lease, tokens: int) -> None:
         """A job has its answer, or stopped as it was told."""
@@ -201,7 +202,10 @@ class Crowd:
         if not lease.is_current:
             self.happen(LeaseStopped(*spoken))
             return
-        done = Finish(reason="stop", prompt_tokens=5, prefill_ms=5.0, decode_ms=10.0 * tokens)
+        prompt_tokens = self.state.jobs[lease.job_id].spec.prompt_tokens
+        done = Finish(
+            reason="stop", prompt_tokens=prompt_tokens, prefill_ms=5.0, decode_ms=10.0 * tokens
+        )
         self.happen(LeaseFinished(*spoken, tokens, done))
 
     def break_off(self, value: int) -> None:
