@@ -76,7 +76,7 @@ def prepare_file(path: Path) -> Path:
                 else f"the store {path} is {kind}; choose another file with --store"
             )
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, _OWNER_ONLY))
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as fault:
         raise _not_writable(path, fault) from fault
     return path
@@ -96,7 +96,7 @@ def open_writer(path: Path, *, pages_max: int = 0) -> apsw.Connection:
     def opened() -> apsw.Connection:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
         try:
-            _check_owner(connection, path)
+            _refuse_strange(connection, path)
             _configure(connection, pages_max)
             _migrate(connection)
         except BaseException:
@@ -136,7 +136,8 @@ def _not_writable(path: Path, fault: OSError) -> StoreRefused:
     )
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
     # A file whose name is not on disk yet is lost with the power, whatever was synced into it.
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -151,19 +152,24 @@ def _number(connection: apsw.Connection, statement: str) -> int:
     return value
 
 
-def _check_owner(connection: apsw.Connection, path: Path) -> None:
+def owner_fault(connection: apsw.Connection, path: Path) -> str:
+    """Return why a database is no store that this version can use; empty if it is one, or is new."""
     owner = _number(connection, "PRAGMA application_id")
     version = _number(connection, "PRAGMA user_version")
     is_new = _number(connection, "SELECT count(*) FROM sqlite_schema") == 0
     if owner != sql.APPLICATION_ID and not (is_new and owner == 0):
-        raise StoreRefused(
-            f"{path} is a database of another program; choose another file with --store"
-        )
+        return f"{path} is a database of another program; choose another file with --store"
     if version > len(sql.MIGRATIONS):
-        raise StoreRefused(
+        return (
             f"the store {path} was written by a newer Beeyard (schema {version}, this one knows "
             f"{len(sql.MIGRATIONS)}); upgrade Beeyard or choose another file with --store"
         )
+    return ""
+
+
+def _refuse_strange(connection: apsw.Connection, path: Path) -> None:
+    if fault := owner_fault(connection, path):
+        raise StoreRefused(fault)
 
 
 def _configure(connection: apsw.Connection, pages_max: int) -> None:

@@ -92,6 +92,8 @@ app.command()(tenants)
 app.command()(top)
 app.command()(trace)
 app.command()(doctor)
+app.command(context_settings=services.PASS_ON, add_help_option=False)(services.backup)
+app.command(context_settings=services.PASS_ON, add_help_option=False)(services.restore)
 
 
 def main() -> None:

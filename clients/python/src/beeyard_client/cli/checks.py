@@ -2,11 +2,13 @@
 
 import asyncio
 import importlib.util
+import json
 import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum, unique
+from pathlib import Path
 from typing import Final
 
 import grpc
@@ -69,7 +71,7 @@ def python_version(running: tuple[int, ...] = tuple(sys.version_info[:3])) -> Fi
 async def role(name: str) -> Finding:
     """Whether everything that a role imports can be imported; in a process of its own, since extensions may crash."""
     modules, extra = ROLES[name]
-    code, _, stderr = await _python(f"import {', '.join(modules)}")
+    code, _, stderr = await _python("-c", f"import {', '.join(modules)}")
     if code == 0:
         return Finding(check=name, level=Level.OK, message="can run here")
     last = (stderr.strip().splitlines() or [f"the import ended with {code}"])[-1]
@@ -95,7 +97,7 @@ def demo_model() -> Finding:
 
 async def gpu_driver() -> Finding:
     """Whether NVML answers, and how many GPUs it knows."""
-    code, stdout, _ = await _python(_COUNT_GPUS)
+    code, stdout, _ = await _python("-c", _COUNT_GPUS)
     if code == 0:
         count, _, driver = stdout.strip().partition(" ")
         return Finding(check="gpu driver", level=Level.OK, message=f"{driver}, {count} GPUs")
@@ -107,11 +109,30 @@ async def gpu_driver() -> Finding:
     )
 
 
-async def _python(program: str) -> tuple[int, str, str]:
+async def store(path: Path) -> list[Finding]:
+    """Whether a store of a queen is whole, as the queen's own program sees it."""
+    code, stdout, stderr = await _python("-m", "beeyard_queen.store", "check", str(path))
+    try:
+        found = json.loads(stdout)
+    except ValueError:
+        last = (stderr.strip().splitlines() or [f"the check ended with {code}"])[-1]
+        advice = 'pip install "beeyard[queen]", or look at the file on the queen\'s machine'
+        return [Finding(check="store", level=Level.FAIL, message=last, advice=advice)]
+    return [
+        Finding(
+            check=one["check"],
+            level=Level(one["level"]),
+            message=one["message"],
+            advice=one["advice"],
+        )
+        for one in found
+    ]
+
+
+async def _python(*arguments: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-c",
-        program,
+        *arguments,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

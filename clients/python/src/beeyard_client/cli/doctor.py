@@ -1,6 +1,7 @@
 """`beeyard doctor`: what is missing, and what to do about it."""
 
 import asyncio
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,13 +15,19 @@ from beeyard_client.cli.session import FAILED, OK, Target, finish, run, target_o
 def doctor(
     context: typer.Context,
     *,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            help="Look this store of a queen over instead, in use or not.", metavar="FILE"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of lines.")] = False,
 ) -> None:
-    """Check this machine, the queen and the fleet; exits with 1 if something fails."""
+    """Check this machine, the queen and the fleet, or a queen's store; exits with 1 if something fails."""
     target = target_of(context)
 
     async def main() -> int:
-        findings = await examine(target)
+        findings = await (examine(target) if store is None else checks.store(store))
         failed = any(one.level is Level.FAIL for one in findings)
         if as_json:
             print_json({"ok": not failed, "findings": findings})

@@ -21,6 +21,7 @@ PASS_ON: Final = {
     "help_option_names": [],
 }
 _SECURITY: Final = "beeyard_runtime.security"
+_STORE: Final = "beeyard_queen.store"
 MODULES: Final = {
     "queen": "beeyard_queen",
     "pool-manager": "beeyard_pool_manager",
@@ -57,6 +58,16 @@ def certs(context: typer.Context) -> None:
 def tokens(context: typer.Context) -> None:
     """Make, list and revoke tokens (try --help after it)."""
     become("queen", _SECURITY, ["tokens", *context.args])
+
+
+def backup(context: typer.Context) -> None:
+    """Copy a queen's store while it runs (try --help after it)."""
+    become("queen", _STORE, ["backup", *context.args])
+
+
+def restore(context: typer.Context) -> None:
+    """Put a backup of a store back (try --help after it)."""
+    become("queen", _STORE, ["restore", *context.args])
 
 
 def become(role: str, module: str, arguments: list[str]) -> NoReturn:
