@@ -9,6 +9,7 @@ from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard.queen.v1 import job_pb2
 from beeyard.worker.v1 import engine_service_pb2 as engine_pb
 from beeyard.worker.v1 import worker_service_pb2 as worker_pb
+from beeyard_core import limits
 from beeyard_core.ids import JobId
 
 from tests.support.attached_worker import AttachedWorker, attached_worker, failed_of, frame_of
@@ -120,6 +121,10 @@ async def test_attempts_that_all_break_end_the_job(
     for number in (1, 2, 3):
         offer = await worker.offer(number)
         await worker.report(results=[failed_of(offer.epoch)])
+        await worker.over(offer.epoch)
+        # A job whose attempts break rests before the next one.
+        await worker.heartbeat()
+        await queen.tick(limits.ATTEMPT_REST_MS_MIN, times=3)
     story = await events
     assert story[-1].failed.reason == "ATTEMPTS_EXHAUSTED"
     assert story[-1].failed.retriable
