@@ -15,6 +15,7 @@ from benchmarks import (
     policy_hosts,
     prefix_affinity,
     relay_tokens,
+    restart,
     returned_worker,
     simulator,
 )
@@ -31,6 +32,7 @@ MEASURES: dict[str, Callable[[int], Awaitable[Figure]]] = {
     "sandbox_rtt": policy_hosts.measure_rtt,
     "host_respawn": policy_hosts.measure_respawn,
     "host_memory": policy_hosts.measure_memory,
+    "restart": restart.measure,
     "simulator": simulator.measure,
     "prefix_affinity": prefix_affinity.measure,
     "returned_worker": returned_worker.measure,

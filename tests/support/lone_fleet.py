@@ -80,17 +80,20 @@ class LoneFleet:
             self._channels[address] = open_channel(address)
         return self._channels[address]
 
-    async def start_workers(self, worker_ids: Sequence[str], *, slots: int, rate: int) -> None:
+    async def start_workers(
+        self, worker_ids: Sequence[str], *, slots: int, rate: int, queen: str = ""
+    ) -> None:
         """Start workers and return when the queen can place jobs on them.
 
         Args:
             worker_ids: Their names.
             slots: Answers at once of each.
             rate: Tokens a second of each answer.
+            queen: Where they find the queen; empty: at its own address.
         """
         for worker_id in worker_ids:
             # They start side by side: most of it is an interpreter that loads.
-            flags = ["--queen", self.queen.address, "--slots", str(slots)]
+            flags = ["--queen", queen or self.queen.address, "--slots", str(slots)]
             flags += ["--model-source", str(rate), "--context-tokens", "8192"]
             log = self.folder / f"{worker_id}.log"
             self.workers[worker_id] = lone_worker(worker_id, *flags, log=log, env=self._env)

@@ -24,7 +24,7 @@ from beeyard_core.state import QueenState, Settings
 from beeyard_core.work_restore import restore_work
 from beeyard_runtime.clock import Clock, SystemClock
 from beeyard_runtime.faults import StartFailed
-from beeyard_runtime.lifecycle import Stop, announce
+from beeyard_runtime.lifecycle import Stop, announce, uncollected
 from beeyard_runtime.log import get_log
 from beeyard_runtime.metrics import Figures
 from beeyard_runtime.metrics_server import MetricsServer
@@ -101,11 +101,13 @@ async def main(stop: Stop, settings: QueenSettings) -> None:
     sqlite = SqliteStore(settings.store)
     store = _Store(sqlite, sqlite, sqlite.work, sqlite.policies, sqlite.history)
     try:
-        restored = await store.writer.open()
+        with uncollected():
+            restored = await store.writer.open()
+            queen = await _assemble(settings, store, restored, clock, telemetry, incarnation)
+            del restored
     except StoreRefused as fault:
         raise StartFailed(str(fault)) from None
     try:
-        queen = await _assemble(settings, store, restored, clock, telemetry, incarnation)
         await queen.run(stop)
     finally:
         await store.writer.close()

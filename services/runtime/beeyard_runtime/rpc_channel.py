@@ -20,6 +20,9 @@ from beeyard_runtime.telemetry import Telemetry
 _OPTIONS = (
     ("grpc.keepalive_time_ms", limits.KEEPALIVE_TIME_MS),
     ("grpc.keepalive_timeout_ms", limits.KEEPALIVE_TIMEOUT_MS),
+    # The option above only bounds how long sent bytes may go without TCP's acknowledgement. A peer whose kernel goes on
+    # acknowledging while nobody answers pings (a frozen process, a silent proxy) went unnoticed for the default minute.
+    ("grpc.http2.ping_timeout_ms", limits.KEEPALIVE_TIMEOUT_MS),
     # An idle worker's link must be known to be alive too, and its pings must not run out.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),

@@ -33,6 +33,7 @@ AddToServer = Callable[[ServicerT, grpc.aio.Server], None]
 _OPTIONS = (
     ("grpc.keepalive_time_ms", limits.KEEPALIVE_TIME_MS),
     ("grpc.keepalive_timeout_ms", limits.KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.ping_timeout_ms", limits.KEEPALIVE_TIMEOUT_MS),  # see `rpc_channel`
     ("grpc.keepalive_permit_without_calls", 1),
     # A server that does not say this answers our clients' keepalive with too_many_pings. (The C core's macro has RECV
     # in its name, the option has not, and a misspelt option is ignored; a test waits for the fourth ping.)

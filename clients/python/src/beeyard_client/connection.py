@@ -121,6 +121,8 @@ _CHANNEL_OPTIONS: Final = (
     # A half-open link is noticed within eight seconds instead of never.
     ("grpc.keepalive_time_ms", limits.KEEPALIVE_TIME_MS),
     ("grpc.keepalive_timeout_ms", limits.KEEPALIVE_TIMEOUT_MS),
+    # Without this, only a peer whose kernel is gone is noticed so soon, and not one that is frozen.
+    ("grpc.http2.ping_timeout_ms", limits.KEEPALIVE_TIMEOUT_MS),
     ("grpc.http2.max_pings_without_data", 0),
     # gRPC would wait up to two minutes between two attempts to connect.
     ("grpc.initial_reconnect_backoff_ms", limits.RECONNECT_MIN_MS),
