@@ -28,7 +28,7 @@ class Answer:
     @classmethod
     async def to(cls, asked: Asked) -> Self:
         """Work out the answer to a job with an unbounded worker's context."""
-        engine = SyntheticEngine(ManualClock())
+        engine = SyntheticEngine(ManualClock(), context_tokens=1 << 20)
         generation = Generation(
             prompt=asked.prompt,
             messages=(),

@@ -81,7 +81,13 @@ class LoneFleet:
         return self._channels[address]
 
     async def start_workers(
-        self, worker_ids: Sequence[str], *, slots: int, rate: int, queen: str = ""
+        self,
+        worker_ids: Sequence[str],
+        *,
+        slots: int,
+        rate: int,
+        queen: str = "",
+        context_tokens: int = 8_192,
     ) -> None:
         """Start workers and return when the queen can place jobs on them.
 
@@ -90,11 +96,12 @@ class LoneFleet:
             slots: Answers at once of each.
             rate: Tokens a second of each answer.
             queen: Where they find the queen; empty: at its own address.
+            context_tokens: Longest prompt plus answer of each.
         """
         for worker_id in worker_ids:
             # They start side by side: most of it is an interpreter that loads.
             flags = ["--queen", queen or self.queen.address, "--slots", str(slots)]
-            flags += ["--model-source", str(rate), "--context-tokens", "8192"]
+            flags += ["--model-source", str(rate), "--context-tokens", str(context_tokens)]
             log = self.folder / f"{worker_id}.log"
             self.workers[worker_id] = lone_worker(worker_id, *flags, log=log, env=self._env)
         await asyncio.gather(*(self.workers[worker_id].start() for worker_id in worker_ids))
