@@ -10,7 +10,7 @@ from zlib import crc32
 import pytest
 from beeyard_core.capacity import rooms
 from beeyard_core.demand import free_bytes_of, promised_bytes
-from beeyard_core.effect import Accept, AnnounceEnded, Effect, Offer
+from beeyard_core.effect import Accept, AnnounceEnded, AnnounceRequeued, Effect, Offer
 from beeyard_core.ids import JobId, TenantId
 from beeyard_core.job import Job, JobState, Priority
 from beeyard_core.overdue import could_run
@@ -93,11 +93,16 @@ def _check_rates(crowd: Crowd) -> None:
 def test_the_queue_takes_nobody_in_beyond_its_bounds_and_drops_only_what_it_may(
     world: bytes, moves: Moves
 ) -> None:
+    depths = [0]
+
     def check(crowd: Crowd, effects: list[Effect]) -> None:
         state, chosen = crowd.state, crowd.state.settings.queue
-        # Who was at a worker and waits again was let in long ago.
+        # Who was at a worker and waits again was let in long ago, even if that is more than may wait.
+        back = sum(isinstance(effect, AnnounceRequeued) for effect in effects)
+        if any(isinstance(effect, Accept) for effect in effects):
+            assert len(state.queue) <= max(chosen.depth_max, depths[-1]) + back
+        depths.append(len(state.queue))
         fresh = [job.spec.priority for job in crowd.waiting() if job.leased_at is None]
-        assert len(fresh) <= chosen.depth_max
         for priority, most in chosen.depth_max_by_class.items():
             assert fresh.count(priority) <= most
         for effect in effects:
