@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.common.v1 import common_pb2
 
 Value = str | bool | int | float | None
+#: What one attempt that ran to its end adds to the trace of its job, as `SpanTree.shape` tells it.
+ATTEMPT = (("lease", ("decode",), ("prefill",)), ("policy.decide", ("placement",)), ("queue.wait",))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,6 +44,20 @@ class SpanTree(NamedTuple):
     def outline(self) -> tuple[object, ...]:
         """Return the names alone, as `(name, child, child, ...)`, to be compared with a literal."""
         return (self.span.name, *(child.outline() for child in self.children))
+
+    def shape(self) -> tuple[object, ...]:
+        """Return the outline in the order of the names, since moments that tie have no order."""
+        return (self.span.name, *sorted((child.shape() for child in self.children), key=str))
+
+    def spans(self) -> Iterator[ReceivedSpan]:
+        """Yield the span and all below it."""
+        yield self.span
+        for child in self.children:
+            yield from child.spans()
+
+    def named(self, name: str) -> list[ReceivedSpan]:
+        """Return the spans of that name in the tree; siblings in order of start."""
+        return [span for span in self.spans() if span.name == name]
 
 
 class OtlpReceiver(trace_service_pb2_grpc.TraceServiceServicer):
