@@ -1,4 +1,4 @@
-"""Programs out of Debian packages, unpacked into the user's cache: absent is a reason to skip, broken is a failure."""
+"""What Debian packages hold, unpacked into the user's cache: absent is a reason to skip, broken is a failure."""
 
 import os
 import shutil
@@ -27,10 +27,28 @@ def debian_tool(package: str, program: str) -> Path:
     return folder / program
 
 
+def debian_library(package: str, name: str) -> Path:
+    """Return a shared library of a Debian package, to be preloaded: installed, else unpacked. Skip if it cannot be had.
+
+    Args:
+        package: Such as `libfaketime`.
+        name: Its path below the folder of libraries, such as `faketime/libfaketimeMT.so.1`.
+    """
+    # Between the two is the machine's architecture.
+    pattern = f"usr/lib/*/{name}"
+    installed = sorted(Path("/").glob(pattern))
+    if installed:
+        return installed[0]
+    folder = _cache() / f"debian-{package}"
+    if not folder.exists():
+        _unpack(package, folder)
+    return next(folder.glob(pattern))
+
+
 def _unpack(package: str, folder: Path) -> None:
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         pytest.skip(
-            f"no {package} on PATH and no apt-get to fetch it: install {package} to run this test"
+            f"no {package} here and no apt-get to fetch it: install {package} to run this test"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as made:
