@@ -1,33 +1,17 @@
 """A job of a program that traces its own part is one trace over all processes, silent on what was said in it."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from itertools import pairwise
 
 from beeyard_client import BeeyardClient
 from beeyard_client.events import Finished, Started
 from beeyard_runtime import semconv
-from beeyard_runtime.telemetry import setup_telemetry
-from opentelemetry.sdk.trace import TracerProvider
 
-from tests.support.otlp import ATTEMPT, OtlpReceiver, ReceivedSpan, receiving_otlp
+from tests.support.otlp import ATTEMPT, ReceivedSpan, receiving_otlp, traced
 from tests.support.stack import Stack
 
 PROMPT = "The keeper whispers a secret"
 WHOLE = ("infer", ("beeyard.queen.v1.InferenceService/Infer", ("admission",), *ATTEMPT))
 SPANS = 9
-
-
-@asynccontextmanager
-async def traced(receiver: OtlpReceiver) -> AsyncIterator[TracerProvider]:
-    """A program that traces its own part."""
-    telemetry = setup_telemetry("test", otlp_endpoint=receiver.endpoint)
-    assert telemetry._provider is not None
-    try:
-        yield telemetry._provider
-    finally:
-        await asyncio.to_thread(telemetry.shutdown)
 
 
 async def test_one_job_is_one_trace() -> None:

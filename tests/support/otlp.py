@@ -7,8 +7,10 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import grpc
+from beeyard_runtime.telemetry import setup_telemetry
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.common.v1 import common_pb2
+from opentelemetry.sdk.trace import TracerProvider
 
 Value = str | bool | int | float | None
 #: What one attempt that ran to its end adds to the trace of its job, as `SpanTree.shape` tells it.
@@ -67,6 +69,8 @@ class OtlpReceiver(trace_service_pb2_grpc.TraceServiceServicer):
         """Begin with no spans."""
         self.endpoint = ""
         self.spans: list[ReceivedSpan] = []
+        #: What came, byte by byte: with events, links and status messages.
+        self.batches: list[bytes] = []
         self._arrived = asyncio.Condition()
 
     async def Export(  # noqa: N802  # named by the protocol
@@ -77,6 +81,7 @@ class OtlpReceiver(trace_service_pb2_grpc.TraceServiceServicer):
         """Take one batch."""
         async with self._arrived:
             self.spans.extend(_read(request))
+            self.batches.append(request.SerializeToString())
             self._arrived.notify_all()
         return trace_service_pb2.ExportTraceServiceResponse()
 
@@ -125,6 +130,17 @@ async def receiving_otlp() -> AsyncIterator[OtlpReceiver]:
         yield receiver
     finally:
         await server.stop(None)
+
+
+@asynccontextmanager
+async def traced(receiver: OtlpReceiver) -> AsyncIterator[TracerProvider]:
+    """Yield the tracer provider of a program that traces its own part."""
+    telemetry = setup_telemetry("test", otlp_endpoint=receiver.endpoint)
+    assert telemetry._provider is not None
+    try:
+        yield telemetry._provider
+    finally:
+        await asyncio.to_thread(telemetry.shutdown)
 
 
 def _read(request: trace_service_pb2.ExportTraceServiceRequest) -> Iterable[ReceivedSpan]:
