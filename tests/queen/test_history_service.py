@@ -80,9 +80,10 @@ async def test_jobs_are_found_by_when_they_ended(
     [
         pb.GetJobStatisticsRequest(group_by=99),  # type: ignore[arg-type]
         pb.GetJobStatisticsRequest(since=Timestamp(seconds=-5)),
+        pb.GetJobStatisticsRequest(since=Timestamp(seconds=2**63 - 1)),
         pb.GetJobStatisticsRequest(until=Timestamp(nanos=-5)),
     ],
-    ids=["unknown grouping", "before 1970", "no moment"],
+    ids=["unknown grouping", "before 1970", "after 9999", "no moment"],
 )
 async def test_a_question_that_makes_no_sense_is_refused(
     queen: RunningQueen, request_: pb.GetJobStatisticsRequest

@@ -134,6 +134,12 @@ class AttachedWorker:
             results=[finished_of(offer.epoch, first + len(words))],
         )
 
+    async def changed(self) -> None:
+        """Return once the queen has said something more, or ended the stream; with an error if it had before."""
+        assert not self.has_ended, f"the stream ended: {self.error}"
+        self._changed.clear()
+        await self._changed.wait()
+
     async def until(self, holds: Callable[[pb.Orders], object], what: str) -> None:
         """Return once the orders so far meet the condition."""
         try:

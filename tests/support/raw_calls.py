@@ -1,7 +1,9 @@
 """Calls of bytes as they are, for tests of what a server does with requests that no generated client would send."""
 
+import asyncio
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -11,6 +13,8 @@ from grpc_status import rpc_status
 from tests.support.reflection import ServedMethod
 
 CALL_TIMEOUT_S = 20.0
+_EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs have forgotten it
+_WROTE_TOO_LATE = "Internal error from Core"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +77,67 @@ async def talk(
     finally:
         running.cancel()
     return Outcome(grpc.StatusCode.OK)
+
+
+async def converse(
+    channel: grpc.aio.Channel,
+    method: ServedMethod,
+    requests: Sequence[bytes],
+    *,
+    closes: bool,
+    silence_s: float,
+) -> Outcome:
+    """Send a stream's requests one after the other, read what comes until it keeps silent, and hang up.
+
+    A client of grpc.aio that writes to a stream just ended is told of its own mistake and not of the server's answer;
+    the server has got enough then, and is asked again with one request less, the last as one that comes whole.
+
+    Args:
+        channel: To the server.
+        method: With a stream in either direction.
+        requests: In order; just one where the client does not stream.
+        closes: Whether the client says that it has nothing more to send.
+        silence_s: How long the server may keep silent before it is left, which is OK.
+    """
+    told = await _converse(channel, method, requests, closes=closes, silence_s=silence_s)
+    while told.message == _WROTE_TOO_LATE and not told.reason and method.takes_stream:
+        method = dataclasses.replace(method, takes_stream=len(requests) > 1)
+        requests = requests[:-1] or requests
+        told = await _converse(channel, method, requests, closes=closes, silence_s=silence_s)
+    return told
+
+
+async def _converse(
+    channel: grpc.aio.Channel,
+    method: ServedMethod,
+    requests: Sequence[bytes],
+    *,
+    closes: bool,
+    silence_s: float,
+) -> Outcome:
+    running = _start(channel, method, requests[0] if requests else b"")
+    try:
+        # An error if the server has ended the stream already; what it said comes with the reading.
+        with contextlib.suppress(asyncio.InvalidStateError):
+            if method.takes_stream:
+                await _write(running, requests, closes=closes)
+        async with asyncio.timeout(silence_s) as patience:
+            while await running.read() is not _EOF:
+                patience.reschedule(asyncio.get_running_loop().time() + silence_s)
+        return Outcome(await running.code(), await running.details() or "")
+    except grpc.aio.AioRpcError as error:
+        return outcome(error)
+    except TimeoutError:
+        return Outcome(grpc.StatusCode.OK)
+    finally:
+        running.cancel()
+
+
+async def _write(running: Any, requests: Sequence[bytes], *, closes: bool) -> None:
+    for request in requests:
+        await running.write(request)
+    if closes:
+        await running.done_writing()
 
 
 # The stubs want serializers and know four kinds of calls; None, which leaves bytes as they are, is documented by grpc.

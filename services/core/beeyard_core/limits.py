@@ -105,6 +105,11 @@ assert 2 * RECONNECT_MAX_MS < LEASE_TTL_MS
 KEEPALIVE_PING_GAP_MS: Final = KEEPALIVE_TIME_MS // 2
 CONCURRENT_STREAMS_MAX: Final = 10_000
 CONCURRENT_RPCS_MAX: Final = 20_000
+# Calls that have arrived and were not begun. Beyond 1,000 grpc drops some of them by chance, as CANCELLED and without a
+# reason, unless it is told otherwise. As many as one connection may open: each costs up to 50 KB, so all of them half a
+# gigabyte, which a hostile peer can make them cost.
+PENDING_RPCS_MAX: Final = CONCURRENT_STREAMS_MAX
+assert PENDING_RPCS_MAX <= CONCURRENT_RPCS_MAX
 
 # --- The queen ---
 QUEUE_DEPTH_MAX: Final = 100_000

@@ -40,6 +40,9 @@ _OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", limits.KEEPALIVE_PING_GAP_MS),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_concurrent_streams", limits.CONCURRENT_STREAMS_MAX),
+    # From the first on some are dropped by chance, from the second on all.
+    ("grpc.server.max_pending_requests", limits.PENDING_RPCS_MAX),
+    ("grpc.server.max_pending_requests_hard_limit", limits.PENDING_RPCS_MAX),
     ("grpc.max_receive_message_length", limits.MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", limits.MESSAGE_BYTES_MAX),
     ("grpc.max_metadata_size", limits.METADATA_BYTES_MAX),

@@ -5,7 +5,7 @@ The figures are read on the store's thread and counted on another, so that nobod
 
 import asyncio
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import grpc
 from beeyard.queen.v1 import history_service_pb2 as pb
@@ -26,7 +26,8 @@ from beeyard_queen.store.history import HistoryFilter, HistoryReader
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Message, Message]"
 
-
+# The end of the year 9999, after which no `Timestamp` is valid; protobuf refuses to convert such a one.
+_LAST_SECOND: Final = 253_402_300_799
 _Asked: TypeAlias = pb.GetJobStatisticsRequest | pb.GetForecastReportRequest
 
 
@@ -79,6 +80,8 @@ class HistoryServicer(history_service_pb2_grpc.HistoryServiceServicer):
 
 def _wall_ms(stamp: Timestamp, field: str) -> int:
     """Return a moment in milliseconds since the epoch; 0: not given."""
-    if stamp.seconds < 0 or not 0 <= stamp.nanos < 1_000_000_000:
-        raise refuse(Refusal.INVALID_REQUEST, f"{field} must not lie before 1970", field=field)
-    return min(stamp.ToMilliseconds(), 2**62)
+    is_moment = 0 <= stamp.seconds <= _LAST_SECOND and 0 <= stamp.nanos < 1_000_000_000
+    if not is_moment:
+        message = f"{field} must lie between the years 1970 and 9999"
+        raise refuse(Refusal.INVALID_REQUEST, message, field=field)
+    return stamp.ToMilliseconds()
