@@ -54,7 +54,8 @@ WORDS = {
     "": ("bee", "a", "1", "lua"),
     "model": ("tiny", "other"),
     "worker_id": ("w1", "w2"),
-    "pool_id": ("p1", "none"),
+    # Not the pools of the workers of ours: one that is heard of once and no more is not ready.
+    "pool_id": ("p1", "p2"),
     "engine": ("synthetic",),
     "device": ("cpu", "gpu0"),
     "address": ("127.0.0.1:1",),
@@ -198,7 +199,7 @@ def assert_got_far(siege: Siege) -> None:
     assert state.sequence > 10
     assert state.epoch > 10
     assert state.fleet.pools
-    assert siege.codes.keys() >= {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
+    assert siege.codes.keys() >= {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}
 
 
 async def assert_answers(queen: RunningQueen) -> None:
