@@ -1,5 +1,6 @@
 """Whom the platform policy chooses, what tenants are charged, and what a policy's mirror is told."""
 
+import pytest
 from beeyard_core import limits
 from beeyard_core.dispatch import enqueue
 from beeyard_core.event import CancelRequested, LeaseFinished, PoolReported, WorkerAttached
@@ -329,16 +330,20 @@ def test_a_worker_has_the_traits_of_its_host() -> None:
     assert row.capability == "image-gen"
 
 
-def test_a_job_waits_for_a_quantization_that_it_accepts() -> None:
-    wanted = Requirements(quantizations=("Q8_0",))
-    for has_worker in (True, False):
-        here = Yard(QueenState())
-        step(here.state, PoolReported(pool_of("p1")), START)
-        if has_worker:
-            step(here.state, WorkerAttached(session=1, report=report_of("w1")), START)
-        here.wait("j1", requirements=wanted)
-        (outcome, *_) = schedule(here.state, Projection(), Twin(), START, [])
-        assert isinstance(outcome.intent, Wait)
+@pytest.mark.parametrize("has_worker", [True, False])
+@pytest.mark.parametrize(
+    "wanted", [Requirements(quantizations=("Q8_0",)), Requirements(extensions=("lora",))]
+)
+def test_a_job_waits_for_a_worker_that_meets_what_it_requires(
+    wanted: Requirements, *, has_worker: bool
+) -> None:
+    here = Yard(QueenState())
+    step(here.state, PoolReported(pool_of("p1")), START)
+    if has_worker:
+        step(here.state, WorkerAttached(session=1, report=report_of("w1")), START)
+    here.wait("j1", requirements=wanted)
+    (outcome, *_) = schedule(here.state, Projection(), Twin(), START, [])
+    assert isinstance(outcome.intent, Wait)
 
 
 def test_a_slot_whose_job_is_forgotten_runs_nothing_that_a_policy_sees() -> None:
