@@ -142,10 +142,13 @@ def test_the_places_of_sessions_that_are_served_are_forgotten() -> None:
 
 @in_cases(50)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), min_size=1, max_size=60))
-def test_of_sessions_that_wait_none_starts_twice_before_another_starts_once(
+def test_of_sessions_that_wait_none_gets_more_than_two_starts_ahead_of_another(
     history: list[tuple[str, bool]],
 ) -> None:
-    """Over any stretch in which two sessions wait, what starts of them differs by one job at most."""
+    """Over any stretch in which two sessions wait, what starts of them differs by two jobs at most.
+
+    By one in the long run, and by one more for a session that had its turn just before it joined again.
+    """
     turns, waiting, started = Turns(), list[tuple[int, int, str]](), list[str]()
     since: dict[str, int] = {}
     for number, (session, serves) in enumerate(history):
@@ -162,7 +165,7 @@ def test_of_sessions_that_wait_none_starts_twice_before_another_starts_once(
         for one in names:
             for other in names - {one}:
                 stretch = started[max(since[one], since[other]) :]
-                assert abs(stretch.count(one) - stretch.count(other)) <= 1 + (len(names) > 2)
+                assert abs(stretch.count(one) - stretch.count(other)) <= 2
 
 
 def test_turns_are_of_one_model() -> None:

@@ -1,6 +1,7 @@
 """What every request meets before its route: sizes, types, hosts, names, and errors in the right shape."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -33,6 +34,8 @@ async def raw(gateway: RunningGateway, sent: bytes, *, most: int = 65_536) -> by
             return await reader.read(most)
     finally:
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 @pytest.mark.parametrize(

@@ -281,8 +281,8 @@ async def test_a_queen_that_cannot_read_what_was_delivered_does_not_start(
         await submit(queen)
         await worker.accept(await worker.offer())
         disk = await disk_of(queen)
-    unreadable = UnreadableStore()
-    vars(unreadable).update(vars(disk))
+    # The same disk, which from now on gives errors.
+    disk.__class__ = UnreadableStore
     with pytest.raises(StartFailed, match="does not give back what was delivered"):
-        async with running_queen(unreadable):
+        async with running_queen(disk):
             pass

@@ -5,9 +5,11 @@ moment at which it is durable, so a queen can die with a batch that is on disk a
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from beeyard_core.history import JobRecord, LeaseRecord
+from beeyard_queen.store.history import HistoryFilter, HistoryReader
 from beeyard_queen.store.memory import MemoryStore
 from beeyard_queen.store.port import (
     Batch,
@@ -66,6 +68,22 @@ class Disk:
         return MountedStore(self, process)
 
 
+class MountedHistory:
+    """What has ended, on the disk."""
+
+    def __init__(self, memory: HistoryReader, read: Callable[[], Awaitable[None]]) -> None:
+        self._memory = memory
+        self._read = read
+
+    async def job_records(self, history_filter: HistoryFilter) -> Sequence[JobRecord]:
+        await self._read()
+        return await self._memory.job_records(history_filter)
+
+    async def lease_records(self, history_filter: HistoryFilter) -> Sequence[LeaseRecord]:
+        await self._read()
+        return await self._memory.lease_records(history_filter)
+
+
 class MountedStore:
     """The ports of the store, on the disk."""
 
@@ -74,6 +92,7 @@ class MountedStore:
         self._process = process
         self.work = disk.memory.work
         self.policies = disk.memory.policies
+        self.history = MountedHistory(disk.memory.history, self._read)
 
     async def _spend(self) -> None:
         chance = self._process.world.chance
@@ -103,6 +122,14 @@ class MountedStore:
         if self._disk.is_full or self._disk.is_broken:
             raise StoreUnavailable("the disk is full, as the seed wants it")
         return await self._disk.memory.forget(ended_before_ms=ended_before_ms)
+
+    async def forget_history(self, *, ended_before_ms: int, rows_max: int) -> int:
+        await self._spend()
+        if self._disk.is_full or self._disk.is_broken:
+            raise StoreUnavailable("the disk is full, as the seed wants it")
+        return await self._disk.memory.forget_history(
+            ended_before_ms=ended_before_ms, rows_max=rows_max
+        )
 
     async def close(self) -> None:
         await self._disk.memory.close()

@@ -19,6 +19,7 @@ class SilentLink:
         self._open = asyncio.Event()
         self._open.set()
         self._pipes: set[asyncio.Task[None]] = set()
+        self._sinks: list[asyncio.StreamWriter] = []
         self.address = ""
 
     def cut(self) -> None:
@@ -29,6 +30,7 @@ class SilentLink:
         """Forward one connection."""
         there_reader, there_writer = await asyncio.open_connection(*self._target)
         for source, sink in ((reader, there_writer), (there_reader, writer)):
+            self._sinks.append(sink)
             self._pipes.add(asyncio.create_task(self._pipe(source, sink)))
 
     async def close(self) -> None:
@@ -36,6 +38,10 @@ class SilentLink:
         for pipe in self._pipes:
             pipe.cancel()
         await asyncio.gather(*self._pipes, return_exceptions=True)
+        for sink in self._sinks:
+            # What nobody reads would keep a connection open beyond the event loop.
+            sink.transport.abort()
+        await asyncio.sleep(0)
 
     async def _pipe(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:

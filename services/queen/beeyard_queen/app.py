@@ -160,9 +160,17 @@ async def _assemble(
 
 
 async def _recall(state: QueenState, history: HistoryReader) -> None:
-    """Let the forecast learn again from the last jobs of earlier queens, in the order in which they ended."""
+    """Let the forecast learn again from the last jobs of earlier queens, in the order in which they ended.
+
+    Predictions are a help and no promise: a queen that cannot read them begins without.
+    """
     wanted = HistoryFilter(limit=history_limits.HISTORY_RECALLED_MAX)
-    for record in reversed(await history.job_records(wanted)):
+    try:
+        records = await history.job_records(wanted)
+    except StoreUnavailable as fault:
+        _log.warning("history_unreadable", fault=str(fault))
+        return
+    for record in reversed(records):
         state.forecast.recall(record)
 
 
