@@ -52,8 +52,9 @@ async def crash_at_a_start(stack: Stack, number: int, chance: random.Random) -> 
     """Kill the pool manager while it starts one more worker: before, during or after the spawn."""
     stub = fleet_rpc.FleetServiceStub(stack.channel(stack.queen_address))
     request = fleet_pb.StartWorkerRequest(model="tiny", request_id=f"more-{number}")
-    started = await stub.StartWorker(request, timeout=10, wait_for_ready=True)
+    # Before the order: the process may have begun by the time that the answer is here.
     before = pids_of(stack)
+    started = await stub.StartWorker(request, timeout=10, wait_for_ready=True)
     if chance.random() < 0.7:
         await eventually(
             lambda: pids_of(stack) - before, "a process begins", PATIENCE_S, look_again_s=0.005

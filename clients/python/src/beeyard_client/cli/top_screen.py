@@ -8,6 +8,7 @@ from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
+from textual.css.query import NoMatches
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, RichLog, Static, TabbedContent, TabPane
 
@@ -105,10 +106,16 @@ class TopApp(App[int]):
         """Watch; when the queen goes away, say so and try again."""
         while True:
             try:
-                await watch()
-            except BeeyardError as error:
-                self._status(f"{error.message}; trying again")
+                await self._once(watch)
+            except NoMatches:
+                return  # the screen is being taken down, its tables are gone already
             await asyncio.sleep(_RETRY_S)
+
+    async def _once(self, watch: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await watch()
+        except BeeyardError as error:
+            self._status(f"{error.message}; trying again")
 
     async def _watch_fleet(self) -> None:
         async for now in self._client.watch_fleet(self._interval_ms):
