@@ -72,13 +72,15 @@ def _is_served(state: QueenState, job: Job, present: Present) -> bool:
         if worker is not None and worker.report.slots_total > 0:
             if incompatibility(job.spec, offering_of_worker(fleet, worker)) is None:
                 return True
-        elif pool_id not in fleet.pools or any(_devices(fleet.pools[pool_id], pool_id, job.spec)):
+        elif pool_id not in fleet.pools or any(
+            devices_for(job.spec, pool_id, fleet.pools[pool_id])
+        ):
             return True
     return False
 
 
-def _devices(pool: Pool, pool_id: PoolId, spec: JobSpec) -> Iterator[tuple[Device, CachedModel]]:
-    """Every device of a pool on which a worker for the job could run."""
+def devices_for(spec: JobSpec, pool_id: PoolId, pool: Pool) -> Iterator[tuple[Device, CachedModel]]:
+    """Every device of a pool on which a worker for the job could run if it were empty."""
     for cached in pool.report.models:
         if cached.model != spec.model or cached.fault:
             continue
@@ -108,7 +110,7 @@ def place_for_job(state: QueenState, spec: JobSpec, now: Instant) -> Place | Non
     for pool_id, pool in state.fleet.pools.items():
         if not pool.is_fresh(now.mono_ms) or state.fleet.is_gated(pool_id):
             continue
-        for device, cached in _devices(pool, pool_id, spec):
+        for device, cached in devices_for(spec, pool_id, pool):
             free_bytes = free_bytes_of(pool, device, promised)
             if cached.required_bytes <= free_bytes:
                 places.append(Place(-free_bytes, pool_id, device.uuid))

@@ -13,14 +13,12 @@ from dataclasses import replace
 from enum import IntEnum, unique
 from typing import Final, NamedTuple
 
-from beeyard_core.demand import Promised, free_bytes_of
+from beeyard_core.demand import Promised, devices_for, free_bytes_of
 from beeyard_core.fleet import CachedModel, Device, Fleet, Pool, Worker, WorkerState
 from beeyard_core.ids import PoolId, WorkerId
 from beeyard_core.job import JobSpec
 from beeyard_core.placement import (
     exclusion,
-    incompatibility,
-    offering_of_model,
     offering_of_worker,
 )
 
@@ -214,15 +212,9 @@ def _devices(
 ) -> Iterator[tuple[PoolId, Device, CachedModel]]:
     """Every device, on a host that reports, on which a worker for the job could run if it were empty."""
     for pool_id, pool in fleet.pools.items():
-        if not pool.is_fresh(now_ms):
-            continue
-        for cached in pool.report.models:
-            if cached.model != spec.model or cached.fault:
-                continue
-            for device in pool.report.devices:
-                fits = cached.required_bytes <= device.vram_total_bytes
-                if fits and not incompatibility(spec, offering_of_model(pool_id, cached, device)):
-                    yield pool_id, device, cached
+        if pool.is_fresh(now_ms):
+            for device, cached in devices_for(spec, pool_id, pool):
+                yield pool_id, device, cached
 
 
 def _started(spec: JobSpec, fleet: Fleet, promised: Promised, now_ms: int) -> Iterator[Remedy]:

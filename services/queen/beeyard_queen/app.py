@@ -39,7 +39,7 @@ from beeyard_queen.egress.feed import Feeds
 from beeyard_queen.egress.hosts import Hosts
 from beeyard_queen.egress.links import Links
 from beeyard_queen.egress.relay import Relay
-from beeyard_queen.gauges import Gauges, LoopFigures
+from beeyard_queen.gauges import Gauges
 from beeyard_queen.ingress.explaining import Explaining
 from beeyard_queen.ingress.fleet_service import FleetServicer
 from beeyard_queen.ingress.following import Following
@@ -235,7 +235,7 @@ class Queen:
             state, feeds, clock, self.loop.post, self.loop.poke, metrics, traces.timelines
         )
         self._gauges = Gauges(
-            self.figures, state=state, relay=self._relay, policies=self.policies, metrics=metrics
+            self.figures, loop=self.loop, relay=self._relay, policies=self.policies, metrics=metrics
         )
         self._scrapes = MetricsServer(self.figures.registry, settings.metrics_listen)
         self._actor = QueenActor(
@@ -398,8 +398,7 @@ class Queen:
     async def _read_gauges(self) -> None:
         """Show Prometheus how things are, for ever."""
         while True:
-            loop = LoopFigures(self.loop.commits_count, self.loop.is_store_healthy)
-            self._gauges.read(loop)
+            self._gauges.read()
             await self._clock.sleep_ms(limits.METRICS_INTERVAL_MS)
 
     async def _drain(self) -> None:

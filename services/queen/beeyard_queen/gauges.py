@@ -5,7 +5,6 @@ A scrape finds the last reading. Nothing here walks the queue; hosts and workers
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from beeyard_core.governor import usable_units
@@ -14,6 +13,7 @@ from beeyard_core.state import QueenState
 from beeyard_runtime.metrics import Family, Figures, Sampled
 
 from beeyard_queen.egress.relay import Relay
+from beeyard_queen.loop import WriterLoop
 from beeyard_queen.metrics import QueenMetrics
 from beeyard_queen.policy.runtime import PolicyRuntime
 
@@ -66,14 +66,6 @@ def _one(value: float) -> _Values:
     return [((), float(value))]
 
 
-@dataclass(slots=True)
-class LoopFigures:
-    """What the writer loop counts of itself."""
-
-    commits_count: int
-    is_store_healthy: bool
-
-
 class Gauges:
     """Reads the queen's state for Prometheus."""
 
@@ -81,19 +73,20 @@ class Gauges:
         self,
         figures: Figures,
         *,
-        state: QueenState,
+        loop: WriterLoop,
         relay: Relay,
         policies: PolicyRuntime,
         metrics: QueenMetrics,
     ) -> None:
         """Read from these; nothing is changed."""
         self._sampled = Sampled(figures)
-        self._state, self._relay = state, relay
+        self._loop, self._relay = loop, relay
         self._policies, self._metrics = policies, metrics
 
-    def read(self, loop: LoopFigures) -> None:
+    def read(self) -> None:
         """Replace what a scrape finds by how things are now."""
-        state, counts = self._state, self._policies.counts
+        loop, counts = self._loop, self._policies.counts
+        state = loop.state
         depths = zip(Priority, state.queue.depths(), strict=True)
         self._sampled.replace(
             {

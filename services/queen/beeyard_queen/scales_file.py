@@ -14,14 +14,15 @@ Without `keep_warm_s` no worker is stopped for being idle; without `max` the que
 A model with a table of its own takes nothing from `default`. Unknown keys are errors: a misspelt bound is none.
 """
 
-import tomllib
 from pathlib import Path
 
 from beeyard_core import limits
 from beeyard_core.ids import ModelName
 from beeyard_core.scaling import Scale
 from beeyard_runtime.faults import StartFailed
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
+
+from beeyard_queen.toml_file import read_toml
 
 
 class _Default(BaseModel):
@@ -58,7 +59,7 @@ def read_scales(path: Path | None) -> tuple[dict[ModelName, Scale], Scale]:
     """
     if path is None:
         return {}, Scale()
-    found = _parse(path)
+    found = read_toml(path, _File, name="scales", bytes_max=limits.SCALES_FILE_BYTES_MAX)
     scales = {ModelName(model): each.scale() for model, each in found.models.items()}
     if len(scales) > limits.MODEL_SCALES_MAX:
         raise StartFailed(
@@ -77,21 +78,3 @@ def read_scales(path: Path | None) -> tuple[dict[ModelName, Scale], Scale]:
 
 def _ms(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1_000)
-
-
-def _parse(path: Path) -> _File:
-    try:
-        if path.stat().st_size > limits.SCALES_FILE_BYTES_MAX:
-            most = limits.SCALES_FILE_BYTES_MAX
-            raise StartFailed(f"the scales file {path} is larger than {most} bytes")
-        return _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as fault:
-        raise StartFailed(
-            f"the scales file {path} cannot be read ({fault.strerror}); name another with --scales"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
-        raise StartFailed(f"the scales file {path} is not valid TOML: {fault}") from None
-    except ValidationError as fault:
-        error = fault.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in error["loc"])
-        raise StartFailed(f"the scales file {path}: {where}: {error['msg']}") from None

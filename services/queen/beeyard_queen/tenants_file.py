@@ -16,14 +16,15 @@ session_cost_units = 500
 What is left out does not limit. Unknown keys are errors: a misspelt quota that is silently ignored is none.
 """
 
-import tomllib
 from pathlib import Path
 
 from beeyard_core import limits
 from beeyard_core.ids import TenantId
 from beeyard_core.quota import Quota, QuotaSettings
 from beeyard_runtime.faults import StartFailed
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
+
+from beeyard_queen.toml_file import read_toml
 
 
 class _Quota(BaseModel):
@@ -52,7 +53,7 @@ def read_tenants(path: Path | None, *, is_enforced: bool) -> QuotaSettings:
     """
     if path is None:
         return QuotaSettings(is_enforced=is_enforced)
-    found = _parse(path)
+    found = read_toml(path, _File, name="tenants", bytes_max=limits.TENANTS_FILE_BYTES_MAX)
     for tenant_id in found.tenants:
         if not 1 <= len(tenant_id.encode()) <= limits.ID_BYTES_MAX:
             message = f"a tenant's id is 1 to {limits.ID_BYTES_MAX} bytes"
@@ -62,21 +63,3 @@ def read_tenants(path: Path | None, *, is_enforced: bool) -> QuotaSettings:
         otherwise=Quota(**found.default.model_dump()),
         is_enforced=is_enforced,
     )
-
-
-def _parse(path: Path) -> _File:
-    try:
-        if path.stat().st_size > limits.TENANTS_FILE_BYTES_MAX:
-            most = limits.TENANTS_FILE_BYTES_MAX
-            raise StartFailed(f"the tenants file {path} is larger than {most} bytes")
-        return _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as fault:
-        raise StartFailed(
-            f"the tenants file {path} cannot be read ({fault.strerror}); name another with --tenants"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
-        raise StartFailed(f"the tenants file {path} is not valid TOML: {fault}") from None
-    except ValidationError as fault:
-        error = fault.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in error["loc"])
-        raise StartFailed(f"the tenants file {path}: {where}: {error['msg']}") from None

@@ -150,7 +150,9 @@ class Sampled(Collector):
     def replace(self, readings: Readings) -> None:
         """Take a sample in place of the last one. Values whose labels fell together as `other` are added up."""
         self._metrics = tuple(
-            self._family(family, values) for family, values in sorted_by_name(readings)
+            # In the order of their names, so that two scrapes can be compared line by line.
+            self._family(family, readings[family])
+            for family in sorted(readings, key=lambda each: each.name)
         )
 
     def collect(self) -> Iterator[Metric]:
@@ -169,10 +171,3 @@ class Sampled(Collector):
         for key, value in sums.items():
             made.add_metric(key, value)
         return made
-
-
-def sorted_by_name(
-    readings: Readings,
-) -> list[tuple[Family, Iterable[tuple[tuple[str, ...], float]]]]:
-    """Return the families in the order of their names, so that two scrapes can be compared line by line."""
-    return sorted(readings.items(), key=lambda pair: pair[0].name)

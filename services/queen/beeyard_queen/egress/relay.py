@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from beeyard.worker.v1 import worker_service_pb2 as pb
+from beeyard_core import limits
 from beeyard_core.event import (
     Event,
     FirstTokenArrived,
@@ -205,7 +206,7 @@ class Relay:
             _log.warning(
                 "stale_epoch_write_refused",
                 worker_id=worker_id,
-                lease_id=lease_id,
+                lease_id=lease_id[: limits.ID_BYTES_MAX],
                 epoch=epoch,
                 count=self.stale_epoch_writes_count,
             )

@@ -7,7 +7,7 @@ file: that every job that waits can still run, that every answer is whole, and t
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -184,12 +184,8 @@ def _epochs(connection: apsw.Connection) -> Iterator[StoreFinding]:
 
 
 def _has(connection: apsw.Connection, table: str) -> bool:
-    found: Callable[[], object] = connection.execute(
-        "SELECT count(*) FROM sqlite_schema WHERE name = ?", (table,)
-    ).fetchone
-    row = found()
-    assert isinstance(row, tuple)
-    return bool(row[0])
+    found = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = ?", (table,))
+    return bool(found.get)
 
 
 def refuse_unusable(path: Path) -> None:

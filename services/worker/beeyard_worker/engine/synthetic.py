@@ -20,6 +20,7 @@ from beeyard_worker.engine.synthetic_answer import (
     SyntheticAnswer,
     Words,
     count_tokens,
+    finish_of,
     hidden_text,
     prompt_of,
 )
@@ -123,14 +124,7 @@ class SyntheticEngine:
                 index = upto
             if rest := answer.rest():
                 yield rest
-            yield Finish(
-                reason="stop" if answer.ended else "length",
-                prompt_tokens=count_tokens(prompt),
-                completion_tokens=generation.resume_count + answer.sent,
-                cached_prompt_tokens=0,
-                prefill_ms=first - begun,
-                decode_ms=last - first,
-            )
+            yield finish_of(generation, prompt, answer, begun, first, last)
 
     def watch_slots(self, on_change: Callable[[int], None]) -> None:
         """Never call: the number of slots is fixed."""

@@ -7,7 +7,7 @@ import hashlib
 from typing import Final
 
 from beeyard_worker.engine.chat_template import PLAIN_STOPS, render_plain
-from beeyard_worker.engine.port import Generation, Token
+from beeyard_worker.engine.port import Finish, Generation, Token
 from beeyard_worker.engine.stop_strings import StopScanner
 
 _BYTES_PER_TOKEN: Final = 4
@@ -94,6 +94,20 @@ def hidden_text(generation: Generation) -> str:
     text = "".join(_TOKENS[token].text for token in generation.resume_ids if token < len(_TOKENS))
     yielded = generation.resume_text
     return text[len(yielded) :] if text.startswith(yielded) else ""
+
+
+def finish_of(
+    generation: Generation, prompt: str, answer: SyntheticAnswer, begun: int, first: int, last: int
+) -> Finish:
+    """Return how an answer ended whose first and last token came at these monotonic milliseconds."""
+    return Finish(
+        reason="stop" if answer.ended else "length",
+        prompt_tokens=count_tokens(prompt),
+        completion_tokens=generation.resume_count + answer.sent,
+        cached_prompt_tokens=0,
+        prefill_ms=first - begun,
+        decode_ms=last - first,
+    )
 
 
 def count_tokens(prompt: str) -> int:

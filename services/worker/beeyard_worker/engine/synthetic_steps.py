@@ -23,6 +23,7 @@ from beeyard_worker.engine.synthetic_answer import (
     SyntheticAnswer,
     Words,
     count_tokens,
+    finish_of,
     hidden_text,
     prompt_of,
 )
@@ -158,14 +159,7 @@ class SteppedSyntheticEngine:
                     self._loop.leave(seat)
             if rest := answer.rest():
                 yield rest
-            yield Finish(
-                reason="stop" if answer.ended else "length",
-                prompt_tokens=count_tokens(prompt),
-                completion_tokens=generation.resume_count + answer.sent,
-                cached_prompt_tokens=0,
-                prefill_ms=first - begun,
-                decode_ms=last - first,
-            )
+            yield finish_of(generation, prompt, answer, begun, first, last)
 
     async def count_prompt_tokens(self, generation: Generation) -> int:
         """Return a quarter of the prompt's bytes, as `generate` counts, too."""

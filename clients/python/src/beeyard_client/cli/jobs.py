@@ -1,17 +1,28 @@
 """`beeyard jobs`: list, look at, follow, cancel, explain."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
 from beeyard_client import limits
 from beeyard_client.cli.history import predicted, statistics
 from beeyard_client.cli.infer import follow
-from beeyard_client.cli.printing import clock, print_json, print_table, say
+from beeyard_client.cli.printing import (
+    clock,
+    console,
+    print_json,
+    print_table,
+    printable,
+    say,
+    table,
+)
 from beeyard_client.cli.session import OK, ask
 from beeyard_client.client import BeeyardClient
-from beeyard_client.job import Explanation, Job, JobState
+from beeyard_client.job import Candidate, Explanation, Job, JobState, LeaseRecord
 
 jobs = typer.Typer(no_args_is_help=True, help="List, look at, follow, cancel and explain jobs.")
 
@@ -19,6 +30,8 @@ jobs.command("stats")(statistics)
 
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+_CANDIDATE_COLUMNS: Final = ("worker", "pool", "verdict", "detail", "would end in")
+_LEASE_COLUMNS: Final = ("attempt", "lease", "worker", "ending", "from", "to")
 _STATES = [one for one in JobState if one is not JobState.UNKNOWN]
 
 
@@ -189,42 +202,45 @@ def explain(context: typer.Context, job_id: JobId, *, as_json: AsJson = False) -
         if as_json:
             print_json(told)
         else:
-            _show_explanation(told)
+            console().print(explanation_view(told))
         return OK
 
     ask(context, command, as_json=as_json)
 
 
-def _show_explanation(told: Explanation) -> None:
-    say(f"{told.job.job_id} {told.job.state.value}: {told.summary}")
+def explanation_view(told: Explanation) -> Group:
+    """Return why a job waits or ran where it ran, to be printed or shown on a screen."""
+    lines = [f"{told.job.job_id} {told.job.state.value}: {told.summary}"]
     if told.job.prediction is not None and told.job.state is JobState.QUEUED:
-        say(predicted(told.job.prediction))
+        lines.append(predicted(told.job.prediction))
     if told.held_ms:
-        say(f"held back for at most {told.held_ms / 1000:.0f} s: urgent work is expected")
+        lines.append(f"held back for at most {told.held_ms / 1000:.0f} s: urgent work is expected")
     if told.remedy is not None:
-        say(f"what would help: if {told.remedy.message}")
+        lines.append(f"what would help: if {told.remedy.message}")
+    parts: list[Text | Table] = [Text(printable(line)) for line in lines]
     if told.candidates:
-        rows = [
-            (
-                one.worker_id,
-                one.pool_id,
-                "chosen" if one.chosen else one.excluded_by or "feasible",
-                one.detail,
-                f"{one.predicted_end_ms / 1000:.1f} s" if one.predicted_end_ms else "-",
-            )
-            for one in told.candidates
-        ]
-        print_table("", ("worker", "pool", "verdict", "detail", "would end in"), rows)
+        parts.append(table("", _CANDIDATE_COLUMNS, map(_candidate_row, told.candidates)))
     if told.leases:
-        past = [
-            (
-                one.attempt,
-                one.lease_id,
-                one.worker_id,
-                f"{one.ending}, revoked" if one.was_revoked else one.ending,
-                clock(one.lease_time),
-                clock(one.end_time),
-            )
-            for one in told.leases
-        ]
-        print_table("leases", ("attempt", "lease", "worker", "ending", "from", "to"), past)
+        parts.append(table("leases", _LEASE_COLUMNS, map(_lease_row, told.leases)))
+    return Group(*parts)
+
+
+def _candidate_row(one: Candidate) -> tuple[object, ...]:
+    return (
+        one.worker_id,
+        one.pool_id,
+        "chosen" if one.chosen else one.excluded_by or "feasible",
+        one.detail,
+        f"{one.predicted_end_ms / 1000:.1f} s" if one.predicted_end_ms else "-",
+    )
+
+
+def _lease_row(one: LeaseRecord) -> tuple[object, ...]:
+    return (
+        one.attempt,
+        one.lease_id,
+        one.worker_id,
+        f"{one.ending}, revoked" if one.was_revoked else one.ending,
+        clock(one.lease_time),
+        clock(one.end_time),
+    )

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, Final
 
+from rich.console import Group
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -20,13 +21,14 @@ from beeyard_client.cli.fleet import (
     pool_row,
     worker_row,
 )
+from beeyard_client.cli.jobs import explanation_view
 from beeyard_client.cli.policy import decision_line
 from beeyard_client.cli.printing import clock, printable
-from beeyard_client.cli.trace import bar, words
+from beeyard_client.cli.trace import timeline_view
 from beeyard_client.client import BeeyardClient
 from beeyard_client.errors import BeeyardError
 from beeyard_client.fleet import Fleet
-from beeyard_client.job import Explanation, Job, JobTimeline
+from beeyard_client.job import Job
 
 JOBS_SHOWN: Final = 100
 DECISIONS_SHOWN: Final = 500
@@ -44,15 +46,15 @@ class Details(ModalScreen[None]):
         "Details { align: center middle; } #box { width: 90%; height: 80%; border: round $accent; }"
     )
 
-    def __init__(self, text: str) -> None:
-        """Show `text` as it is."""
+    def __init__(self, view: Group) -> None:
+        """Show what the command line prints of the job."""
         super().__init__()
-        self.text = text
+        self.view = view
 
     def compose(self) -> ComposeResult:
         """Lay the box out."""
         with VerticalScroll(id="box"):
-            yield Static(Text(printable(self.text)))
+            yield Static(self.view)
 
 
 class TopApp(App[int]):
@@ -175,17 +177,17 @@ class TopApp(App[int]):
             key = jobs.coordinate_to_cell_key(jobs.cursor_coordinate).row_key.value
             await self._show_details(self._drawn(key or ""))
 
-    async def _show_details(self, text: Awaitable[str]) -> None:
+    async def _show_details(self, view: Awaitable[Group]) -> None:
         try:
-            await self.push_screen(Details(await text))
+            await self.push_screen(Details(await view))
         except BeeyardError as error:
             self._status(error.message)
 
-    async def _explained(self, job_id: str) -> str:
-        return explanation_text(await self._client.explain(job_id))
+    async def _explained(self, job_id: str) -> Group:
+        return explanation_view(await self._client.explain(job_id))
 
-    async def _drawn(self, job_id: str) -> str:
-        return timeline_text(await self._client.timeline(job_id))
+    async def _drawn(self, job_id: str) -> Group:
+        return timeline_view(await self._client.timeline(job_id))
 
     def _table(self, name: str) -> "DataTable[Text]":
         return self.query_one(f"#{name}", DataTable)
@@ -225,25 +227,3 @@ def _job_row(job: Job) -> tuple[object, ...]:
         job.worker_id or "-",
         clock(job.create_time),
     )
-
-
-def explanation_text(told: Explanation) -> str:
-    """Return why a job waits or ran where it ran, line by line."""
-    lines = [f"{told.job.job_id} {told.job.state.value}", "", told.summary, ""]
-    for one in told.candidates:
-        verdict = "chosen" if one.chosen else one.excluded_by or "feasible"
-        lines.append(f"{one.worker_id:<28} {verdict:<24} {one.detail}")
-    return "\n".join(lines)
-
-
-def timeline_text(told: JobTimeline) -> str:
-    """Return the phases of a job, line by line, on one axis."""
-    lines = [f"{told.job.job_id} {told.job.state.value}", ""]
-    if told.spans:
-        begin = min(span.begin_time for span in told.spans)
-        last = max(span.end_time or span.begin_time for span in told.spans)
-        lines += [
-            f"{span.name:<14} {span.attempt:>2} {bar(span, begin, last):<42} {words(span)}"
-            for span in told.spans
-        ]
-    return "\n".join(lines)

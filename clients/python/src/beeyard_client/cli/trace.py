@@ -4,13 +4,16 @@ from datetime import datetime, timedelta
 from typing import Annotated, Final
 
 import typer
+from rich.console import Group
+from rich.text import Text
 
-from beeyard_client.cli.printing import clock, print_json, print_table, say
+from beeyard_client.cli.printing import clock, console, print_json, printable, table
 from beeyard_client.cli.session import OK, ask
 from beeyard_client.client import BeeyardClient
 from beeyard_client.job import JobSpan, JobTimeline
 
 _BAR_COLUMNS: Final = 40
+_COLUMNS: Final = ("phase", "attempt", "after ms", "took ms", "", "")
 _INSIDE_LEASE: Final = ("prefill", "decode")
 #: What is worth a place in a line, and how it is introduced.
 _FACTS: Final = (
@@ -39,21 +42,21 @@ def trace(
         if as_json:
             print_json(told)
         else:
-            _show(told)
+            console().print(timeline_view(told))
         return OK
 
     ask(context, command, as_json=as_json)
 
 
-def _show(told: JobTimeline) -> None:
+def timeline_view(told: JobTimeline) -> Group:
+    """Return the phases of a job on one axis, to be printed or shown on a screen."""
     job, spans = told.job, told.spans
     trace_id = f", trace {job.trace_id}" if job.trace_id else ""
-    say(f"{job.job_id} {job.state.value}, accepted {clock(job.create_time)}{trace_id}")
+    head = f"{job.job_id} {job.state.value}, accepted {clock(job.create_time)}{trace_id}"
     if not spans:
-        say("nothing is known of its phases")
-        return
+        return Group(Text(printable(head)), Text("nothing is known of its phases"))
     begin = min(span.begin_time for span in spans)
-    last = max([span.end_time or span.begin_time for span in spans], default=begin)
+    last = max(span.end_time or span.begin_time for span in spans)
     rows = [
         (
             ("  " if span.name in _INSIDE_LEASE else "") + span.name,
@@ -65,7 +68,7 @@ def _show(told: JobTimeline) -> None:
         )
         for span in spans
     ]
-    print_table("", ("phase", "attempt", "after ms", "took ms", "", ""), rows)
+    return Group(Text(printable(head)), table("", _COLUMNS, rows))
 
 
 def bar(span: JobSpan, begin: datetime, last: datetime, columns: int = _BAR_COLUMNS) -> str:
