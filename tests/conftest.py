@@ -1,8 +1,18 @@
-"""Prints, behind everything else, the figures that tests found (`tests/support/soak.py`)."""
+"""What holds for every test: Ctrl-C reaches the processes that tests start, and figures that tests found are printed
+behind everything else (`tests/support/soak.py`).
+"""
+
+import signal
 
 import pytest
 
 from tests.support.soak import FIGURE
+
+
+def pytest_configure() -> None:
+    """Hear SIGINT also where a shell that runs the tests in its background ignores it, which children would inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

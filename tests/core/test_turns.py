@@ -147,7 +147,7 @@ def test_of_sessions_that_wait_none_gets_more_than_two_starts_ahead_of_another(
 ) -> None:
     """Over any stretch in which two sessions wait, what starts of them differs by two jobs at most.
 
-    By one in the long run, and by one more for a session that had its turn just before it joined again.
+    One of each, which is the bound of start-time fair queueing (Goyal, Vin, Cheng, 1996, theorem 1).
     """
     turns, waiting, started = Turns(), list[tuple[int, int, str]](), list[str]()
     since: dict[str, int] = {}
