@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from beeyard_queen.policy.trial import PLATFORM, run_trial
+from beeyard_queen.policy.trial import PLATFORM, Trial, run_trial
 from beeyard_queen.policy.try_command import read_scene
 from beeyard_queen.policy.zygote import Zygote
 
 from tests.support.hostile_cases import Case, cases
 from tests.support.policy_sandbox import running_zygote
+
+HARMLESS_TRIES = 3
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -25,10 +27,23 @@ async def zygote() -> AsyncIterator[Zygote]:
         yield running
 
 
+async def tried(case: Case, zygote: Zygote) -> Trial:
+    """Run it once; one that should do no harm again if its time was up.
+
+    A machine that is loaded may hand a harmless policy too little of its time, now and then. One that does harm has its
+    time taken every time.
+    """
+    for _ in range(HARMLESS_TRIES):
+        async with asyncio.timeout(10):
+            trial = await run_trial(zygote, case.lua.encode(), read_scene(None))
+        if trial.verdict == "decision" or case.allowed != ("decision",):
+            break
+    return trial
+
+
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in cases()])
 async def test_a_hostile_policy_ends_as_stated(case: Case, zygote: Zygote) -> None:
-    async with asyncio.timeout(10):
-        trial = await run_trial(zygote, case.lua.encode(), read_scene(None))
+    trial = await tried(case, zygote)
     assert trial.verdict in case.allowed, trial
     if trial.verdict in {"fallback", "killed"} and trial.elapsed_ms:
         # Somebody decided all the same: the platform policy, or nobody if it never came to a question.

@@ -200,6 +200,15 @@ async def test_a_record_of_a_process_that_is_gone_or_another_is_removed(
     assert records_in(tmp_path) == []
 
 
+def test_what_a_killed_predecessor_was_writing_is_removed(tmp_path: Path) -> None:
+    folder = RecordFolder(tmp_path)
+    kept = RunRecord(spec=spec_of("w1"), pid=1, create_time_s=1.0, start_wall_ms=1)
+    folder.write(kept)
+    (tmp_path / "w2.draft").write_bytes(b'{"spec": {"worker_i')
+    assert RecordFolder(tmp_path).read_all() == [kept]
+    assert [path.name for path in tmp_path.iterdir()] == ["w1.json"]
+
+
 def test_a_record_of_a_later_process_survives_the_end_of_the_earlier(tmp_path: Path) -> None:
     folder = RecordFolder(tmp_path)
     earlier = RunRecord(spec=spec_of("w"), pid=1, create_time_s=1.0, start_wall_ms=1)

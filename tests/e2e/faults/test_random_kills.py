@@ -31,6 +31,8 @@ AT_ONCE = 48
 REPLAYED_EVERY = 10
 #: One job in so many is long; of the long ones most are followed by clients that drop their streams.
 LONG_EVERY = 16
+#: Of the short ones one in so many, since on a slow machine a long answer comes in few, large messages.
+SHORT_DROPPED_EVERY = 3
 LONG_TOKENS = (150, 250)
 SHORT_TOKENS = (2, 10)
 TTL_MS = 2_000
@@ -87,6 +89,8 @@ class Run:
             if number // LONG_EVERY % 8 == 0:
                 channel = self._stack.channel(self._stack.queen_address)
                 return lambda asked: clients.never_resume(channel, asked)
+            return lambda asked: clients.drop(client, asked)
+        if number % SHORT_DROPPED_EVERY == 0:
             return lambda asked: clients.drop(client, asked)
         way = clients.follow if number % 2 else clients.submit
         return lambda asked: way(client, asked)

@@ -1,7 +1,8 @@
 """One small JSON file for each running worker, so that a successor pool manager finds what its predecessor started.
 
 A record is written to a temporary name and moved into place, so a reader sees the whole of it or nothing. A record
-that cannot be read is removed: it would only hide that nobody knows the process.
+that cannot be read is removed: it would only hide that nobody knows the process. So is the draft of one that a
+predecessor was killed over, for nobody would ever move it into place.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from beeyard_pool_manager.workers.worker_process import RunRecord
 
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_DRAFT: Final = ".draft"
 _SCHEMA: Final = TypeAdapter(RunRecord)
 _log = get_log("records")
 
@@ -43,7 +45,7 @@ class RecordFolder:
     def write(self, record: RunRecord) -> None:
         """Put the record on disk, whole or not at all."""
         target = self._path(record.spec.worker_id)
-        draft = target.with_suffix(".draft")
+        draft = target.with_suffix(_DRAFT)
         with draft.open("wb") as sink:
             sink.write(_SCHEMA.dump_json(record, indent=1))
             sink.flush()
@@ -51,7 +53,12 @@ class RecordFolder:
         draft.replace(target)
 
     def read_all(self) -> list[RunRecord]:
-        """Return every readable record, by worker id; removes those that are not."""
+        """Return every readable record, by worker id; removes those that are not, and drafts.
+
+        For a pool manager that begins: afterwards a draft may be one that is being written.
+        """
+        for draft in self._folder.glob(f"*{_DRAFT}"):
+            draft.unlink(missing_ok=True)
         records: list[RunRecord] = []
         for path in sorted(self._folder.glob("*.json")):
             try:
