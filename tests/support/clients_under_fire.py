@@ -149,7 +149,7 @@ class Clients:
 
     async def _some(self, stream: JobStream, gathered: Gathered) -> bool:
         """Take a few tokens and leave the stream; return whether there is more to come."""
-        # Of a short answer two parts at least, so that it is left once whatever a message of the queen brings at a time.
+        # A short answer is taken in two parts at least, however much of it a message brings.
         few = min(12, gathered.asked.max_tokens // 2)
         until = len(gathered.ids) + self._chance.randint(1, few)
         try:
