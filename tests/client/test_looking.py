@@ -7,6 +7,7 @@ from beeyard_client import BeeyardClient, BeeyardError, JobState, Priority, Work
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 
 from tests.support import scripted_queen as say
 from tests.support.scripted_queen import Refuse, ScriptedQueen
@@ -120,6 +121,23 @@ async def test_one_span_a_job_is_the_parent_of_every_call(
     expected = f"00-{context.trace_id:032x}-{context.span_id:016x}"
     assert [one["traceparent"][:-3] for one in queen.metadata] == [expected, expected]
     assert stream.trace_id == f"{context.trace_id:032x}"
+
+
+async def test_a_cancelled_job_is_no_failed_span(
+    queen: ScriptedQueen, address: str, spans: InMemorySpanExporter
+) -> None:
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    queen.infer.append([say.queued(), say.cancelled()])
+    async with BeeyardClient(address, tracer_provider=provider) as client:
+        stream = client.infer("hello", model="tiny")
+        async for _ in stream:
+            pass
+    (span,) = spans.get_finished_spans()
+    assert span.attributes is not None
+    assert "error.type" not in span.attributes
+    assert span.status.status_code is StatusCode.UNSET
+    assert [event.name for event in span.events] == ["cancelled"]
 
 
 async def test_a_refused_job_is_a_failed_span(

@@ -88,6 +88,9 @@ async def test_attempts_follow_each_other(queen: RunningQueen, worker: AttachedW
         "decode",
     ]
     assert all(span.HasField("end_time") for span in told.spans)
+    broken, finished = (span.attributes for span in told.spans if span.name == "lease")
+    assert (broken["state"], broken["reason"]) == ("requeued", "WORKER_ERROR")
+    assert (finished["state"], "reason" in finished) == ("completed", False)
 
 
 async def test_a_cancelled_job_ends_its_wait(queen: RunningQueen) -> None:

@@ -30,6 +30,7 @@ class ReceivedSpan:
     attributes: Mapping[str, Value]
     resource: Mapping[str, Value]
     failed: bool
+    events: tuple[str, ...]
 
     @property
     def service(self) -> str:
@@ -158,6 +159,7 @@ def _read(request: trace_service_pb2.ExportTraceServiceRequest) -> Iterable[Rece
                     attributes=_values(span.attributes),
                     resource=resource,
                     failed=span.status.code == span.status.STATUS_CODE_ERROR,
+                    events=tuple(event.name for event in span.events),
                 )
 
 

@@ -326,7 +326,7 @@ class Story:
                 return f"refuse worker {worker_id} {_refused(refused)}"
             case fx.DrainWorker(worker_id):
                 return f"drain {worker_id}"
-            case fx.AnnounceRequeued(job_id):
+            case fx.AnnounceRequeued(job_id, _):
                 return f"requeued {job_id}"
             case fx.AnnounceEnded(job_id):
                 return f"ended {_job_line(self.apiary.durable[job_id])}"

@@ -11,6 +11,7 @@ from beeyard_worker.engine.port import EngineFault, Generation, Token
 from beeyard_worker.runner import Runner
 from beeyard_worker.status import SpeedMeter
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 
 from tests.support.scripted_engine import ScriptedEngine
 from tests.worker.conftest import fresh_metrics, load, status_of
@@ -86,20 +87,35 @@ async def test_a_generation_has_a_prefill_and_a_decode_span_under_its_lease() ->
     assert runner.refusal(100) is None
 
 
-@pytest.mark.parametrize("how", ["cancel", "fault"])
-async def test_a_generation_that_breaks_frees_its_slot_and_ends_its_span(how: str) -> None:
+async def test_a_generation_that_breaks_frees_its_slot_and_ends_its_span_as_failed() -> None:
     engine = ScriptedEngine()
     runner, exporter, task = await runner_of(engine, ManualClock())
-    if how == "cancel":
-        task.cancel()
-    else:
-        engine.fail("a", EngineFault(Refusal.VRAM_OOM, "no memory left"))
+    engine.fail("a", EngineFault(Refusal.VRAM_OOM, "no memory left"))
     await asyncio.wait([task])
     await asyncio.sleep(0)
-    assert task.cancelled() or isinstance(task.exception(), EngineFault)
+    assert isinstance(task.exception(), EngineFault)
     (span,) = exporter.get_finished_spans()
     assert span.attributes is not None
-    assert span.attributes["error.type"] in {"VRAM_OOM", "CancelledError"}
+    assert span.attributes["error.type"] == "VRAM_OOM"
+    assert span.status.status_code is StatusCode.ERROR
+    # What an engine says of its fault may quote what it was asked.
+    assert span.status.description is None
+    assert runner.refusal(100) is None
+    assert engine.running == set()
+
+
+async def test_a_generation_that_is_stopped_frees_its_slot_and_is_no_error() -> None:
+    engine = ScriptedEngine()
+    runner, exporter, task = await runner_of(engine, ManualClock())
+    task.cancel()
+    await asyncio.wait([task])
+    await asyncio.sleep(0)
+    assert task.cancelled()
+    (span,) = exporter.get_finished_spans()
+    assert span.attributes is not None
+    assert "error.type" not in span.attributes
+    assert span.status.status_code is StatusCode.UNSET
+    assert [event.name for event in span.events] == ["cancelled"]
     assert runner.refusal(100) is None
     assert engine.running == set()
 

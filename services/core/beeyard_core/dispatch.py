@@ -25,7 +25,7 @@ from beeyard_core.instant import Instant
 from beeyard_core.job import Decision, Job, JobState, JobVerb
 from beeyard_core.lease import Lease, LeaseState, LeaseVerb
 from beeyard_core.overdue import counts_start, releases
-from beeyard_core.refusal import Refused
+from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.state import QueenState, TimerKind
 
 
@@ -140,12 +140,19 @@ def take_back(state: QueenState, job: Job, now: Instant, effects: list[Effect]) 
         free(state, held, LeaseVerb.RELEASE)
 
 
-def requeue(state: QueenState, job: Job, effects: list[Effect]) -> None:
-    """Put a job back at the place of its acceptance, which is the head of its class for an old job."""
+def requeue(state: QueenState, job: Job, effects: list[Effect], why: Refusal | None) -> None:
+    """Put a job back at the place of its acceptance, which is the head of its class for an old job.
+
+    Args:
+        state: Of the queen.
+        job: Had a lease.
+        effects: What is to be done.
+        why: What ended its attempt; None: it made way for a more urgent job.
+    """
     job.move(JobVerb.REQUEUE)
     enqueue(state, job)
     effects.append(SaveJob(job.job_id))
-    effects.append(AnnounceRequeued(job.job_id))
+    effects.append(AnnounceRequeued(job.job_id, why))
 
 
 def end(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from beeyard_core.fleet import DesiredWorker
 from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, WorkerId, WorkId
-from beeyard_core.refusal import Refused
+from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.work_ask import WorkAnswer
 
 
@@ -127,9 +127,14 @@ class DrainWorker:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceRequeued:
-    """Tell followers that the job waits for another attempt."""
+    """Tell followers that the job waits for another attempt.
+
+    Attributes:
+        why: What ended the last one; None: it made way for a more urgent job.
+    """
 
     job_id: JobId
+    why: Refusal | None
 
 
 @dataclass(frozen=True, slots=True)

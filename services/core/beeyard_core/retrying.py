@@ -26,15 +26,15 @@ def retry_or_fail(
     if cause.reason is Refusal.DRAINING and job.preemptions < limits.PREEMPTIONS_PER_JOB_MAX:
         # Its worker was told to end. That says nothing of the job, however often a fleet is renewed under it.
         job.preemptions += 1
-        requeue(state, job, effects)
+        requeue(state, job, effects, cause.reason)
         return
     broken = job.attempt - job.preemptions
     if broken >= job.spec.max_attempts:
         _exhausted(state, job, cause, now, effects)
     elif broken == 1:
-        requeue(state, job, effects)
+        requeue(state, job, effects, cause.reason)
     else:
-        _rest(state, job, broken, now, effects)
+        _rest(state, job, cause, now, effects)
 
 
 def _exhausted(
@@ -48,13 +48,14 @@ def _exhausted(
     end(state, job, JobVerb.FAIL, now, effects, failure=failure)
 
 
-def _rest(state: QueenState, job: Job, broken: int, now: Instant, effects: list[Effect]) -> None:
+def _rest(state: QueenState, job: Job, cause: Refused, now: Instant, effects: list[Effect]) -> None:
     """Keep a job out of the queue for a while. A queen that restarts meanwhile lets it try at once."""
+    broken = job.attempt - job.preemptions
     job.move(JobVerb.REQUEUE)
     job.is_resting = True
     state.set_timer(now.mono_ms + rest_ms(broken, job.epoch), TimerKind.REST, job.job_id)
     effects.append(SaveJob(job.job_id))
-    effects.append(AnnounceRequeued(job.job_id))
+    effects.append(AnnounceRequeued(job.job_id, cause.reason))
 
 
 def rest_ms(broken: int, epoch: Epoch) -> int:

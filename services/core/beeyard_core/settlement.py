@@ -74,7 +74,7 @@ def offer_refused(
     job = state.jobs[lease.job_id]
     if event.reason.is_transient:
         job.attempt -= 1
-        requeue(state, job, effects)
+        requeue(state, job, effects, event.reason)
     else:
         failure = Refused(reason=event.reason, message=_why_refused(event.reason))
         end(state, job, JobVerb.FAIL, now, effects, failure=failure)

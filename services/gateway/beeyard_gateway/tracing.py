@@ -1,5 +1,6 @@
 """The span `infer` of one job, between the HTTP request that asked for it and the queen that runs it."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,7 +10,8 @@ from beeyard_runtime import semconv
 from beeyard_runtime.telemetry import Telemetry
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
-from beeyard_gateway.faults import Fault
+from beeyard_gateway.exchange import HungUp
+from beeyard_gateway.faults import Fault, HttpReason
 
 
 class JobSpan:
@@ -31,7 +33,7 @@ class JobSpan:
             case "tokens":
                 if not self._has_token:
                     self._has_token = True
-                    span.add_event("first_token")
+                    span.add_event(semconv.EVENT_FIRST_TOKEN)
             case "queued":
                 span.set_attribute(semconv.JOB_ID, event.job_id)
             case "started":
@@ -44,14 +46,20 @@ class JobSpan:
             case "failed":
                 self._fail(event.failed.reason)
             case "cancelled":
-                span.set_attribute(semconv.ERROR_TYPE, "CANCELLED")
+                span.add_event(semconv.EVENT_CANCELLED)
             case _:
                 pass
 
     def fail(self, fault: Fault) -> None:
         """Note that the job was refused, or could not be followed."""
-        if self._span is not None:
+        # A job that was cancelled ended as somebody wished, though its client is told so by a fault.
+        if self._span is not None and fault.reason != HttpReason.CANCELLED.value:
             self._fail(fault.reason)
+
+    def hung_up(self) -> None:
+        """Note that the client did not wait for the end, which is no error of ours."""
+        if self._span is not None:
+            self._span.add_event(semconv.EVENT_CANCELLED)
 
     def _fail(self, reason: str) -> None:
         assert self._span is not None
@@ -86,4 +94,7 @@ def job_span(telemetry: Telemetry, request: pb.InferRequest) -> Iterator[JobSpan
             yield job
         except Fault as fault:
             job.fail(fault)
+            raise
+        except (HungUp, asyncio.CancelledError):
+            job.hung_up()
             raise

@@ -211,8 +211,8 @@ class QueenActor:
             case DrainWorker(worker_id):
                 if link := self.links.find(worker_id):
                     link.drain(limits.WORKER_STOP_GRACE_MS)
-            case AnnounceRequeued(job_id):
-                self._announce_requeued(job_id)
+            case AnnounceRequeued(job_id, why):
+                self._announce_requeued(job_id, why)
             case AnnounceEnded(job_id):
                 self._announce_ended(job_id)
             case ForgetJob(job_id):
@@ -339,9 +339,9 @@ class QueenActor:
         if link is not None and link.session == session:
             link.close(refused)
 
-    def _announce_requeued(self, job_id: JobId) -> None:
-        self.traces.requeued(job_id, self.clock.now())
-        _log.info("job_requeued", job_id=job_id)
+    def _announce_requeued(self, job_id: JobId, why: Refusal | None) -> None:
+        self.traces.requeued(job_id, why, self.clock.now())
+        _log.info("job_requeued", job_id=job_id, reason=why.value if why else "PREEMPTED")
         feed = self.feeds.by_job.get(job_id)
         if feed is not None:
             feed.inbox = None

@@ -16,6 +16,7 @@ from beeyard_core.ids import JobId
 from beeyard_core.instant import Instant
 from beeyard_core.job import Job
 from beeyard_core.lease import Lease
+from beeyard_core.refusal import Refusal
 from beeyard_runtime import semconv
 
 
@@ -83,9 +84,12 @@ class Timelines:
         """The running attempt delivered its first token."""
         self._note(job_id, now, _Kind.FIRST_TOKEN)
 
-    def requeued(self, job_id: JobId, now: Instant) -> None:
-        """The attempt is over and the job waits again."""
-        self._note(job_id, now, _Kind.REQUEUED)
+    def requeued(self, job_id: JobId, why: Refusal | None, now: Instant) -> None:
+        """The attempt is over and the job waits again; `why` is None if it made way for a more urgent one."""
+        facts = (
+            {"state": "preempted"} if why is None else {"state": "requeued", "reason": why.value}
+        )
+        self._note(job_id, now, _Kind.REQUEUED, facts)
 
     def ended(self, job: Job) -> None:
         """The job is over."""
@@ -152,5 +156,5 @@ def _close(spans: list[TimelineSpan], moment: _Moment, names: set[str] | None = 
     for span in spans:
         if span.end_ms is None and (names is None or span.name in names):
             span.end_ms = moment.at_ms
-            if moment.kind is _Kind.ENDED and span.name == semconv.SPAN_LEASE:
+            if moment.kind is not _Kind.LEASED and span.name == semconv.SPAN_LEASE:
                 span.facts.update(moment.facts)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from beeyard_core.ids import JobId
 from beeyard_core.instant import Instant
-from beeyard_core.job import Job
+from beeyard_core.job import Job, JobState
 from beeyard_core.lease import Lease
+from beeyard_core.refusal import Refusal
 from beeyard_runtime import semconv
 from beeyard_runtime.telemetry import Telemetry
 from opentelemetry import trace
@@ -20,6 +21,8 @@ from opentelemetry.trace import Span, StatusCode
 from beeyard_queen.timelines import Timelines
 
 _NS_PER_MS = 1_000_000
+#: The worker could not go on with a job, and nothing was wrong with either.
+_GIVEN_BACK = frozenset({Refusal.WORKER_BUSY, Refusal.DRAINING})
 
 
 @dataclass(slots=True)
@@ -80,13 +83,14 @@ class JobTraces:
             spans.admission.end()
         spans.queue_wait = self._start(semconv.SPAN_QUEUE_WAIT, spans.parent, job.accepted_at)
 
-    def requeued(self, job_id: JobId, now: Instant) -> None:
-        """The attempt is over and the job waits again."""
-        self.timelines.requeued(job_id, now)
+    def requeued(self, job_id: JobId, why: Refusal | None, now: Instant) -> None:
+        """The attempt is over and the job waits again; `why` is None if it made way for a more urgent one."""
+        self.timelines.requeued(job_id, why, now)
         spans = self._jobs.get(job_id)
         if spans is None:
             return
-        self._end_lease(spans, failed=True)
+        _tell_why_it_ended(spans.lease, why)
+        self._end_lease(spans)
         spans.queue_wait = self._start(semconv.SPAN_QUEUE_WAIT, spans.parent, now)
 
     def leased(self, job: Job, lease: Lease, now: Instant) -> str:
@@ -119,7 +123,14 @@ class JobTraces:
             semconv.SPAN_POLICY_DECIDE, context=spans.parent, start_time=placed_ns
         )
         if decision is not None:
-            decide.set_attribute(semconv.POLICY_VERSION, decision.policy_version)
+            decide.set_attributes(
+                {
+                    semconv.POLICY_NAME: decision.policy_version.rpartition("@")[0],
+                    semconv.POLICY_VERSION: decision.policy_version,
+                    semconv.POLICY_REASON: decision.summary,
+                    semconv.POLICY_IS_FALLBACK: decision.is_fallback,
+                }
+            )
         inner = trace.set_span_in_context(decide, spans.parent)
         placement = tracer.start_span(semconv.SPAN_PLACEMENT, context=inner, start_time=placed_ns)
         placement.set_attributes(
@@ -137,12 +148,14 @@ class JobTraces:
             return
         if spans.queue_wait is not None:
             spans.queue_wait.end()
-        self._end_lease(spans, failed=job.failure is not None)
+        if spans.lease is not None and job.state is JobState.CANCELLED:
+            spans.lease.add_event(semconv.EVENT_CANCELLED)
+        elif job.failure is not None:
+            _tell_why_it_ended(spans.lease, job.failure.reason)
+        self._end_lease(spans)
 
-    def _end_lease(self, spans: _JobSpans, *, failed: bool) -> None:
+    def _end_lease(self, spans: _JobSpans) -> None:
         if spans.lease is not None:
-            if failed:
-                spans.lease.set_status(StatusCode.ERROR)
             spans.lease.end()
             spans.lease = None
 
@@ -150,3 +163,16 @@ class JobTraces:
         return self.telemetry.tracer.start_span(
             name, context=parent, start_time=at.wall_ms * _NS_PER_MS
         )
+
+
+def _tell_why_it_ended(lease: Span | None, why: Refusal | None) -> None:
+    """Mark a lease that ended before its answer did; as an error only if something was wrong."""
+    if lease is None:
+        return
+    if why is None:
+        lease.add_event(semconv.EVENT_PREEMPTED)
+    elif why in _GIVEN_BACK:
+        lease.add_event(semconv.EVENT_GIVEN_BACK, {semconv.REFUSAL_REASON: why.value})
+    else:
+        lease.set_attribute(semconv.ERROR_TYPE, why.value)
+        lease.set_status(StatusCode.ERROR)

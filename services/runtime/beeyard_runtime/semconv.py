@@ -60,5 +60,13 @@ ENGINE: Final = "beeyard.engine"
 POLICY_NAME: Final = "beeyard.policy.name"
 POLICY_VERSION: Final = "beeyard.policy.version"
 POLICY_REASON: Final = "beeyard.policy.reason"
+POLICY_IS_FALLBACK: Final = "beeyard.policy.is_fallback"
 REFUSAL_REASON: Final = "beeyard.refusal.reason"
 RESUME_COUNT: Final = "beeyard.resume.tokens"
+
+# --- Events of spans. The last three say why something ended early though nothing was wrong: such a span is no error,
+# --- and has no `error.type`.
+EVENT_FIRST_TOKEN: Final = "first_token"  # noqa: S105  # of an answer
+EVENT_CANCELLED: Final = "cancelled"
+EVENT_PREEMPTED: Final = "preempted"
+EVENT_GIVEN_BACK: Final = "given_back"

@@ -5,6 +5,7 @@ goes into a sink of the caller; a sink that waits makes the engine wait, which i
 there is.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
@@ -13,7 +14,7 @@ from beeyard_runtime import semconv
 from beeyard_runtime.clock import Clock
 from beeyard_runtime.telemetry import Telemetry
 from opentelemetry.context import Context
-from opentelemetry.trace import Span
+from opentelemetry.trace import Span, StatusCode
 
 from beeyard_worker.engine.port import Engine, EngineFault, Finish, Generation, Token
 from beeyard_worker.kv_plan import plan_kv
@@ -166,9 +167,13 @@ class _Phases:
         return self
 
     def __exit__(self, _kind: object, fault: BaseException | None, _traceback: object) -> None:
-        if fault is not None:
+        if isinstance(fault, asyncio.CancelledError):
+            # Whoever stopped it knows why: the queen, whose lease says so, or a caller who hung up.
+            self._span.add_event(semconv.EVENT_CANCELLED)
+        elif fault is not None:
             reason = fault.reason.value if isinstance(fault, EngineFault) else type(fault).__name__
             self._span.set_attribute(semconv.ERROR_TYPE, reason)
+            self._span.set_status(StatusCode.ERROR)
         self._span.end()
 
     def first_token(self) -> None:

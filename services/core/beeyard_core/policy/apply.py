@@ -163,7 +163,7 @@ def _preempt(
     victim.preemptions += 1
     state.counts.preemptions += 1
     take_back(state, victim, now, effects)
-    requeue(state, victim, effects)
+    requeue(state, victim, effects, None)
     return None
 
 
