@@ -14,7 +14,7 @@ NIGHTLY_CASES ?= 10000
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo up test nightly soak check lint lint-style lint-types lint-imports lint-protos bench \
-	lint-security generate check-generated check-contract contract-image lock clean
+	lint-security lint-docs docs docs-serve reference generate check-generated check-contract contract-image lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -44,7 +44,7 @@ check: lint ## the static checks and the style tests
 	$(BIN)/pytest tests/style --quiet
 
 # One target a tool, so that `make -k check` shows all that is wrong at once.
-lint: lint-style lint-types lint-imports lint-protos lint-security check-generated check-contract
+lint: lint-style lint-types lint-imports lint-protos lint-security lint-docs check-generated check-contract
 
 lint-style: install
 	$(BIN)/ruff check .
@@ -63,6 +63,20 @@ lint-protos: install
 lint-security: install
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive services clients/python/src
 	$(BIN)/python scripts/check_licences.py
+
+# The site is built to see that it can be: a link that leads nowhere fails.
+lint-docs: docs
+
+# --- Read about it ---
+reference: install ## what pages are drawn from code, a test says when they are stale
+	for script in draw_policy_functions draw_rights draw_states metrics_table; do \
+		$(BIN)/python scripts/$$script.py || exit 1; done
+
+docs: install ## the documentation site, into build/site/html
+	$(BIN)/python scripts/build_site.py
+
+docs-serve: docs ## the same, on http://127.0.0.1:8000 until Ctrl-C
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site/html 8000
 
 bench: install ## the figures, each beside its control; writes benchmarks/out/latest.json
 	$(BIN)/python -m benchmarks
@@ -90,7 +104,7 @@ lock: install ## pin the newest versions that pyproject.toml allows, with their 
 	BIN=$(BIN) scripts/lock.sh
 
 clean: ## remove what the other commands made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage benchmarks/out
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage benchmarks/out build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: requirements/dev.lock requirements/bootstrap.lock pyproject.toml scripts/install.sh
