@@ -100,6 +100,14 @@ def test_nothing_is_published_beyond_loopback() -> None:
                 assert "=127.0.0.1:" in word, f"{name}: {word}"
 
 
+def test_every_role_is_asked_for_its_health_where_it_listens() -> None:
+    for name, service in services().items():
+        if "build" in service:
+            (listen,) = (w for w in service["command"] if w.startswith("--listen="))
+            asked = " ".join(service["healthcheck"]["test"])
+            assert listen.removeprefix("--listen=") in asked, name
+
+
 def test_no_two_services_share_a_port_of_the_host() -> None:
     ports = [
         match

@@ -1,0 +1,1 @@
+"""A command that asks a service whether it takes calls."""
