@@ -7,7 +7,6 @@ from beeyard_core.choice import placement_trace
 from beeyard_core.event import ApiMeasured, CancelRequested, JobSubmitted, Ticked, WorkerAttached
 from beeyard_core.fleet import HostLoad
 from beeyard_core.ids import JobId, ModelName, PoolId, TenantId, WorkerId, WorkId
-from beeyard_core.inference_gate import close_all
 from beeyard_core.job import JobState, Priority
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.state import Settings
@@ -256,7 +255,6 @@ def gated() -> Apiary:
     """A worker on host p1, for whose inference the governor counts."""
     settings = Settings(capacity=CapacitySettings(inference=InferenceShare.GATED))
     apiary = Apiary(settings)
-    close_all(apiary.state)
     apiary.snapshot(pool_of(load=IDLE_HOST))
     apiary.attach(report_of("w1"))
     return apiary

@@ -150,7 +150,7 @@ def test_the_smallest_change_is_told(spec: JobSpec, fleet: Fleet, wanted: Remedy
 
 def test_a_host_that_is_too_busy_has_to_be_less_so() -> None:
     fleet = fleet_of(report_of("w1"), pools=(HOST,))
-    fleet.open_pools = set()
+    fleet.closed_pools = {P1}
     assert remedy_of(spec_of(), fleet) == Remedy(RemedyKind.GATE, 0, "w1", P1)
 
 
@@ -227,7 +227,7 @@ def drawn_scene(seed: int) -> tuple[JobSpec, Fleet]:
         worker = drawn_worker(chance, number)
         fleet.workers[worker.report.worker_id] = worker
         fleet.reindex(worker)
-    fleet.open_pools = pick((None, {P1}, set()))
+    fleet.closed_pools = pick((set(), {PoolId("p2")}, {P1, PoolId("p2")}))
     spec = spec_of(
         max_tokens=pick((20, 80)),
         engine=pick(("", "llamacpp")),

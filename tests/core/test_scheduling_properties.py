@@ -140,7 +140,7 @@ class Bound:
                 self.watched.pop(job.job_id, None)
                 continue
             watch = self.watched.setdefault(job.job_id, Watch())
-            watch.older |= self._older(crowd, job)
+            watch.older |= self._older(crowd, job, effects)
             watch.starts += started[job.spec.model]
             assert watch.starts <= (len(watch.older) + 1) * (every + 1)
 
@@ -151,11 +151,14 @@ class Bound:
         return is_overdue and could_run(crowd.state, job.spec)
 
     @staticmethod
-    def _older(crowd: Crowd, job: Job) -> set[tuple[JobId, int]]:
-        """Every older job of its model that waits, with its attempt: who comes back may be next once more."""
+    def _older(crowd: Crowd, job: Job, effects: list[Effect]) -> set[tuple[JobId, int]]:
+        """Every older job of its model that waited, with its attempt: who comes back may be next once more."""
+        waited = [(other, other.attempt) for other in crowd.waiting()]
+        # Who started by the very event after which the job could run was waiting before it.
+        waited += [(other, other.attempt - 1) for other in crowd.started(effects)]
         return {
-            (other.job_id, other.attempt)
-            for other in crowd.waiting()
+            (other.job_id, attempt)
+            for other, attempt in waited
             if other.spec.model == job.spec.model and other.sequence < job.sequence
         }
 

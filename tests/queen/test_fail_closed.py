@@ -30,7 +30,7 @@ def reported(*, memory_percent: float = 20.0, fault: str = "") -> snapshot_pb2.H
 
 
 class Scene:
-    """A queen that gates inference, one host, and one worker on it."""
+    """A queen, one host, and one worker on it."""
 
     def __init__(self, queen: RunningQueen, host: Host, worker: AttachedWorker) -> None:
         self.queen, self.host, self.worker = queen, host, worker
@@ -64,10 +64,10 @@ class Scene:
         )
 
 
-@pytest.fixture
-async def scene() -> AsyncIterator[Scene]:
+@pytest.fixture(params=[{}, {"capacity_inference": "gated"}], ids=["by default", "gated"])
+async def scene(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
     async with (
-        running_queen(capacity_inference="gated") as queen,
+        running_queen(**request.param) as queen,
         connected(queen, reported()) as host,
         attached_worker(queen.channel, slots=4, pool_id="host") as worker,
     ):
@@ -94,7 +94,15 @@ async def runs_out_of_memory(scene: Scene) -> None:
     await scene.report(reported(memory_percent=99.0))
 
 
-@pytest.mark.parametrize("breaks", [falls_silent, loses_its_driver, runs_out_of_memory])
+async def says_nothing_of_its_load(scene: Scene) -> None:
+    said = reported()
+    said.ClearField("load")
+    await scene.report(said)
+
+
+@pytest.mark.parametrize(
+    "breaks", [falls_silent, loses_its_driver, runs_out_of_memory, says_nothing_of_its_load]
+)
 async def test_nothing_starts_on_a_host_that_is_not_well_and_it_recovers_by_itself(
     scene: Scene, breaks: Breaking
 ) -> None:

@@ -30,6 +30,7 @@ from beeyard_runtime.testing import ManualClock
 
 from tests.support.attached_worker import AttachedWorker, attached_worker
 from tests.support.eventually import eventually
+from tests.support.played_host import CALM
 from tests.support.running_queen import RunningQueen, running_queen
 
 LAST_WORKER = b"""
@@ -297,7 +298,7 @@ async def test_policies_see_what_operators_say_of_hosts_and_clients_of_themselve
     async with running_queen() as queen, AsyncExitStack() as stack:
         for pool_id, (latitude, longitude) in hosts.items():
             traits = pool_pb.HostTraits(cost_per_token=1, latitude=latitude, longitude=longitude)
-            snapshot = pool_pb.HostSnapshot(pool_id=pool_id, traits=traits)
+            snapshot = pool_pb.HostSnapshot(pool_id=pool_id, traits=traits, load=CALM)
             queen.queen.loop.post(PoolReported(pool_report_of(snapshot)))
             worker = attached_worker(queen.channel, f"worker-{pool_id}", pool_id=pool_id)
             await stack.enter_async_context(worker)

@@ -8,6 +8,7 @@ from beeyard_core.fleet import (
     CachedModel,
     Device,
     Fleet,
+    HostLoad,
     Pool,
     PoolReport,
     Worker,
@@ -22,6 +23,7 @@ from beeyard_core.state import QueenState
 
 START = Instant(mono_ms=1_000_000, wall_ms=1_700_000_000_000)
 GIB = 1 << 30
+CALM_HOST = HostLoad(cpu_percent=10.0, memory_percent=20.0)
 
 
 def spec_of(model: str = "m", **changes: object) -> JobSpec:
@@ -86,9 +88,11 @@ def cached_of(model: str = "m", **changes: object) -> CachedModel:
 
 
 def pool_of(pool_id: str = "p1", **changes: object) -> PoolReport:
-    """A host with one device and model m."""
+    """A host with one device and model m, and little to do."""
     return replace(
-        PoolReport(pool_id=PoolId(pool_id), devices=(device_of(),), models=(cached_of(),)),
+        PoolReport(
+            pool_id=PoolId(pool_id), devices=(device_of(),), models=(cached_of(),), load=CALM_HOST
+        ),
         **changes,  # type: ignore[arg-type]
     )
 

@@ -288,9 +288,12 @@ class Crowd:
                 self.grants.append((before[lease.pool_id], lease))
 
     def burden(self, value: int) -> None:
-        """A host becomes busy, or idle again, and says so."""
+        """A host becomes busy, or idle again, and says so, or no longer says how full its memory is."""
         pool_id = PoolId(f"p{1 + value % 2}")
-        load = HostLoad(cpu_percent=(10.0, 10.0, 70.0, 100.0)[value // 2 % 4], memory_percent=20.0)
+        load = HostLoad(
+            cpu_percent=(10.0, 10.0, 70.0, 100.0)[value // 2 % 4],
+            memory_percent=(20.0, 20.0, 20.0, 99.0, None)[value // 8 % 5],
+        )
         self.pools[pool_id] = replace(self.pools[pool_id], load=load)
         self.happen(PoolReported(self.pools[pool_id]))
 

@@ -12,12 +12,20 @@ from beeyard.pool.v1 import snapshot_pb2
 from tests.support.running_queen import RunningQueen
 
 GIB = 1 << 30
+#: A host that has little to do: one that says nothing of its load gets no work.
+CALM = snapshot_pb2.HostLoad(
+    cpu_count=4,
+    cpu_utilization=0.1,
+    memory_total_bytes=100 * GIB,
+    memory_available_bytes=80 * GIB,
+)
 
 
 def snapshot(pool_id: str = "host", **changes: object) -> snapshot_pb2.HostSnapshot:
     """A host with one GPU of 8 GiB and the model `tiny`."""
     host = snapshot_pb2.HostSnapshot(
         pool_id=pool_id,
+        load=CALM,
         devices=[
             snapshot_pb2.Device(
                 uuid="GPU-0",

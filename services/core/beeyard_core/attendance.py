@@ -19,7 +19,7 @@ from beeyard_core.event import (
 )
 from beeyard_core.fleet import Pool, Worker, WorkerReport, WorkerState
 from beeyard_core.ids import Epoch, LeaseId
-from beeyard_core.inference_gate import close_if_busy
+from beeyard_core.inference_gate import host_reported
 from beeyard_core.instant import Instant
 from beeyard_core.lease import Lease, LeaseState, LeaseVerb
 from beeyard_core.measuring import note_speed
@@ -188,7 +188,7 @@ def pool_reported(
     state.fleet.known_models.update(cached.model for cached in report.models)
     state.fleet.version += 1
     state.touched.pools[report.pool_id] = None
-    close_if_busy(state, report.pool_id, now)
+    host_reported(state, report, now)
     for process in report.processes:
         see_process(state, process, now)
         worker = state.fleet.workers.get(process.worker_id)

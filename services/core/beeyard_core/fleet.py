@@ -273,13 +273,12 @@ class Fleet:
     touched: dict[WorkerId, None] = field(default_factory=dict)
     #: What was measured of workers, for those that measured nothing yet.
     speeds: Speeds = field(default_factory=Speeds)
-    #: Hosts that take new inference jobs, where something holds others closed; None: nothing does.
-    open_pools: set[PoolId] | None = None
+    #: Hosts that take no new inference jobs, since they are too busy or do not say how busy; see `inference_gate.py`.
+    closed_pools: set[PoolId] = field(default_factory=set)
 
     def is_gated(self, pool_id: PoolId) -> bool:
         """Whether a host is too busy for new inference jobs. A worker without a pool manager stands for itself."""
-        closed = self.open_pools is not None and pool_id not in self.open_pools
-        return closed and pool_id in self.pools
+        return pool_id in self.closed_pools
 
     def reindex(self, worker: Worker) -> None:
         """Bring every index up to date after any change of `worker`."""

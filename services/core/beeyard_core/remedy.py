@@ -163,7 +163,7 @@ def _applied(
     worker = fleet.workers[WorkerId(remedy.target_id)]
     pool = fleet.pools.get(remedy.pool_id)
     scene = Fleet(workers={}, pools={} if pool is None else {remedy.pool_id: pool})
-    scene.open_pools = fleet.open_pools
+    scene.closed_pools = fleet.closed_pools
     changed = replace(worker, leases=worker.leases)
     report = worker.report
     match remedy.kind:
@@ -180,7 +180,7 @@ def _applied(
         case RemedyKind.KV_TOKENS:
             changed.kv_tokens_used = worker.kv_tokens_used - remedy.amount
         case RemedyKind.GATE:
-            scene.open_pools = None
+            scene.closed_pools = set()
         case RemedyKind.UNDRAIN:
             changed.is_drained = False
             changed.report = replace(report, state=WorkerState.READY)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from beeyard_core.inference_gate import close_all
 from beeyard_core.instant import Instant
 from beeyard_core.state import QueenState
 from beeyard_core.work import Work, WorkState
@@ -24,7 +23,6 @@ def restore_work(state: QueenState, works: Iterable[Work], *, sequence: int, now
     """
     yard = state.work
     yard.sequence = sequence
-    close_all(state)
     for work in works:
         yard.remember(work)
         state.quotas.restore_work(work.spec.tenant_id)

@@ -21,11 +21,12 @@ from beeyard_core.work_queue import WorkQueue
 class InferenceShare(Enum):
     """What inference has to do with capacity units."""
 
-    #: Nothing: units are for heavy work alone.
+    #: Nothing: units and ratings are for heavy work alone.
     IGNORED = "ignored"
-    #: A job that runs takes its `cost_units` from what heavy work may get. It is never held back itself.
+    #: A job that runs takes its `cost_units` from what heavy work may get. It waits only while its host says that it
+    #: has no room at all, or does not say.
     COUNTED = "counted"
-    #: The same, and a job of a class that its host is too busy for, or too expensive for the free units, waits.
+    #: The same, and it waits while its host is rated 10 for whatever reason, or has no unit free.
     GATED = "gated"
 
 

@@ -54,8 +54,9 @@ class QueenSettings(ServiceSettings):
         history_rows: Most ended jobs, and as many leases, of which figures are kept.
         capacity_units: Units of each host for heavy work, when the host is idle.
         capacity_reserve_units: Units of each host that are never leased.
-        capacity_inference: What inference has to do with units: ignored; counted, so that a running job takes its
-            cost_units from heavy work; or gated, so that jobs wait besides where their host is too busy for them.
+        capacity_inference: What inference has to do with units and ratings: ignored; counted, so that a running job
+            takes its cost_units from heavy work, and none starts where a host has no memory left or does not say; or
+            gated, so that jobs wait besides while their host is rated 10 or has no unit free.
         prefix_affinity: Whether a job goes, where it can, to a worker with the beginning of its prompt in its cache.
         queue_depth: Most jobs that may wait.
         queue_class: Most jobs of one class that may wait, what happens when the queue is full for it, or both, as
