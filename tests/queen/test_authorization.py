@@ -86,6 +86,7 @@ async def secured(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sec
         Role.POOL: file.add("pool", Role.POOL, pool_id="none"),
         Role.WORKER: file.add("worker", Role.WORKER, pool_id="none"),
         Role.ADMIN: file.add("admin", Role.ADMIN),
+        Role.MONITOR: file.add("monitor", Role.MONITOR),
     }
     own = file.add("own", Role.CLIENT, Role.WORKER, tenant_id=OWN)
     other = file.add("other", Role.CLIENT, Role.WORKER, tenant_id=OTHER)

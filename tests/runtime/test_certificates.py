@@ -117,3 +117,27 @@ def test_an_authority_whose_key_is_anothers_signs_nothing(
     assert main(["issue", "queen", "--dir", str(ours)], NOW) == 1
     assert "is not the key of ca.pem" in capsys.readouterr().err
     assert not (ours / "queen.pem").exists()
+
+
+def test_a_renewed_certificate_is_for_the_same_hosts_and_the_same_pool(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--dir", str(tmp_path)]
+    assert main(["init", *where], NOW) == 0
+    assert main(["issue", "gpu1", "--host", "gpu1.lab", "--pool", "gpu 1", *where], NOW) == 0
+    cert, key = tmp_path / "gpu1.pem", tmp_path / "gpu1.key"
+    old, old_key = x509.load_pem_x509_certificate(cert.read_bytes()), key.read_bytes()
+    capsys.readouterr()
+    later = NOW + dt.timedelta(days=390)
+    assert main(["renew", "gpu1", "--days", "30", "--json", *where], later) == 0
+    assert json.loads(capsys.readouterr().out)["is"] == "beeyard://pool/gpu%201"
+    new = x509.load_pem_x509_certificate(cert.read_bytes())
+    kind = x509.SubjectAlternativeName
+    names = [one.extensions.get_extension_for_class(kind).value for one in (old, new)]
+    assert names[0] == names[1]
+    assert new.not_valid_after_utc == later + dt.timedelta(days=30)
+    assert key.read_bytes() != old_key
+    assert [stat.S_IMODE(one.stat().st_mode) for one in (cert, key)] == [0o644, 0o600]
+    for wrong, words in (("ca", "a new authority"), ("nobody", "not there")):
+        assert main(["renew", wrong, *where], later) == 1
+        assert words in capsys.readouterr().err

@@ -18,12 +18,12 @@ from beeyard_runtime.config import ServiceSettings
 from beeyard_runtime.faults import ListenFailed, StartFailed
 from beeyard_runtime.listening import allowed_address
 from beeyard_runtime.rpc_errors import RpcRefusal
-from beeyard_runtime.rpc_gate import token_in
 from beeyard_runtime.rpc_server import RpcServer
 from beeyard_runtime.security.audit import AuditTrail
 from beeyard_runtime.security.authorization import METHODS
 from beeyard_runtime.security.callers import Caller, Role, current
 from beeyard_runtime.security.certificates import PeerName
+from beeyard_runtime.security.dialing import token_in
 from beeyard_runtime.security.guard import Guard, Shown
 from beeyard_runtime.security.protection import Protection, protect
 from beeyard_runtime.security.tls import NO_TLS

@@ -62,6 +62,18 @@ def test_other_libraries_speak_the_same_format(capfd: pytest.CaptureFixture[str]
     assert (line["event"], line["logger"], line["service"]) == ("odd thing", "grpc", "worker")
 
 
+def test_requests_to_other_servers_are_not_told_with_their_addresses(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    setup_log("worker", fmt="json", level="debug")
+    logging.getLogger("httpx").info(
+        'HTTP Request: POST %s "%s"', "http://me:password@gpu1/", "200 OK"
+    )
+    logging.getLogger("httpx").warning("odd thing")
+    (line,) = map(json.loads, capfd.readouterr().err.splitlines())
+    assert line["event"] == "odd thing"
+
+
 def test_the_console_form_names_the_event(capfd: pytest.CaptureFixture[str]) -> None:
     setup_log("worker", fmt="console", level="warning")
     get_log("slots").info("quiet")

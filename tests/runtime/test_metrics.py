@@ -1,13 +1,32 @@
 """Figures: bounded labels, samples that a scrape finds whole, and the port that serves them."""
 
+import asyncio
+import socket
+import ssl
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
-from beeyard_core import limits
+from beeyard_core import limits, link_limits
 from beeyard_runtime.faults import ListenFailed
 from beeyard_runtime.metrics import LABEL_VALUES_MAX, Family, Figures, Sampled
 from beeyard_runtime.metrics_server import MetricsServer
+from beeyard_runtime.security.authorization import FIGURES
+from beeyard_runtime.security.callers import Role
+from beeyard_runtime.security.certificates import PeerName
+from beeyard_runtime.security.protection import protect
+from beeyard_runtime.security.renewal import TlsFiles
+from beeyard_runtime.testing import ManualClock
+
+from tests.support.lab import NOW_MS, Lab
+from tests.support.tokens import Tokens
+
+#: What a token of a role must be bound to.
+BOUND: dict[Role, dict[str, object]] = {
+    Role.POOL: {"pool_id": "gpu1"},
+    Role.WORKER: {"pool_id": "gpu1"},
+}
 
 #: The budget of the contract; a process may tell fewer apart, never more.
 BUDGET = {
@@ -104,3 +123,87 @@ def test_no_address_means_that_nothing_is_served() -> None:
     server = MetricsServer(Figures().registry, "")
     server.start()
     assert server.address is None
+
+
+def scraped(address: str | None, token: str = "", tls: ssl.SSLContext | None = None) -> int:
+    """Return the status with which a scrape ends; 0: there was no handshake."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    url = f"{'https' if tls else 'http'}://{address}/metrics"
+    try:
+        asked = urllib.request.Request(url, headers=headers)  # noqa: S310 - of this test
+        with urllib.request.urlopen(asked, timeout=10, context=tls) as answer:  # noqa: S310
+            return int(answer.status)
+    except urllib.error.HTTPError as refused:
+        refused.close()
+        return refused.code
+    except (urllib.error.URLError, OSError):
+        return 0
+
+
+def test_figures_are_for_those_who_may_read_them_over_tls(tmp_path: Path) -> None:
+    lab, tokens = Lab(tmp_path), Tokens(tmp_path / "tokens.json")
+    shown = {role: tokens.add(role.value, role, **BOUND.get(role, {})) for role in Role}
+    clock = ManualClock(wall_ms=NOW_MS)
+    settings = lab.settings(lab.certificate("queen")).model_copy(update={"tokens": tokens.path})
+    files = TlsFiles(settings, clock)
+    server = MetricsServer(Figures().registry, "127.0.0.1:0", protect(settings, files, clock))
+    trust = ssl.create_default_context(cafile=lab.ca)
+    server.start()
+    try:
+        found = {role: scraped(server.address, token, trust) for role, token in shown.items()}
+        assert FIGURES.roles is not None
+        assert frozenset(role for role, status in found.items() if status == 200) == FIGURES.roles
+        assert {status for role, status in found.items() if role not in FIGURES.roles} == {403}
+        assert scraped(server.address, "", trust) == 401
+        assert scraped(server.address, "bee_0123456789ab_guessed", trust) == 401
+        assert scraped(server.address, shown[Role.MONITOR]) == 0
+        tokens.revoke(Role.MONITOR.value)
+        asyncio.run(clock.advance(limits.TOKENS_LOOK_MS))
+        assert scraped(server.address, shown[Role.MONITOR], trust) == 401
+    finally:
+        server.stop()
+
+
+def test_a_certificate_of_a_pool_reads_figures_where_certificates_are_required(
+    tmp_path: Path,
+) -> None:
+    lab, clock = Lab(tmp_path), ManualClock(wall_ms=NOW_MS)
+    own = lab.certificate("gpu1", peer=PeerName("gpu1"))
+    settings = lab.settings(own, needs_client_cert=True)
+    protection = protect(settings, TlsFiles(settings, clock), clock, pool_id="gpu1")
+    server = MetricsServer(Figures().registry, "127.0.0.1:0", protection)
+    server.start()
+    try:
+        for name, pool_id, expected in (("gpu1", "gpu1", 200), ("gpu2", "gpu2", 401)):
+            client = lab.certificate(f"of-{name}", peer=PeerName(pool_id))
+            trust = ssl.create_default_context(cafile=lab.ca)
+            assert scraped(server.address, "", trust) == 0
+            trust.load_cert_chain(client.cert, client.key)
+            assert scraped(server.address, "", trust) == expected
+    finally:
+        server.stop()
+
+
+def test_the_port_leaves_loopback_only_with_tls_and_tokens() -> None:
+    with pytest.raises(ListenFailed, match="without TLS and tokens"):
+        MetricsServer(Figures().registry, "0.0.0.0:0").start()
+
+
+def test_many_who_say_nothing_are_turned_away_and_keep_nobody_out_for_long() -> None:
+    server = MetricsServer(Figures().registry, "127.0.0.1:0")
+    server.start()
+    assert server.address is not None
+    host, _, port = server.address.rpartition(":")
+    try:
+        crowd = [
+            socket.create_connection((host, int(port)), timeout=10)
+            for _ in range(link_limits.METRICS_SCRAPES_MAX + 1)
+        ]
+        # The last finds no room: it is told so by the end of its connection.
+        assert crowd[-1].recv(1) == b""
+        for one in crowd:
+            one.close()
+        while scraped(server.address) != 200:
+            pass
+    finally:
+        server.stop()

@@ -1,28 +1,33 @@
 """TLS of a server and a channel: who gets through, and what a wrong file is called at the start."""
 
+import asyncio
 import datetime as dt
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
 import pytest
+from beeyard_core import link_limits
 from beeyard_runtime.config import ServiceSettings
 from beeyard_runtime.faults import StartFailed
 from beeyard_runtime.rpc_channel import open_channel
 from beeyard_runtime.rpc_server import RpcServer
 from beeyard_runtime.security.dialing import Dialing, token_source
 from beeyard_runtime.security.protection import Protection, unprotected
-from beeyard_runtime.security.tls import NO_TLS, Tls, read_tls
+from beeyard_runtime.security.renewal import TlsFiles
+from beeyard_runtime.security.tls import NO_TLS, Tls, TlsSource, read_tls
 from beeyard_runtime.telemetry import Telemetry
+from beeyard_runtime.testing import ManualClock
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import SecretStr
 
-from tests.support.lab import NOW, NOW_MS, Lab
+from tests.support.lab import NOW, NOW_MS, Lab, Shown
 
 
 @asynccontextmanager
-async def serving(tls: Tls) -> AsyncIterator[str]:
+async def serving(tls: TlsSource) -> AsyncIterator[str]:
     server = RpcServer(
         "test",
         listen="127.0.0.1:0",
@@ -144,3 +149,118 @@ def test_a_token_comes_from_one_place(tmp_path: Path) -> None:
     with pytest.raises(StartFailed, match="cannot be read"):
         token_source(SecretStr(""), tmp_path / "token")
     assert token_source(SecretStr(""), None) is None
+
+
+def _put(shown: Shown, place: Shown) -> None:
+    """Replace the files of a certificate, the key first, as a renewal does."""
+    shown.key.replace(place.key)
+    shown.cert.replace(place.cert)
+
+
+async def test_a_server_shows_a_renewed_certificate_to_those_who_come_later(tmp_path: Path) -> None:
+    lab, other = Lab(tmp_path), Lab(tmp_path, "another lab")
+    queen, clock = lab.certificate("queen"), ManualClock(wall_ms=NOW_MS)
+    files = TlsFiles(lab.settings(queen), clock)
+    async with serving(files) as address:
+        assert await reach(address, Dialing(lab.tls())) is grpc.StatusCode.OK
+        async with open_channel(address, dialing=Dialing(lab.tls())) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            _put(other.certificate("renewed"), queen)
+            await clock.advance(link_limits.CERTS_LOOK_MS)
+            assert await reach(address, Dialing(other.tls())) is grpc.StatusCode.OK
+            assert await reach(address, Dialing(lab.tls())) is grpc.StatusCode.UNAVAILABLE
+            # Who was there before is not disturbed, and may even begin another call.
+            assert not watch.done()
+            check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            assert (await check).status == health_pb2.HealthCheckResponse.SERVING
+            watch.cancel()
+
+
+async def test_a_server_believes_a_new_authority_without_a_restart(tmp_path: Path) -> None:
+    lab, other = Lab(tmp_path), Lab(tmp_path, "another lab")
+    stranger = Tls(own=other.tls(other.certificate("stranger")).own, ca=lab.tls().ca)
+    clock = ManualClock(wall_ms=NOW_MS)
+    settings = lab.settings(lab.certificate("queen"), needs_client_cert=True)
+    async with serving(TlsFiles(settings, clock)) as address:
+        assert await reach(address, Dialing(stranger)) is grpc.StatusCode.UNAVAILABLE
+        lab.ca.write_bytes(lab.ca.read_bytes() + other.ca.read_bytes())
+        await clock.advance(link_limits.CERTS_LOOK_MS)
+        assert await reach(address, Dialing(stranger)) is grpc.StatusCode.OK
+
+
+async def test_half_a_renewal_changes_nothing_until_it_is_whole(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lab = Lab(tmp_path)
+    queen, clock = lab.certificate("queen"), ManualClock(wall_ms=NOW_MS)
+    files = TlsFiles(lab.settings(queen), clock)
+    first, renewed = files.now(), lab.certificate("renewed")
+    renewed.key.replace(queen.key)
+    await clock.advance(link_limits.CERTS_LOOK_MS)
+    assert files.now() is first
+    assert "certificates_unusable" in capfd.readouterr().err
+    queen.cert.unlink()
+    await clock.advance(link_limits.CERTS_LOOK_MS)
+    assert files.now() is first
+    renewed.cert.replace(queen.cert)
+    # It is looked for once a second, however many come.
+    assert files.now() is first
+    await clock.advance(link_limits.CERTS_LOOK_MS)
+    assert files.now() is not first
+    assert files.now() is files.now()
+
+
+async def test_a_channel_shows_a_renewed_certificate_in_calls_that_begin_later(
+    tmp_path: Path,
+) -> None:
+    lab, other = Lab(tmp_path), Lab(tmp_path, "another lab")
+    own, clock = lab.certificate("client"), ManualClock(wall_ms=NOW_MS)
+    settings = lab.settings(own)
+    files = TlsFiles(settings, clock)
+    old = lab.tls(lab.certificate("queen"), needs_client_cert=True)
+    new = other.tls(other.certificate("queen2"), needs_client_cert=True)
+    async with serving(old) as before, serving(new) as after:
+        channels = [open_channel(address, dialing=Dialing(files)) for address in (before, after)]
+        stubs = [health_pb2_grpc.HealthStub(channel) for channel in channels]
+        watch = stubs[0].Watch(health_pb2.HealthCheckRequest())
+        await watch.read()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stubs[1].Check(health_pb2.HealthCheckRequest(), timeout=10)
+        other.ca.replace(lab.ca)
+        _put(other.certificate("client2"), own)
+        await clock.advance(link_limits.CERTS_LOOK_MS)
+        # The same stub, and a stream that does not notice.
+        await stubs[1].Check(health_pb2.HealthCheckRequest(), timeout=10)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stubs[0].Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert not watch.done()
+        for channel in channels:
+            await channel.close(None)
+        assert watch.done()
+
+
+async def test_https_shows_a_renewed_certificate_to_those_who_come_later(tmp_path: Path) -> None:
+    lab, other = Lab(tmp_path), Lab(tmp_path, "another lab")
+    own, clock = lab.certificate("gateway"), ManualClock(wall_ms=NOW_MS)
+    context = TlsFiles(lab.settings(own), clock).server_context()
+
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async def shake_hands(ca: Path) -> bool:
+        trust = ssl.create_default_context(cafile=ca)
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust)
+        except ssl.SSLError:
+            return False
+        writer.close()
+        return True
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        assert (await shake_hands(lab.ca), await shake_hands(other.ca)) == (True, False)
+        _put(other.certificate("renewed"), own)
+        await clock.advance(link_limits.CERTS_LOOK_MS)
+        assert (await shake_hands(lab.ca), await shake_hands(other.ca)) == (False, True)

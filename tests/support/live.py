@@ -3,17 +3,24 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Origin
 
-from tests.support.running_gateway import RunningGateway
+
+class Addressed(Protocol):
+    """A gateway, in this process or in one of its own."""
+
+    @property
+    def address(self) -> str:
+        """Its HOST:PORT."""
+        ...
 
 
 @asynccontextmanager
 async def watching(
-    gateway: RunningGateway, query: str = "", origin: str | None = None, **options: Any
+    gateway: Addressed, query: str = "", origin: str | None = None, **options: Any
 ) -> AsyncIterator[ClientConnection]:
     """Hold a WebSocket until the block ends; `options` are those of `connect`."""
     url = f"ws://{gateway.address}/v2/live{query}"

@@ -11,7 +11,7 @@ from beeyard_runtime.lifecycle import Stop, announce
 from beeyard_runtime.log import get_log
 from beeyard_runtime.security.dialing import Dialing, token_source
 from beeyard_runtime.security.protection import protect
-from beeyard_runtime.security.tls import read_tls
+from beeyard_runtime.security.renewal import TlsFiles
 from beeyard_runtime.telemetry import Telemetry, setup_telemetry
 
 from beeyard_gateway.cancelling import Cancellations
@@ -60,7 +60,7 @@ class Gateway:
         """Put the parts together; nothing listens yet."""
         self._settings = settings
         self._clock = clock
-        tls = read_tls(settings, now_ms=clock.now().wall_ms)
+        tls = TlsFiles(settings, clock)
         protection = protect(settings, tls, clock)
         self._guard = protection.guard
         dialing = Dialing(tls, passed_on(token_source(settings.token, settings.token_file)))

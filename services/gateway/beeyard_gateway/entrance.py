@@ -11,10 +11,9 @@ from typing import Final
 
 from beeyard_core import limits
 from beeyard_runtime.rpc_errors import RpcRefusal
-from beeyard_runtime.rpc_gate import token_in
 from beeyard_runtime.security.authorization import ROUTES
 from beeyard_runtime.security.callers import admitted
-from beeyard_runtime.security.dialing import AUTHORIZATION, TokenSource
+from beeyard_runtime.security.dialing import AUTHORIZATION, TokenSource, token_in
 from beeyard_runtime.security.guard import Guard, Shown
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket

@@ -7,7 +7,6 @@ import asyncio
 import functools
 import logging
 import socket
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, cast
@@ -16,7 +15,7 @@ import uvicorn
 from beeyard_core import limits
 from beeyard_runtime.listening import allowed_address, bind_socket
 from beeyard_runtime.security.protection import Protection, unprotected
-from beeyard_runtime.security.tls import Tls
+from beeyard_runtime.security.tls import TlsSource
 from starlette.types import ASGIApp
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -216,7 +215,7 @@ class _Server(uvicorn.Server):
 
 
 def _config(
-    app: ASGIApp, http: Callable[..., BoundedHttp], grace_ms: int, tls: Tls
+    app: ASGIApp, http: Callable[..., BoundedHttp], grace_ms: int, tls: TlsSource
 ) -> uvicorn.Config:
     settings: dict[str, Any] = {
         "http": http,
@@ -233,13 +232,7 @@ def _config(
         "timeout_keep_alive": limits.HTTP_KEEP_ALIVE_MS // 1_000,
         "timeout_graceful_shutdown": max(1, -(-grace_ms // 1_000)),
     }
-    return uvicorn.Config(app, **settings, **_https(tls))
-
-
-def _https(tls: Tls) -> dict[str, Any]:
-    if tls.own is None:
-        return {}
-    settings: dict[str, Any] = {"ssl_certfile": tls.own.cert_path, "ssl_keyfile": tls.own.key_path}
-    if tls.needs_client_cert:
-        settings |= {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": tls.ca_path}
-    return settings
+    context = tls.server_context()
+    if context is not None:
+        settings["ssl_context_factory"] = lambda _config, _default: context
+    return uvicorn.Config(app, **settings)

@@ -18,7 +18,8 @@ from beeyard_runtime.rpc_channel import open_channel
 from beeyard_runtime.rpc_server import RpcServer
 from beeyard_runtime.security.dialing import Dialing, TokenSource, token_source
 from beeyard_runtime.security.protection import Protection, protect
-from beeyard_runtime.security.tls import NO_TLS, Tls, read_tls
+from beeyard_runtime.security.renewal import TlsFiles
+from beeyard_runtime.security.tls import NO_TLS, Tls, TlsSource
 from beeyard_runtime.telemetry import setup_telemetry
 
 from beeyard_pool_manager.catalogue import Catalogue
@@ -45,7 +46,7 @@ class _Parts:
     """What a pool manager consists of beside its server."""
 
     clock: Clock
-    tls: Tls
+    tls: TlsFiles
     token: TokenSource | None
     protection: Protection
     changes: Changes
@@ -78,7 +79,7 @@ async def main(stop: Stop, settings: PoolManagerSettings) -> None:
 
 def _assemble(settings: PoolManagerSettings, incarnation: str) -> _Parts:
     clock, changes = SystemClock(), Changes()
-    tls = read_tls(settings, now_ms=clock.now().wall_ms)
+    tls = TlsFiles(settings, clock)
     token = token_source(settings.token, settings.token_file)
     inventory = InventoryReader(choose_inventory(settings.inventory))
     catalogue = Catalogue(
@@ -90,10 +91,11 @@ def _assemble(settings: PoolManagerSettings, incarnation: str) -> _Parts:
         on_change=changes.mark,
     )
     shared = _shared_with_workers(tls)
+    own = shared.now().own
     engines = GrpcEngineLink(
         f"{settings.pool_id}/{incarnation}",
         # On whatever address they listen, what our own workers show is our own certificate.
-        Dialing(shared if shared.own else NO_TLS, token, shared.own.name if shared.own else ""),
+        Dialing(shared if own else NO_TLS, token, own.name if own else ""),
     )
     supervisor = Supervisor(
         launcher=LocalLauncher(settings.work_dir, command=_command(settings, shared), clock=clock),
@@ -155,7 +157,7 @@ async def _serve(
         capability=settings.capability,
     )
     figures = Figures()
-    scrapes = MetricsServer(figures.registry, settings.metrics_listen)
+    scrapes = MetricsServer(figures.registry, settings.metrics_listen, parts.protection)
     host = Host(
         identity,
         inventory=parts.inventory,
@@ -248,13 +250,14 @@ async def _background(duties: list[Coroutine[None, None, None]]) -> AsyncIterato
                 task.cancel()
 
 
-def _shared_with_workers(tls: Tls) -> Tls:
+def _shared_with_workers(files: TlsFiles) -> TlsSource:
     """Return the TLS that workers get: all of it, or just the authorities if they could not be spoken to with it."""
+    tls = files.now()
     is_usable = tls.own is not None and tls.ca is not None and bool(tls.own.name)
-    return tls if is_usable else Tls(ca_path=tls.ca_path, ca=tls.ca)
+    return files if is_usable else Tls(ca_path=tls.ca_path, ca=tls.ca)
 
 
-def _command(settings: PoolManagerSettings, shared: Tls) -> WorkerCommand:
+def _command(settings: PoolManagerSettings, shared: TlsSource) -> WorkerCommand:
     endpoint = settings.otlp_endpoint
     environment = {"BEEYARD_OTLP_ENDPOINT": endpoint} if endpoint else {}
     token = settings.token.get_secret_value()
@@ -266,7 +269,7 @@ def _command(settings: PoolManagerSettings, shared: Tls) -> WorkerCommand:
         pool_id=settings.pool_id,
         threads=settings.threads,
         supervisor_grace_ms=settings.supervisor_grace_ms,
-        security=_security_flags(settings, shared),
+        security=_security_flags(settings, shared.now()),
         environment=environment,
     )
 

@@ -30,7 +30,7 @@ from beeyard_runtime.metrics import Figures
 from beeyard_runtime.metrics_server import MetricsServer
 from beeyard_runtime.rpc_server import RpcServer
 from beeyard_runtime.security.protection import protect
-from beeyard_runtime.security.tls import read_tls
+from beeyard_runtime.security.renewal import TlsFiles
 from beeyard_runtime.telemetry import Telemetry, setup_telemetry
 
 from beeyard_queen.actor import Answers, QueenActor
@@ -237,7 +237,9 @@ class Queen:
         self._gauges = Gauges(
             self.figures, loop=self.loop, relay=self._relay, policies=self.policies, metrics=metrics
         )
-        self._scrapes = MetricsServer(self.figures.registry, settings.metrics_listen)
+        tls = TlsFiles(settings, clock)
+        protection = protect(settings, tls, clock, audit=settings.audit_file())
+        self._scrapes = MetricsServer(self.figures.registry, settings.metrics_listen, protection)
         self._actor = QueenActor(
             state=state,
             clock=clock,
@@ -258,12 +260,7 @@ class Queen:
             listen=settings.listen,
             admin_listen=settings.admin_listen,
             telemetry=traces.telemetry,
-            protection=protect(
-                settings,
-                read_tls(settings, now_ms=clock.now().wall_ms),
-                clock,
-                audit=settings.audit_file(),
-            ),
+            protection=protection,
         )
         self._register()
 

@@ -28,21 +28,6 @@ def allowed_address(listen: str, *, is_protected: bool) -> tuple[str, int]:
     return host, port
 
 
-def loopback_address(listen: str) -> tuple[str, int]:
-    """Return host and port for what knows neither TLS nor tokens, and so stays on this machine.
-
-    Raises:
-        ListenFailed: It is malformed, or not loopback.
-    """
-    host, port = _parts_of(listen)
-    if not is_loopback(host):
-        raise ListenFailed(
-            f"refusing to listen on {listen}: this port knows neither TLS nor tokens, so only loopback addresses are "
-            "allowed (127.0.0.1, [::1] or localhost)"
-        )
-    return host, port
-
-
 def _parts_of(listen: str) -> tuple[str, int]:
     host, colon, port = listen.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 0xFFFF:

@@ -19,6 +19,8 @@ _LEVELS = {
     "error": logging.ERROR,
 }
 LEVELS = tuple(_LEVELS)
+#: Libraries that tell each request at level info, with its address, in which an operator may have put a password.
+_TALKATIVE = ("httpx", "httpcore")
 
 
 def setup_log(service: str, *, fmt: LogFormat = "console", level: str = "info") -> None:
@@ -124,6 +126,8 @@ def _capture_foreign(shared: list[Processor], render: list[Processor], threshold
     root.handlers[:] = [sink]
     # Other libraries' debug lines may quote what they carry, so they are never asked for them.
     root.setLevel(max(threshold, logging.INFO))
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 _keep_stdout_clean()

@@ -14,7 +14,9 @@ from beeyard_core import limits
 from beeyard_runtime import semconv
 from beeyard_runtime.faults import StartFailed
 from beeyard_runtime.listening import is_loopback
+from beeyard_runtime.renewed_channel import RenewedChannel
 from beeyard_runtime.security.dialing import AUTHORIZATION, BEARER, PLAIN, Dialing, TokenSource
+from beeyard_runtime.security.tls import Tls
 from beeyard_runtime.telemetry import Telemetry
 
 _OPTIONS = (
@@ -71,8 +73,7 @@ def open_channel(
     Raises:
         StartFailed: A token would travel in the clear.
     """
-    credentials = dialing.tls.channel_credentials()
-    if credentials is None:
+    if dialing.tls.now().ca is None:
         host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
         if dialing.token is not None and not is_loopback(host):
             raise StartFailed(
@@ -80,12 +81,22 @@ def open_channel(
             )
         channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
     else:
-        named = (("grpc.ssl_target_name_override", dialing.server_name),)
-        options = _OPTIONS + (named if dialing.server_name else ())
-        channel = grpc.aio.secure_channel(address, credentials, options=options)
+        channel = cast("grpc.aio.Channel", RenewedChannel(dialing.tls, _dial(address, dialing)))
     if telemetry is None and dialing.token is None:
         return channel
     return cast("grpc.aio.Channel", _CarryingChannel(channel, telemetry, dialing.token))
+
+
+def _dial(address: str, dialing: Dialing) -> Callable[[Tls], grpc.aio.Channel]:
+    named = (("grpc.ssl_target_name_override", dialing.server_name),)
+    options = _OPTIONS + (named if dialing.server_name else ())
+
+    def dial(tls: Tls) -> grpc.aio.Channel:
+        credentials = tls.channel_credentials()
+        assert credentials is not None, "files that are named stay named"
+        return grpc.aio.secure_channel(address, credentials, options=options)
+
+    return dial
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from beeyard_runtime.rpc_errors import RpcRefusal
 from beeyard_runtime.security.audit import Entry
 from beeyard_runtime.security.authorization import METHODS, Row
 from beeyard_runtime.security.callers import Caller, admitted
-from beeyard_runtime.security.dialing import AUTHORIZATION, BEARER
+from beeyard_runtime.security.dialing import AUTHORIZATION, token_in
 from beeyard_runtime.security.guard import Guard, Shown
 
 Context = grpc.aio.ServicerContext[object, object]
@@ -94,12 +94,6 @@ def shown_in(context: Context) -> Shown:
     uris = cast("dict[str, Iterable[bytes]]", context.auth_context()).get(_PEER_URI, ())
     peer = str(context.peer())
     return Shown(token, tuple(uri.decode("ascii", "replace") for uri in uris), _host_of(peer))
-
-
-def token_in(header: str) -> str:
-    """Return the token in the value of an Authorization header; empty for any other scheme."""
-    scheme, _, token = header.partition(" ")
-    return token.strip() if scheme.lower() == BEARER.strip().lower() else ""
 
 
 def _host_of(peer: str) -> str:

@@ -24,7 +24,7 @@ from beeyard_runtime.rpc_channel import open_channel
 from beeyard_runtime.rpc_server import RpcServer
 from beeyard_runtime.security.dialing import Dialing, token_source
 from beeyard_runtime.security.protection import protect
-from beeyard_runtime.security.tls import read_tls
+from beeyard_runtime.security.renewal import TlsFiles
 from beeyard_runtime.telemetry import Telemetry, setup_telemetry
 
 from beeyard_worker.config import WorkerSettings
@@ -70,7 +70,7 @@ class Worker:
         self._settings = settings
         self._telemetry = telemetry
         self._clock = SystemClock()
-        self._tls = read_tls(settings, now_ms=self._clock.now().wall_ms)
+        self._tls = TlsFiles(settings, self._clock)
         self._token = token_source(settings.token, settings.token_file)
         self._protection = protect(
             settings, self._tls, self._clock, own_token=self._token, pool_id=settings.pool_id
@@ -93,7 +93,7 @@ class Worker:
         )
         figures = Figures()
         self._metrics = WorkerMetrics(figures, engine=settings.engine, model=settings.model)
-        self._scrapes = MetricsServer(figures.registry, settings.metrics_listen)
+        self._scrapes = MetricsServer(figures.registry, settings.metrics_listen, self._protection)
         self._engine.watch_slots(self.status.open_slots)
         self._runner = Runner(
             engine=self._engine,

@@ -64,7 +64,7 @@ class Row:
 
 _ASKED, _OWNED = TenantRule.ASKED, TenantRule.OWNED
 _NOBODY_ASKED: Final = Row(None)
-_KNOWN: Final = frozenset(Role)
+_KNOWN: Final = frozenset(Role) - {Role.MONITOR}
 _OPERATORS: Final = frozenset({Role.OPERATOR, Role.ADMIN})
 _SUBMITTERS: Final = frozenset({Role.CLIENT, Role.ADMIN})
 _OWNERS: Final = frozenset({Role.CLIENT, Role.OPERATOR, Role.ADMIN})
@@ -186,10 +186,13 @@ def _routes() -> Iterator[tuple[str, Row]]:
     for name in looking.split():
         yield f"GET {scheduler}/{name}", Row(_OPERATORS)
     yield "GET /v2/live", Row(_OPERATORS)
-    yield "GET /metrics", Row(_OPERATORS)
+    yield "GET /metrics", Row(_OPERATORS | {Role.MONITOR})
     for path in ("/healthz", "/readyz", "/openapi.json"):
         yield f"GET {path}", _NOBODY_ASKED
 
+
+#: The port for figures of every process. A host may read its own and its workers', with what it shows them anyway.
+FIGURES: Final = Row(_OPERATORS | {Role.MONITOR, Role.POOL})
 
 #: By `METHOD /template`. The queen decides again; what must be audited is audited there.
 ROUTES: Final[Mapping[str, Row]] = MappingProxyType(dict(_routes()))

@@ -19,10 +19,11 @@ class Role(StrEnum):
     POOL = "pool"
     WORKER = "worker"
     ADMIN = "admin"
+    MONITOR = "monitor"
 
 
 #: Whose rights end at no tenant.
-UNBOUND: Final = frozenset({Role.OPERATOR, Role.ADMIN})
+UNBOUND: Final = frozenset({Role.OPERATOR, Role.ADMIN, Role.MONITOR})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,6 +125,24 @@ def issue(
     return Issued(_pem(builder.sign(signer_key, hashes.SHA256())), _key_pem(key), ends)
 
 
+def issued_to(certificate: bytes) -> tuple[list[str], PeerName | None]:
+    """Return for which hosts a certificate (PEM) is good, and what of the fleet its holder is.
+
+    Raises:
+        ValueError: It is no certificate, or one without names.
+    """
+    leaf = x509.load_pem_x509_certificates(certificate)[0]
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        raise ValueError("it has no names to renew it for") from None
+    dns: list[str] = names.get_values_for_type(x509.DNSName)
+    addresses = [str(address) for address in names.get_values_for_type(x509.IPAddress)]
+    uris: list[str] = names.get_values_for_type(x509.UniformResourceIdentifier)
+    peers = [peer for peer in map(peer_name_of, uris) if peer is not None]
+    return [*dns, *addresses], peers[0] if peers else None
+
+
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,

@@ -1,4 +1,4 @@
-"""`beeyard certs init|issue`: a private authority for the lab, and what it signs."""
+"""`beeyard certs init|issue|renew`: a private authority for the lab, and what it signs."""
 
 import argparse
 import datetime as dt
@@ -15,9 +15,10 @@ from beeyard_runtime.security.certificates import (
     CERT_DAYS,
     PeerName,
     issue,
+    issued_to,
     make_authority,
 )
-from beeyard_runtime.security.private_file import write_new
+from beeyard_runtime.security.private_file import replace, write_new
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _DAYS_MAX: Final = 36_500
@@ -28,7 +29,7 @@ def main(arguments: list[str], now: dt.datetime) -> int:
     """Run the command at the moment `now`; return the exit code: 0, 1 if it cannot be done, 2 for a wrong call."""
     options = _parser().parse_args(arguments)
     try:
-        told = _init(options, now) if options.command == "init" else _issue(options, now)
+        told = {"init": _init, "issue": _issue, "renew": _renew}[options.command](options, now)
     except FileExistsError as fault:
         return _complain(f"{fault.filename} is there already; move it away first")
     except FileNotFoundError as fault:
@@ -64,7 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--pool", type=_identity, help="its holder is this pool, or a worker of it")
     one.add_argument("--worker", type=_identity, help="... and in it only this worker")
     one.add_argument("--days", type=_days, default=CERT_DAYS, help="default %(default)s")
-    for command in (init, one):
+    again = commands.add_parser(
+        "renew",
+        help="make NAME.pem and NAME.key anew, for the same hosts; who uses them need not restart",
+    )
+    again.add_argument("name", type=_plain, metavar="NAME", help="of the files")
+    again.add_argument("--days", type=_days, default=CERT_DAYS, help="default %(default)s")
+    for command in (init, one, again):
         command.add_argument("--dir", type=Path, default=Path("certs"), help="default %(default)s")
         command.add_argument("--json", action="store_true", help="say as JSON what was made")
     return parser
@@ -92,6 +99,21 @@ def _issue(options: argparse.Namespace, now: dt.datetime) -> dict[str, str]:
     cert, key = folder / f"{options.name}.pem", folder / f"{options.name}.key"
     write_new(key, made.key)
     write_new(cert, made.cert, mode=_CERT_MODE)
+    told = {"cert": str(cert), "key": str(key), "until": f"{made.ends:%Y-%m-%d}"}
+    return told | ({"is": peer.uri} if peer else {})
+
+
+def _renew(options: argparse.Namespace, now: dt.datetime) -> dict[str, str]:
+    if options.name == "ca":
+        raise ValueError("a new authority is made by init, in another folder; see docs/security.md")
+    folder: Path = options.dir
+    cert, key = folder / f"{options.name}.pem", folder / f"{options.name}.key"
+    hosts, peer = issued_to(cert.read_bytes())
+    authority = (folder / "ca.pem").read_bytes(), (folder / "ca.key").read_bytes()
+    made = issue(authority, options.name, hosts=hosts, peer=peer, days=options.days, now=now)
+    # Who reads between the two finds that they do not fit, keeps what it has, and looks again.
+    replace(key, made.key)
+    replace(cert, made.cert, mode=_CERT_MODE)
     told = {"cert": str(cert), "key": str(key), "until": f"{made.ends:%Y-%m-%d}"}
     return told | ({"is": peer.uri} if peer else {})
 

@@ -9,7 +9,7 @@ from beeyard_core import limits
 from pydantic import SecretStr
 
 from beeyard_runtime.faults import ConfigInvalid, StartFailed
-from beeyard_runtime.security.tls import NO_TLS, Tls
+from beeyard_runtime.security.tls import NO_TLS, TlsSource
 
 #: The metadata key and the HTTP header, in the form in which gRPC wants keys, and how its value begins.
 AUTHORIZATION: Final = "authorization"
@@ -29,7 +29,7 @@ class Dialing:
         server_name: Under which name the other side's certificate must be good; empty: the address.
     """
 
-    tls: Tls = NO_TLS
+    tls: TlsSource = NO_TLS
     token: TokenSource | None = None
     server_name: str = ""
 
@@ -76,3 +76,9 @@ class _TokenFile:
             if not self._token:
                 raise StartFailed(f"the token file {self._path} cannot be read") from None
         return self._token
+
+
+def token_in(header: str) -> str:
+    """Return the token in the value of an Authorization header; empty for any other scheme."""
+    scheme, _, token = header.partition(" ")
+    return token.strip() if scheme.lower() == BEARER.strip().lower() else ""

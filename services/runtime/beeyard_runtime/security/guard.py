@@ -95,6 +95,10 @@ class Guard:
         """Whether callers are told apart."""
         return self._verifier is not None
 
+    def apart(self) -> "Guard":
+        """Return one that knows the same tokens and counts for itself, for another thread."""
+        return Guard(self._verifier, self._clock, self.audit, own_pool=self._own_pool)
+
     def know(self, row: Row | None, shown: Shown) -> Caller:
         """Return who calls.
 

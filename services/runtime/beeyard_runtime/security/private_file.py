@@ -15,14 +15,14 @@ def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     _fill(handle, content)
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Put a file, readable by its owner only, in the place of what was there; a reader sees the old or the new whole.
+def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Put a file in the place of what was there; a reader sees the old or the new whole.
 
     Raises:
         OSError: It cannot be written.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         _fill(handle, content)
         draft.replace(path)

@@ -9,7 +9,7 @@ from beeyard_runtime.log import get_log
 from beeyard_runtime.security.audit import AuditTrail
 from beeyard_runtime.security.dialing import TokenSource
 from beeyard_runtime.security.guard import Guard, Verifier
-from beeyard_runtime.security.tls import NO_TLS, Tls
+from beeyard_runtime.security.tls import NO_TLS, TlsSource
 from beeyard_runtime.security.token_file import FileTokens, OwnToken
 
 _log = get_log("protection")
@@ -25,12 +25,12 @@ class Protection:
     """
 
     guard: Guard
-    tls: Tls = NO_TLS
+    tls: TlsSource = NO_TLS
 
     @property
     def is_complete(self) -> bool:
         """Whether they may be reached from other machines."""
-        return self.tls.own is not None and self.guard.is_closed
+        return self.tls.now().own is not None and self.guard.is_closed
 
 
 def unprotected() -> Protection:
@@ -41,7 +41,7 @@ def unprotected() -> Protection:
 
 def protect(
     settings: ServiceSettings,
-    tls: Tls,
+    tls: TlsSource,
     clock: Clock,
     *,
     own_token: TokenSource | None = None,
@@ -65,7 +65,7 @@ def protect(
     own_pool = ""
     if settings.tokens is not None:
         verifier = FileTokens(settings.tokens, clock)
-    elif own_token is not None or (pool_id and tls.needs_client_cert):
+    elif own_token is not None or (pool_id and tls.now().needs_client_cert):
         verifier, own_pool = OwnToken(own_token or _no_token, pool_id), pool_id
     else:
         _log.info("open_to_everybody", advice="set tokens to tell callers apart")

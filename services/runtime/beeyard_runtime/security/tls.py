@@ -1,14 +1,15 @@
-"""Certificates of this process and of those whom it trusts, read once at its start and judged there.
+"""Certificates of this process and of those whom it trusts, as they are at one moment, judged when they are read.
 
 A file that does not fit another, or has expired, is told with its name when the process starts, and not as a broken
-handshake hours later. What is renewed takes effect at the next start: a queen is back within a second, and loses
-nothing.
+handshake hours later. What is renewed while it runs, `renewal` notices.
 """
 
 import datetime as dt
+import ssl
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 from beeyard_core import limits
@@ -55,6 +56,10 @@ class Tls:
     ca: bytes | None = None
     needs_client_cert: bool = False
 
+    def now(self) -> "Tls":
+        """Return itself, which does not change."""
+        return self
+
     def server_credentials(self) -> grpc.ServerCredentials | None:
         """Return what a gRPC server listens with; None: without TLS."""
         if self.own is None:
@@ -62,6 +67,30 @@ class Tls:
         pair = (self.own.key, self.own.cert)
         ca = self.ca if self.needs_client_cert else None
         return grpc.ssl_server_credentials([pair], ca, self.needs_client_cert)
+
+    def server_configuration(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the same for a server that may be given another one later; None: without TLS."""
+        if self.own is None:
+            return None
+        ca = self.ca if self.needs_client_cert else None
+        return grpc.ssl_server_certificate_configuration([(self.own.key, self.own.cert)], ca)
+
+    def server_context(self) -> ssl.SSLContext | None:
+        """Return what an HTTPS server listens with; None: without TLS.
+
+        Raises:
+            ssl.SSLError: The files, which are read again, are not a pair any more.
+            OSError: They are not there any more.
+        """
+        if self.own is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self.own.cert_path, self.own.key_path)
+        if self.needs_client_cert and self.ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(cadata=self.ca.decode("ascii", "replace"))
+        return context
 
     def channel_credentials(self) -> grpc.ChannelCredentials | None:
         """Return what a gRPC channel dials with; None: without TLS."""
@@ -74,6 +103,19 @@ class Tls:
 
 
 NO_TLS = Tls()
+
+
+class TlsSource(Protocol):
+    """TLS that may change while the process runs."""
+
+    def now(self) -> Tls:
+        """Return what counts for a new connection."""
+
+    def server_credentials(self) -> grpc.ServerCredentials | None:
+        """Return what a gRPC server listens with; None: without TLS."""
+
+    def server_context(self) -> ssl.SSLContext | None:
+        """Return what an HTTPS server listens with; None: without TLS."""
 
 
 def read_tls(settings: ServiceSettings, *, now_ms: int) -> Tls:
