@@ -2,6 +2,8 @@
 # the first call. `make help` lists the commands.
 PYTHON ?= python3
 VENV := .venv
+# Of clients that others wrote, which are too large for everybody.
+JUDGES := .venv-judges
 BIN := $(VENV)/bin
 # Two test processes: the machines that this project is built on have two cores, and more would only disturb the tests
 # that watch deadlines.
@@ -13,7 +15,7 @@ SCHEDULING_CASES ?= 500
 NIGHTLY_CASES ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test nightly soak check lint lint-style lint-types lint-imports lint-protos bench \
+.PHONY: help install demo up test judges nightly soak check lint lint-style lint-types lint-imports lint-protos bench \
 	lint-security lint-docs docs docs-serve reference generate check-generated check-contract contract-image lock clean
 
 help: ## this list
@@ -32,6 +34,10 @@ install: $(VENV)/.installed ## everything that a contributor needs, into .venv
 test: lint ## everything that a contributor must pass
 	$(BIN)/pytest tests/core tests/scenarios --quiet --cov --cov-report=term
 	BEEYARD_CASES=$(CASES) BEEYARD_SCHEDULING_CASES=$(SCHEDULING_CASES) $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
+
+judges: install $(JUDGES)/.installed ## LiteLLM and LangChain against the gateway, out of an environment of their own
+	$(JUDGES)/bin/python scripts/check_licences.py judges.lock
+	BEEYARD_JUDGES=$(abspath $(JUDGES))/bin/python $(BIN)/pytest tests/e2e/test_judges.py
 
 soak: install ## the same faults, for hours and by the thousand
 	BEEYARD_SOAK=1 $(BIN)/pytest -m soak --ignore=tests/simulation
@@ -104,7 +110,7 @@ lock: install ## pin the newest versions that pyproject.toml allows, with their 
 	BIN=$(BIN) scripts/lock.sh
 
 clean: ## remove what the other commands made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage benchmarks/out build
+	rm -rf $(VENV) $(JUDGES) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage benchmarks/out build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: requirements/dev.lock requirements/bootstrap.lock pyproject.toml scripts/install.sh
@@ -114,4 +120,9 @@ $(VENV)/.installed: requirements/dev.lock requirements/bootstrap.lock pyproject.
 # What the demo needs and no development tool; a venv that has those already keeps them.
 $(VENV)/.installed-demo: requirements/demo.lock requirements/bootstrap.lock pyproject.toml scripts/install.sh
 	@PYTHON=$(PYTHON) VENV=$(VENV) scripts/install.sh requirements/demo.lock
+	@touch $@
+
+$(JUDGES)/.installed: requirements/judges.lock $(VENV)/.installed
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(JUDGES)
+	$(BIN)/uv pip install --quiet --link-mode copy --python $(JUDGES)/bin/python --require-hashes -r requirements/judges.lock
 	@touch $@

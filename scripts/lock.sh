@@ -4,7 +4,8 @@
 # One set of versions in several lock files, one for each reason to install: dev.lock (everything), demo.lock (what runs,
 # with the demo model and without the development tools), one for each role's image, and bootstrap.lock (the installer
 # and the build backend). charts.lock has the two wheels that tests of the Helm chart look into, without what they would
-# need if they were installed. None names a registry: the machine's settings do.
+# need if they were installed. judges.lock has versions of its own: judges are what people install who do not know us. None
+# names a registry: the machine's settings do.
 #
 # Usage: scripts/lock.sh [PACKAGE...]   PACKAGE: pin only these anew; all by default.
 set -eu
@@ -35,3 +36,5 @@ compile pyproject.toml --extra worker --extra llamacpp -c "$DEV" -o requirements
 compile pyproject.toml --extra gateway -c "$DEV" -o requirements/gateway.lock
 # shellcheck disable=SC2086
 compile $upgrades --group charts --no-deps -o requirements/charts.lock
+# shellcheck disable=SC2086
+compile $upgrades --group judges -o requirements/judges.lock

@@ -284,6 +284,7 @@ async def test_21_a_prompt_that_is_too_long_says_so_in_the_words_that_clients_kn
     with pytest.raises(openai.BadRequestError) as caught:
         await client.completions.create(model="babble", prompt="bee " * 50_000, max_tokens=4)
     assert caught.value.code == "context_length_exceeded"
+    assert "prompt is too long" in caught.value.message
 
 
 async def test_22_a_deadline_that_passes_ends_the_job(client: AsyncOpenAI) -> None:

@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from beeyard_core.refusal import Refusal
+from beeyard_gateway.faults import Fault
 
 from tests.support.running_gateway import CHAT, TEXT, RunningGateway, running_gateway
 
@@ -118,3 +120,12 @@ async def test_a_wrong_header_is_named(
 ) -> None:
     answer = await lonely.client.post("/v1/completions", json=TEXT, headers={header: value})
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, header)
+
+
+async def test_a_prompt_that_is_too_long_is_said_in_the_words_that_clients_look_for() -> None:
+    """LiteLLM and LangChain go by these, and fall back to a model with more context."""
+    fault = Fault(Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT, "needs about 900 tokens, has 512")
+    error = fault.openai()["error"]
+    assert error["message"] == "the prompt is too long: needs about 900 tokens, has 512"
+    assert error["code"] == "context_length_exceeded"
+    assert fault.problem("")["detail"] == "needs about 900 tokens, has 512"

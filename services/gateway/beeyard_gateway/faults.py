@@ -114,6 +114,11 @@ _OPENAI_CODES: Final[Mapping[str, str]] = MappingProxyType(
         Refusal.BUDGET_EXCEEDED.value: "insufficient_quota",
     }
 )
+# ... and words: LiteLLM and others do not look at the code, and find out only by these that a model with more context
+# would do.
+_OPENAI_WORDS: Final[Mapping[str, str]] = MappingProxyType(
+    {Refusal.NO_CAPACITY_INCOMPATIBLE_CONTEXT.value: "the prompt is too long: "}
+)
 _OPENAI_TYPES: Final[Mapping[HTTPStatus, str]] = MappingProxyType(
     {
         HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -199,7 +204,7 @@ class Fault(Exception):
         """Return the body that OpenAI's clients read."""
         fallback = "server_error" if self.status >= 500 else "invalid_request_error"
         error = {
-            "message": self.message,
+            "message": _OPENAI_WORDS.get(self.reason, "") + self.message,
             "type": _OPENAI_TYPES.get(self.status, fallback),
             "param": self.field or None,
             "code": _OPENAI_CODES.get(self.reason, self.reason.lower()),
