@@ -108,11 +108,14 @@ async def test_jobs_cancel_and_explain(address: str) -> None:
     assert "it ran on the only worker" in ended.stdout
     assert "WORKER_BUSY" in ended.stdout
     assert "what would help: if worker w-2 had one slot more" in ended.stdout
+    assert "or: if it had come 14 s earlier, when worker w-2 had a slot free" in ended.stdout
     assert "2.5 s" in ended.stdout
     assert "expired, revoked" in ended.stdout
     told = (await beeyard("jobs", "explain", "job-1", "--json", queen=address)).json()
     assert isinstance(told["remedy"], dict)
     assert (told["remedy"]["kind"], told["remedy"]["amount"]) == ("slots", 1)
+    assert isinstance(told["other_remedies"], list)
+    assert [(one["kind"], one["amount"]) for one in told["other_remedies"]] == [("earlier", 14_000)]
 
 
 async def test_statistics_of_jobs_are_shown_by_tenant(address: str) -> None:

@@ -57,7 +57,9 @@ def test_a_session_never_uses_more_than_its_budget_and_gets_back_what_it_did_not
     refused = submit(apiary)
     assert isinstance(refused, Refuse)
     assert refused.refused.reason is Refusal.BUDGET_EXCEEDED
-    assert refused.refused.message == "the session has 10 of 70 tokens left and this job may use 30"
+    assert refused.refused.message == (
+        "the session has 10 of 70 tokens left and this job may use 30; 20 more would have been enough"
+    )
     assert refused.refused.retry_after_ms == limits.QUOTA_RETRY_MS, "its jobs may give some back"
     assert refused.refused.metadata == {
         "subject": "session:talk",
@@ -65,6 +67,7 @@ def test_a_session_never_uses_more_than_its_budget_and_gets_back_what_it_did_not
         "limit": "70",
         "used": "60",
         "budget_tokens_remaining": "10",
+        "missing": "20",
     }
     assert isinstance(submit(apiary, prompt_tokens=4, max_tokens=6), Accept), "so it asks for less"
     finish(apiary, tokens=5)
@@ -81,7 +84,8 @@ def test_a_budget_of_cost_units_comes_back_from_jobs_that_never_began_only() -> 
     assert refused.refused.metadata["quota"] == "session_cost_units"
     assert refused.refused.metadata["budget_cost_units_remaining"] == "0"
     assert (
-        refused.refused.message == "the session has 0 of 5 cost units left and this job may use 1"
+        refused.refused.message
+        == "the session has 0 of 5 cost units left and this job may use 1; 1 more would have been enough"
     )
     apiary.happen(CancelRequested(waiting.job_id))
     finish(apiary)

@@ -59,13 +59,17 @@ def test_a_tenant_may_have_so_many_unfinished_jobs_and_others_are_not_held_up() 
     assert isinstance(submit(apiary), Accept)
     assert isinstance(submit(apiary), Accept), "one runs, one waits"
     found = refused(submit(apiary))
-    assert found.message == "the tenant's quota of 2 concurrent_jobs is used up"
+    assert (
+        found.message
+        == "the tenant's quota of 2 concurrent_jobs is used up; 1 more would have been enough"
+    )
     assert found.retry_after_ms == limits.QUOTA_RETRY_MS
     assert found.metadata == {
         "subject": "tenant:ann",
         "quota": "concurrent_jobs",
         "limit": "2",
         "used": "2",
+        "missing": "1",
     }
     assert isinstance(submit(apiary, BEN), Accept)
     finish(apiary)

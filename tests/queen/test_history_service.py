@@ -147,6 +147,9 @@ async def test_an_explanation_names_what_would_help_and_the_leases_that_ended(
         assert told.remedy.kind == inference_pb.Remedy.KIND_SLOTS
         assert told.remedy.target_id in ("w1", "w2")
         assert told.remedy.message in told.summary
+        (earlier,) = told.other_remedies
+        assert (earlier.kind, earlier.target_id) == (inference_pb.Remedy.KIND_EARLIER, "w1")
+        assert earlier.message == "it had come 0.001 s earlier, when worker w1 had a slot free"
         await worker.serve(await worker.offer(), " the")
         await worker.over(1)
         ask = inference_pb.ExplainJobRequest(job_id=first.job_id)

@@ -257,6 +257,15 @@ class ScriptedQueen(
                 pool_id="pool-1",
                 message="worker w-2 had one slot more",
             ),
+            other_remedies=[
+                inference_pb.Remedy(
+                    kind=inference_pb.Remedy.KIND_EARLIER,
+                    amount=14_000,
+                    target_id="w-2",
+                    pool_id="pool-1",
+                    message="it had come 14 s earlier, when worker w-2 had a slot free",
+                )
+            ],
             leases=[
                 inference_pb.LeaseRecord(
                     lease_id="lease-7",

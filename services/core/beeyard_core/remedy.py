@@ -47,13 +47,17 @@ class RemedyKind(IntEnum):
     DEMAND = 9
     #: So many bytes more free on a device, so that a worker could be started there.
     VRAM = 10
+    #: So many milliseconds pass; see `time_remedy.py`, as of the next. Neither competes with what can be changed.
+    LATER = 11
+    #: The job had come so many milliseconds before.
+    EARLIER = 12
 
 
 class Remedy(NamedTuple):
     """One change that was tried and works. Ordered by what it costs.
 
     Attributes:
-        amount: Slots, tokens or bytes; 0 where there is nothing to count.
+        amount: Slots, tokens, bytes or milliseconds; 0 where there is nothing to count.
         target_id: The worker, or for WORKER and VRAM the device.
         pool_id: The pool of that.
         demand: For DEMAND, the field that the job does without.
@@ -162,8 +166,7 @@ def _applied(
     """Return job, scene and worker with the change made; the fleet itself stays as it is."""
     worker = fleet.workers[WorkerId(remedy.target_id)]
     pool = fleet.pools.get(remedy.pool_id)
-    scene = Fleet(workers={}, pools={} if pool is None else {remedy.pool_id: pool})
-    scene.closed_pools = fleet.closed_pools
+    scene = scene_of(fleet, worker)
     changed = replace(worker, leases=worker.leases)
     report = worker.report
     match remedy.kind:
@@ -189,6 +192,15 @@ def _applied(
         case _:
             spec = _without(spec, remedy.demand)
     return spec, scene, changed
+
+
+def scene_of(fleet: Fleet, worker: Worker) -> Fleet:
+    """Return the little of a fleet that decides whether a worker takes a job, to be changed at will."""
+    pool_id = worker.report.pool_id
+    pool = fleet.pools.get(pool_id)
+    scene = Fleet(workers={}, pools={} if pool is None else {pool_id: pool})
+    scene.closed_pools = fleet.closed_pools
+    return scene
 
 
 def _without(spec: JobSpec, demand: str) -> JobSpec:

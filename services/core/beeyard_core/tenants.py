@@ -7,6 +7,7 @@ from beeyard_core.fleet import Fleet
 from beeyard_core.ids import ModelName, TenantId
 from beeyard_core.job import Job, JobSpec
 from beeyard_core.quota import Demand, QuotaSettings, Usage, exceeded, excess, refill
+from beeyard_core.quota_remedy import Asked, with_remedy
 from beeyard_core.refusal import Refused
 from beeyard_core.sessions import Sessions, over_budget
 
@@ -41,7 +42,29 @@ class Tenants:
         refused = refused or self._admit(spec.tenant_id, demand, quotas, fleet, now_ms)
         if refused is None:
             self.sessions.charge(spec, quotas.of(spec.tenant_id), now_ms)
-        return refused
+            return None
+        return self._advise(refused, spec.tenant_id, spec, demand, quotas, fleet, now_ms)
+
+    def _advise(
+        self,
+        refused: Refused,
+        tenant_id: TenantId,
+        spec: JobSpec | None,
+        demand: Demand,
+        quotas: QuotaSettings,
+        fleet: Fleet,
+        now_ms: int,
+    ) -> Refused:
+        """Say with a refusal what would have been enough."""
+        asked = Asked(
+            spec=spec,
+            demand=demand,
+            usage=self.usage_of(tenant_id),
+            sessions=self.sessions,
+            bytes_of=lambda model: _model_bytes(fleet, model),
+            now_ms=now_ms,
+        )
+        return with_remedy(refused, asked, quotas.of(tenant_id))
 
     def _over_budget(self, spec: JobSpec, quotas: QuotaSettings, now_ms: int) -> Refused | None:
         """Say whether a job is more than its session may use, if that is enforced."""
@@ -57,7 +80,10 @@ class Tenants:
         self, tenant_id: TenantId, quotas: QuotaSettings, fleet: Fleet, now_ms: int
     ) -> Refused | None:
         """Charge one more piece of heavy work to its tenant, or say which quota stands in the way."""
-        return self._admit(tenant_id, Demand(), quotas, fleet, now_ms)
+        refused = self._admit(tenant_id, Demand(), quotas, fleet, now_ms)
+        if refused is None:
+            return None
+        return self._advise(refused, tenant_id, None, Demand(), quotas, fleet, now_ms)
 
     def _admit(
         self, tenant_id: TenantId, demand: Demand, quotas: QuotaSettings, fleet: Fleet, now_ms: int

@@ -215,8 +215,8 @@ class Candidate:
 class Remedy:
     """The smallest single change found by which a waiting job could be placed; `message` is it in words.
 
-    `kind` is one of report, loaded, slots, kv_tokens, gate, undrain, worker, fewer_tokens, demand and vram; `amount` is
-    in slots, tokens or bytes, 0 where there is nothing to count.
+    `kind` is one of report, loaded, slots, kv_tokens, gate, undrain, worker, fewer_tokens, demand, vram, later and
+    earlier; `amount` is in slots, tokens, bytes or milliseconds, 0 where there is nothing to count.
     """
 
     kind: str
@@ -251,6 +251,7 @@ class Explanation:
     remedy: Remedy | None = None
     leases: tuple[LeaseRecord, ...] = ()
     held_ms: int = 0
+    other_remedies: tuple[Remedy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

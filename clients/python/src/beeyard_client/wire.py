@@ -333,6 +333,7 @@ def explanation(wire: inference_service_pb2.JobExplanation) -> Explanation:
         remedy=_remedy(wire.remedy) if wire.HasField("remedy") else None,
         leases=tuple(_lease(one) for one in wire.leases),
         held_ms=wire.held_ms,
+        other_remedies=tuple(_remedy(one) for one in wire.other_remedies),
     )
 
 

@@ -6,10 +6,10 @@ from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard.queen.v1 import job_pb2
 from beeyard_core import history_limits, limits
 from beeyard_core.choice import Candidate, placement_trace
-from beeyard_core.demand import promised_bytes
+from beeyard_core.instant import Instant
 from beeyard_core.job import Decision, Job, JobState
-from beeyard_core.remedy import smallest_remedy
 from beeyard_core.state import QueenState
+from beeyard_core.time_remedy import remedies
 from beeyard_runtime.clock import Clock
 
 from beeyard_queen.ingress.history_wire import add_lease, remedy_message, remedy_text
@@ -44,7 +44,8 @@ class Explaining:
         return explanation
 
     def _explain_wait(self, job: Job, explanation: pb.JobExplanation) -> None:
-        state, now_ms = self.state, self.clock.now().mono_ms
+        state, now = self.state, self.clock.now()
+        now_ms = now.mono_ms
         held = state.prefixes.held(job.job_id)
         found = placement_trace(
             job.spec, state.fleet, now_ms, limits.CANDIDATES_KEPT_MAX, held=held
@@ -58,7 +59,7 @@ class Explaining:
             explanation.summary += "; held back, since urgent work is usual at this hour"
         if all(candidate.exclusion for candidate in found):
             explanation.summary += "; no worker can take it now"
-            self._add_remedy(job, found, now_ms, explanation)
+        self._add_remedies(job, found, now, explanation)
         last = self.decisions.about(job.job_id)
         if last is not None and last.intent is not None and last.refused is not None:
             refused = last.refused
@@ -69,18 +70,19 @@ class Explaining:
         for candidate in found:
             _add_candidate(explanation, candidate)
 
-    def _add_remedy(
+    def _add_remedies(
         self,
         job: Job,
         found: tuple[Candidate, ...],
-        now_ms: int,
+        now: Instant,
         explanation: pb.JobExplanation,
     ) -> None:
-        """Say what would help, if one change is enough."""
+        """Say what would help, where one change is enough."""
         workers = [candidate.worker for candidate in found]
-        promised = promised_bytes(self.state)
-        remedy = smallest_remedy(job.spec, self.state.fleet, workers, promised, now_ms)
-        if remedy is not None:
+        for number, remedy in enumerate(remedies(self.state, job, workers, now)):
+            if number:
+                explanation.other_remedies.append(remedy_message(remedy))
+                continue
             explanation.remedy.CopyFrom(remedy_message(remedy))
             explanation.summary += f"; it could be placed if {remedy_text(remedy)}"
 

@@ -68,6 +68,8 @@ def remedy_text(remedy: Remedy) -> str:
         RemedyKind.FEWER_TOKENS: f"it asked for {amount} tokens less, for {worker}",
         RemedyKind.DEMAND: f"it did without {remedy.demand}, on {worker}",
         RemedyKind.VRAM: f"{device} had {amount / _GIB:.1f} GiB more free, for a worker there",
+        RemedyKind.LATER: f"{amount / 1_000:g} s more pass, after which {worker} should take it",
+        RemedyKind.EARLIER: f"it had come {amount / 1_000:g} s earlier, when {worker} had a slot free",
     }[remedy.kind]
 
 

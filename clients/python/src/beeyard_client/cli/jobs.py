@@ -217,6 +217,7 @@ def explanation_view(told: Explanation) -> Group:
         lines.append(f"held back for at most {told.held_ms / 1000:.0f} s: urgent work is expected")
     if told.remedy is not None:
         lines.append(f"what would help: if {told.remedy.message}")
+    lines += (f"or: if {other.message}" for other in told.other_remedies)
     parts: list[Text | Table] = [Text(printable(line)) for line in lines]
     if told.candidates:
         parts.append(table("", _CANDIDATE_COLUMNS, map(_candidate_row, told.candidates)))

@@ -51,6 +51,10 @@ const (
 	Remedy_KIND_DEMAND Remedy_Kind = 9
 	// `amount` bytes more free on the device.
 	Remedy_KIND_VRAM Remedy_Kind = 10
+	// `amount` milliseconds pass: by then a hold or a rest is over, or jobs that run on the worker are predicted to end.
+	Remedy_KIND_LATER Remedy_Kind = 11
+	// The job had been submitted `amount` milliseconds before: it would have had a slot of the worker that was free then.
+	Remedy_KIND_EARLIER Remedy_Kind = 12
 )
 
 // Enum value maps for Remedy_Kind.
@@ -67,6 +71,8 @@ var (
 		8:  "KIND_FEWER_TOKENS",
 		9:  "KIND_DEMAND",
 		10: "KIND_VRAM",
+		11: "KIND_LATER",
+		12: "KIND_EARLIER",
 	}
 	Remedy_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED":  0,
@@ -80,6 +86,8 @@ var (
 		"KIND_FEWER_TOKENS": 8,
 		"KIND_DEMAND":       9,
 		"KIND_VRAM":         10,
+		"KIND_LATER":        11,
+		"KIND_EARLIER":      12,
 	}
 )
 
@@ -895,7 +903,10 @@ type JobExplanation struct {
 	// Its leases that have ended, the oldest first, for as long as the queen keeps their figures.
 	Leases []*LeaseRecord `protobuf:"bytes,5,rep,name=leases,proto3" json:"leases,omitempty"`
 	// While the job is held back in favour of urgent work that is expected: for how much longer, at most. 0: it is not.
-	HeldMs        int64 `protobuf:"varint,6,opt,name=held_ms,json=heldMs,proto3" json:"held_ms,omitempty"`
+	HeldMs int64 `protobuf:"varint,6,opt,name=held_ms,json=heldMs,proto3" json:"held_ms,omitempty"`
+	// Beside `remedy`, the smallest change of another sort, where one was found and tried: how much later the job could be
+	// placed, by what is known and predicted of what runs; how much earlier it would have found a slot.
+	OtherRemedies []*Remedy `protobuf:"bytes,7,rep,name=other_remedies,json=otherRemedies,proto3" json:"other_remedies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -970,6 +981,13 @@ func (x *JobExplanation) GetHeldMs() int64 {
 		return x.HeldMs
 	}
 	return 0
+}
+
+func (x *JobExplanation) GetOtherRemedies() []*Remedy {
+	if x != nil {
+		return x.OtherRemedies
+	}
+	return nil
 }
 
 // One worker that was looked at.
@@ -1069,7 +1087,7 @@ type Remedy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What would have to change.
 	Kind Remedy_Kind `protobuf:"varint,1,opt,name=kind,proto3,enum=beeyard.queen.v1.Remedy_Kind" json:"kind,omitempty"`
-	// How much of it: slots, tokens or bytes; 0 where there is nothing to count.
+	// How much of it: slots, tokens, bytes or milliseconds; 0 where there is nothing to count.
 	Amount int64 `protobuf:"varint,2,opt,name=amount,proto3" json:"amount,omitempty"`
 	// The worker; for WORKER and VRAM the device.
 	TargetId string `protobuf:"bytes,3,opt,name=target_id,json=targetId,proto3" json:"target_id,omitempty"`
@@ -1539,7 +1557,7 @@ const file_beeyard_queen_v1_inference_service_proto_rawDesc = "" +
 	"\x10CancelJobRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"*\n" +
 	"\x11ExplainJobRequest\x12\x15\n" +
-	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"\x92\x02\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"\xd3\x02\n" +
 	"\x0eJobExplanation\x12'\n" +
 	"\x03job\x18\x01 \x01(\v2\x15.beeyard.queen.v1.JobR\x03job\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x12;\n" +
@@ -1548,7 +1566,8 @@ const file_beeyard_queen_v1_inference_service_proto_rawDesc = "" +
 	"candidates\x120\n" +
 	"\x06remedy\x18\x04 \x01(\v2\x18.beeyard.queen.v1.RemedyR\x06remedy\x125\n" +
 	"\x06leases\x18\x05 \x03(\v2\x1d.beeyard.queen.v1.LeaseRecordR\x06leases\x12\x17\n" +
-	"\aheld_ms\x18\x06 \x01(\x03R\x06heldMs\"\xbc\x01\n" +
+	"\aheld_ms\x18\x06 \x01(\x03R\x06heldMs\x12?\n" +
+	"\x0eother_remedies\x18\a \x03(\v2\x18.beeyard.queen.v1.RemedyR\rotherRemedies\"\xbc\x01\n" +
 	"\tCandidate\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x12\x17\n" +
 	"\apool_id\x18\x02 \x01(\tR\x06poolId\x12\x16\n" +
@@ -1556,14 +1575,14 @@ const file_beeyard_queen_v1_inference_service_proto_rawDesc = "" +
 	"\vexcluded_by\x18\x04 \x01(\tR\n" +
 	"excludedBy\x12\x16\n" +
 	"\x06detail\x18\x05 \x01(\tR\x06detail\x12(\n" +
-	"\x10predicted_end_ms\x18\x06 \x01(\x01R\x0epredictedEndMs\"\x89\x03\n" +
+	"\x10predicted_end_ms\x18\x06 \x01(\x01R\x0epredictedEndMs\"\xab\x03\n" +
 	"\x06Remedy\x121\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1d.beeyard.queen.v1.Remedy.KindR\x04kind\x12\x16\n" +
 	"\x06amount\x18\x02 \x01(\x03R\x06amount\x12\x1b\n" +
 	"\ttarget_id\x18\x03 \x01(\tR\btargetId\x12\x17\n" +
 	"\apool_id\x18\x04 \x01(\tR\x06poolId\x12\x16\n" +
 	"\x06demand\x18\x05 \x01(\tR\x06demand\x12\x18\n" +
-	"\amessage\x18\x06 \x01(\tR\amessage\"\xcb\x01\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\"\xed\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_REPORT\x10\x01\x12\x0f\n" +
@@ -1577,7 +1596,10 @@ const file_beeyard_queen_v1_inference_service_proto_rawDesc = "" +
 	"\x11KIND_FEWER_TOKENS\x10\b\x12\x0f\n" +
 	"\vKIND_DEMAND\x10\t\x12\r\n" +
 	"\tKIND_VRAM\x10\n" +
-	"\"\xa3\x02\n" +
+	"\x12\x0e\n" +
+	"\n" +
+	"KIND_LATER\x10\v\x12\x10\n" +
+	"\fKIND_EARLIER\x10\f\"\xa3\x02\n" +
 	"\vLeaseRecord\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\tR\aleaseId\x12\x1b\n" +
 	"\tworker_id\x18\x02 \x01(\tR\bworkerId\x12\x17\n" +
@@ -1677,35 +1699,36 @@ var file_beeyard_queen_v1_inference_service_proto_depIdxs = []int32{
 	10, // 13: beeyard.queen.v1.JobExplanation.candidates:type_name -> beeyard.queen.v1.Candidate
 	11, // 14: beeyard.queen.v1.JobExplanation.remedy:type_name -> beeyard.queen.v1.Remedy
 	12, // 15: beeyard.queen.v1.JobExplanation.leases:type_name -> beeyard.queen.v1.LeaseRecord
-	0,  // 16: beeyard.queen.v1.Remedy.kind:type_name -> beeyard.queen.v1.Remedy.Kind
-	25, // 17: beeyard.queen.v1.LeaseRecord.lease_time:type_name -> google.protobuf.Timestamp
-	25, // 18: beeyard.queen.v1.LeaseRecord.end_time:type_name -> google.protobuf.Timestamp
-	24, // 19: beeyard.queen.v1.JobTimeline.job:type_name -> beeyard.queen.v1.Job
-	15, // 20: beeyard.queen.v1.JobTimeline.spans:type_name -> beeyard.queen.v1.JobSpan
-	25, // 21: beeyard.queen.v1.JobSpan.begin_time:type_name -> google.protobuf.Timestamp
-	25, // 22: beeyard.queen.v1.JobSpan.end_time:type_name -> google.protobuf.Timestamp
-	18, // 23: beeyard.queen.v1.JobSpan.attributes:type_name -> beeyard.queen.v1.JobSpan.AttributesEntry
-	1,  // 24: beeyard.queen.v1.InferenceService.Infer:input_type -> beeyard.queen.v1.InferRequest
-	2,  // 25: beeyard.queen.v1.InferenceService.SubmitJob:input_type -> beeyard.queen.v1.SubmitJobRequest
-	3,  // 26: beeyard.queen.v1.InferenceService.WatchJob:input_type -> beeyard.queen.v1.WatchJobRequest
-	4,  // 27: beeyard.queen.v1.InferenceService.GetJob:input_type -> beeyard.queen.v1.GetJobRequest
-	5,  // 28: beeyard.queen.v1.InferenceService.ListJobs:input_type -> beeyard.queen.v1.ListJobsRequest
-	7,  // 29: beeyard.queen.v1.InferenceService.CancelJob:input_type -> beeyard.queen.v1.CancelJobRequest
-	8,  // 30: beeyard.queen.v1.InferenceService.ExplainJob:input_type -> beeyard.queen.v1.ExplainJobRequest
-	13, // 31: beeyard.queen.v1.InferenceService.GetJobTimeline:input_type -> beeyard.queen.v1.GetJobTimelineRequest
-	26, // 32: beeyard.queen.v1.InferenceService.Infer:output_type -> beeyard.queen.v1.JobEvent
-	24, // 33: beeyard.queen.v1.InferenceService.SubmitJob:output_type -> beeyard.queen.v1.Job
-	26, // 34: beeyard.queen.v1.InferenceService.WatchJob:output_type -> beeyard.queen.v1.JobEvent
-	24, // 35: beeyard.queen.v1.InferenceService.GetJob:output_type -> beeyard.queen.v1.Job
-	6,  // 36: beeyard.queen.v1.InferenceService.ListJobs:output_type -> beeyard.queen.v1.ListJobsResponse
-	24, // 37: beeyard.queen.v1.InferenceService.CancelJob:output_type -> beeyard.queen.v1.Job
-	9,  // 38: beeyard.queen.v1.InferenceService.ExplainJob:output_type -> beeyard.queen.v1.JobExplanation
-	14, // 39: beeyard.queen.v1.InferenceService.GetJobTimeline:output_type -> beeyard.queen.v1.JobTimeline
-	32, // [32:40] is the sub-list for method output_type
-	24, // [24:32] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	11, // 16: beeyard.queen.v1.JobExplanation.other_remedies:type_name -> beeyard.queen.v1.Remedy
+	0,  // 17: beeyard.queen.v1.Remedy.kind:type_name -> beeyard.queen.v1.Remedy.Kind
+	25, // 18: beeyard.queen.v1.LeaseRecord.lease_time:type_name -> google.protobuf.Timestamp
+	25, // 19: beeyard.queen.v1.LeaseRecord.end_time:type_name -> google.protobuf.Timestamp
+	24, // 20: beeyard.queen.v1.JobTimeline.job:type_name -> beeyard.queen.v1.Job
+	15, // 21: beeyard.queen.v1.JobTimeline.spans:type_name -> beeyard.queen.v1.JobSpan
+	25, // 22: beeyard.queen.v1.JobSpan.begin_time:type_name -> google.protobuf.Timestamp
+	25, // 23: beeyard.queen.v1.JobSpan.end_time:type_name -> google.protobuf.Timestamp
+	18, // 24: beeyard.queen.v1.JobSpan.attributes:type_name -> beeyard.queen.v1.JobSpan.AttributesEntry
+	1,  // 25: beeyard.queen.v1.InferenceService.Infer:input_type -> beeyard.queen.v1.InferRequest
+	2,  // 26: beeyard.queen.v1.InferenceService.SubmitJob:input_type -> beeyard.queen.v1.SubmitJobRequest
+	3,  // 27: beeyard.queen.v1.InferenceService.WatchJob:input_type -> beeyard.queen.v1.WatchJobRequest
+	4,  // 28: beeyard.queen.v1.InferenceService.GetJob:input_type -> beeyard.queen.v1.GetJobRequest
+	5,  // 29: beeyard.queen.v1.InferenceService.ListJobs:input_type -> beeyard.queen.v1.ListJobsRequest
+	7,  // 30: beeyard.queen.v1.InferenceService.CancelJob:input_type -> beeyard.queen.v1.CancelJobRequest
+	8,  // 31: beeyard.queen.v1.InferenceService.ExplainJob:input_type -> beeyard.queen.v1.ExplainJobRequest
+	13, // 32: beeyard.queen.v1.InferenceService.GetJobTimeline:input_type -> beeyard.queen.v1.GetJobTimelineRequest
+	26, // 33: beeyard.queen.v1.InferenceService.Infer:output_type -> beeyard.queen.v1.JobEvent
+	24, // 34: beeyard.queen.v1.InferenceService.SubmitJob:output_type -> beeyard.queen.v1.Job
+	26, // 35: beeyard.queen.v1.InferenceService.WatchJob:output_type -> beeyard.queen.v1.JobEvent
+	24, // 36: beeyard.queen.v1.InferenceService.GetJob:output_type -> beeyard.queen.v1.Job
+	6,  // 37: beeyard.queen.v1.InferenceService.ListJobs:output_type -> beeyard.queen.v1.ListJobsResponse
+	24, // 38: beeyard.queen.v1.InferenceService.CancelJob:output_type -> beeyard.queen.v1.Job
+	9,  // 39: beeyard.queen.v1.InferenceService.ExplainJob:output_type -> beeyard.queen.v1.JobExplanation
+	14, // 40: beeyard.queen.v1.InferenceService.GetJobTimeline:output_type -> beeyard.queen.v1.JobTimeline
+	33, // [33:41] is the sub-list for method output_type
+	25, // [25:33] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_beeyard_queen_v1_inference_service_proto_init() }

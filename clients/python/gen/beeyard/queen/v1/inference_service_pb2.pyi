@@ -488,6 +488,7 @@ class JobExplanation(_message.Message):
     REMEDY_FIELD_NUMBER: _builtins.int
     LEASES_FIELD_NUMBER: _builtins.int
     HELD_MS_FIELD_NUMBER: _builtins.int
+    OTHER_REMEDIES_FIELD_NUMBER: _builtins.int
     summary: _builtins.str
     """One sentence that answers the question."""
     held_ms: _builtins.int
@@ -513,6 +514,12 @@ class JobExplanation(_message.Message):
     def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRecord]:
         """Its leases that have ended, the oldest first, for as long as the queen keeps their figures."""
 
+    @_builtins.property
+    def other_remedies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Remedy]:
+        """Beside `remedy`, the smallest change of another sort, where one was found and tried: how much later the job could be
+        placed, by what is known and predicted of what runs; how much earlier it would have found a slot.
+        """
+
     def __init__(
         self,
         *,
@@ -522,10 +529,11 @@ class JobExplanation(_message.Message):
         remedy: Global___Remedy | None = ...,
         leases: _abc.Iterable[Global___LeaseRecord] | None = ...,
         held_ms: _builtins.int = ...,
+        other_remedies: _abc.Iterable[Global___Remedy] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "remedy", b"remedy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "held_ms", b"held_ms", "job", b"job", "leases", b"leases", "remedy", b"remedy", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "held_ms", b"held_ms", "job", b"job", "leases", b"leases", "other_remedies", b"other_remedies", "remedy", b"remedy", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -609,6 +617,10 @@ class Remedy(_message.Message):
         """The job does without `demand`."""
         KIND_VRAM: Remedy._Kind.ValueType  # 10
         """`amount` bytes more free on the device."""
+        KIND_LATER: Remedy._Kind.ValueType  # 11
+        """`amount` milliseconds pass: by then a hold or a rest is over, or jobs that run on the worker are predicted to end."""
+        KIND_EARLIER: Remedy._Kind.ValueType  # 12
+        """The job had been submitted `amount` milliseconds before: it would have had a slot of the worker that was free then."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
         """What would have to change. In the order of what it costs to bring about."""
@@ -635,6 +647,10 @@ class Remedy(_message.Message):
     """The job does without `demand`."""
     KIND_VRAM: Remedy.Kind.ValueType  # 10
     """`amount` bytes more free on the device."""
+    KIND_LATER: Remedy.Kind.ValueType  # 11
+    """`amount` milliseconds pass: by then a hold or a rest is over, or jobs that run on the worker are predicted to end."""
+    KIND_EARLIER: Remedy.Kind.ValueType  # 12
+    """The job had been submitted `amount` milliseconds before: it would have had a slot of the worker that was free then."""
 
     KIND_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
@@ -645,7 +661,7 @@ class Remedy(_message.Message):
     kind: Global___Remedy.Kind.ValueType
     """What would have to change."""
     amount: _builtins.int
-    """How much of it: slots, tokens or bytes; 0 where there is nothing to count."""
+    """How much of it: slots, tokens, bytes or milliseconds; 0 where there is nothing to count."""
     target_id: _builtins.str
     """The worker; for WORKER and VRAM the device."""
     pool_id: _builtins.str
