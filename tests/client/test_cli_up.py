@@ -1,6 +1,7 @@
 """`beeyard up` with the real services and the synthetic engine: a clean end, and one line for each way it can break."""
 
 import asyncio
+import shlex
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ import httpx
 import psutil
 import pytest
 from beeyard_client import BeeyardClient
+from openai import AsyncOpenAI, AuthenticationError
 
 from tests.support.command import beeyard, start
 
@@ -95,6 +97,62 @@ async def test_the_stack_speaks_http(
         answer = await client.post("/v1/completions", json={"prompt": "hello", "max_tokens": 4})
     assert answer.status_code == 200
     assert answer.json()["usage"]["completion_tokens"] == 4
+
+
+async def test_a_secure_stack_says_how_to_get_in_and_lets_nobody_else_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a hive"
+    secure = ("up", "--secure", "--data-dir", str(folder), "--queen-port", "0", *MODEL)
+    process = await start(*secure)
+    assert process.stdout is not None
+    told: dict[str, str] = {}
+    try:
+        while "stop" not in told and (line := (await process.stdout.readline()).decode()):
+            name, _, value = line.partition("  ")
+            told[name] = value.strip()
+        names = _exported(Path(shlex.split(told["get in"])[1]))
+        queen = names["BEEYARD_QUEEN"]
+        ask = ("infer", "The honey bee", "--max-tokens", "4", "--json")
+        answer = await beeyard(*ask, environment=names)
+        assert answer.code == 0, answer.stderr
+        look = await beeyard(
+            "doctor", "--json", environment={**names, "XDG_DATA_HOME": str(tmp_path)}
+        )
+        findings = {one["check"]: one for one in look.json()["findings"]}  # type: ignore[attr-defined]
+        assert findings["certificates"]["level"] == findings["queen"]["level"] == "ok"
+        for name, value in names.items():
+            monkeypatch.setenv(name, value)
+        async with AsyncOpenAI(max_retries=0) as openai:
+            completion = await openai.completions.create(model="synth", prompt="bee", max_tokens=4)
+        assert completion.usage is not None
+        assert completion.usage.completion_tokens == 4
+        for missing in ("BEEYARD_TOKEN", "BEEYARD_CA"):
+            kept = {key: "" if key == missing else value for key, value in names.items()}
+            if missing == "BEEYARD_CA":
+                kept |= {"BEEYARD_CERT": "", "BEEYARD_KEY": ""}
+            refused = await beeyard("models", queen=queen, environment=kept)
+            assert refused.code == 1, missing
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-guessed")
+        async with AsyncOpenAI(max_retries=0) as openai:
+            with pytest.raises(AuthenticationError):
+                await openai.models.list()
+    finally:
+        process.terminate()
+        _, stderr = await process.communicate()
+    assert (process.returncode, stderr) == (0, b"")
+    written = [one for one in (folder / "logs").iterdir() if one.is_file()]
+    assert written
+    for one in written:
+        assert names["BEEYARD_TOKEN"].encode() not in one.read_bytes()
+
+
+def _exported(path: Path) -> dict[str, str]:
+    """Return what a shell would have after reading the file, which is its owner's only."""
+    assert path.stat().st_mode & 0o077 == 0
+    lines = path.read_text(encoding="utf-8").splitlines()
+    pairs = (shlex.split(line)[1].partition("=") for line in lines)
+    return {name: value for name, _, value in pairs}
 
 
 async def test_a_child_that_dies_ends_the_stack_with_its_last_words(

@@ -125,6 +125,15 @@ def issue(
     return Issued(_pem(builder.sign(signer_key, hashes.SHA256())), _key_pem(key), ends)
 
 
+def ends_of(certificates: bytes) -> dt.datetime:
+    """Return when a certificate ends; of several in the file (PEM), the one that ends first.
+
+    Raises:
+        ValueError: There is none.
+    """
+    return min(one.not_valid_after_utc for one in x509.load_pem_x509_certificates(certificates))
+
+
 def issued_to(certificate: bytes) -> tuple[list[str], PeerName | None]:
     """Return for which hosts a certificate (PEM) is good, and what of the fleet its holder is.
 

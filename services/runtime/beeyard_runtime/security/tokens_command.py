@@ -83,21 +83,34 @@ def _create(options: argparse.Namespace, now: dt.datetime) -> int:
         expires=now + dt.timedelta(days=options.days) if options.days else None,
         requests_per_second=options.requests_per_second,
     )
-    with _held(options.file):
-        every = _read(options.file)
-        if any(one.name == record.name and _counts(one, now) for one in every):
-            message = f"{record.name} has a token already; revoke it first, or choose another name"
-            return _complain(message)
-        if options.out:
-            write_new(options.out, token.encode() + b"\n")
-        _write(options.file, [*every, record])
-    _audit(options.file, "tokens.create", record)
+    keep_token(options.file, record, now, token, options.out)
     shown = {} if options.out else {"token": token}
     if options.json:
         _print(json.dumps({**shown, **_shown(record, now)}))
     else:
         _print(f"made {token_id}, {record.name}" if options.out else token)
     return 0
+
+
+def keep_token(
+    file: Path, record: TokenRecord, now: dt.datetime, token: str, out: Path | None
+) -> None:
+    """Add a token to a file, which is made if there is none, and write the token itself to `out`, if that is named.
+
+    Raises:
+        StartFailed: The name is taken, or the file cannot be used.
+        OSError: A file cannot be written.
+    """
+    with _held(file):
+        every = _read(file)
+        if any(one.name == record.name and _counts(one, now) for one in every):
+            raise StartFailed(
+                f"{record.name} has a token already; revoke it first, or choose another name"
+            )
+        if out:
+            write_new(out, token.encode() + b"\n")
+        _write(file, [*every, record])
+    _audit(file, "tokens.create", record)
 
 
 def _list(options: argparse.Namespace, now: dt.datetime) -> int:

@@ -118,15 +118,35 @@ async def store(path: Path) -> list[Finding]:
         last = (stderr.strip().splitlines() or [f"the check ended with {code}"])[-1]
         advice = 'pip install "beeyard[queen]", or look at the file on the queen\'s machine'
         return [Finding(check="store", level=Level.FAIL, message=last, advice=advice)]
-    return [
-        Finding(
-            check=one["check"],
-            level=Level(one["level"]),
-            message=one["message"],
-            advice=one["advice"],
-        )
-        for one in found
-    ]
+    return [_finding(one) for one in found]
+
+
+async def secrets(access: Access, folders: tuple[Path, ...]) -> list[Finding]:
+    """What is wrong with certificates, keys and tokens, as the services' own program sees it; or that nothing is."""
+    files = [str(path) for path in (access.ca, access.cert, access.key) if path is not None]
+    where = [word for folder in folders for word in ("--dir", str(folder))]
+    code, stdout, stderr = await _python(
+        "-m", "beeyard_runtime.security", "inspect", *where, *files
+    )
+    try:
+        found = [_finding(one) for one in json.loads(stdout)]
+    except ValueError:
+        last = (stderr.strip().splitlines() or [f"the check ended with {code}"])[-1]
+        return [Finding(check="certificates", level=Level.WARN, message=f"not looked at: {last}")]
+    wrong = [one for one in found if one.level is not Level.OK]
+    if wrong or not found:
+        return wrong
+    message = f"{len(found)} certificates, keys and tokens are in order"
+    return [Finding(check="certificates", level=Level.OK, message=message)]
+
+
+def _finding(told: dict[str, str]) -> Finding:
+    return Finding(
+        check=told["check"],
+        level=Level(told["level"]),
+        message=told["message"],
+        advice=told["advice"],
+    )
 
 
 async def _python(*arguments: str) -> tuple[int, str, str]:

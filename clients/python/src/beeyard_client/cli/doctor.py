@@ -8,7 +8,9 @@ import typer
 
 from beeyard_client.cli import checks
 from beeyard_client.cli.checks import Finding, Level
+from beeyard_client.cli.folders import default_data_dir
 from beeyard_client.cli.printing import print_json, say
+from beeyard_client.cli.secured import FOLDER
 from beeyard_client.cli.session import FAILED, OK, Target, finish, run, target_of
 
 
@@ -43,6 +45,7 @@ async def examine(target: Target) -> list[Finding]:
     """Return every finding, in the order in which things depend on each other."""
     roles = await asyncio.gather(*(checks.role(one) for one in checks.ROLES))
     findings = [checks.python_version(), *roles, checks.demo_model(), await checks.gpu_driver()]
+    findings += await checks.secrets(target.access, (default_data_dir() / FOLDER,))
     queen = await checks.queen(target.queen, target.access)
     findings.append(queen)
     if queen.level is Level.OK:

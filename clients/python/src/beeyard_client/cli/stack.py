@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beeyard_client import limits
+from beeyard_client.access import NOBODY
 from beeyard_client.cli.faults import StackFailed
 from beeyard_client.cli.folders import prepare
+from beeyard_client.cli.secured import FOLDER, Secured
 from beeyard_client.cli.service_process import ServiceProcess
 from beeyard_client.client import BeeyardClient
 from beeyard_client.errors import BeeyardError
@@ -36,6 +38,7 @@ class StackPlan:
         queen_port: 0: any free one.
         pool_port: 0: any free one.
         gateway_port: 0: any free one.
+        is_secure: TLS on every link, certificates on those between its processes, and tokens for everybody.
     """
 
     data_dir: Path
@@ -47,6 +50,7 @@ class StackPlan:
     queen_port: int = 0
     pool_port: int = 0
     gateway_port: int = 0
+    is_secure: bool = False
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -66,6 +70,8 @@ class Stack:
             "pool manager", "beeyard_pool_manager", logs / "pool-manager.log"
         )
         self.gateway = ServiceProcess("gateway", "beeyard_gateway", logs / "gateway.log")
+        self.secured = Secured(plan.data_dir.absolute() / FOLDER) if plan.is_secure else None
+        self.access = NOBODY
         self._worker_pids: set[int] = set()
 
     async def start(self) -> None:
@@ -76,10 +82,15 @@ class Stack:
         """
         for folder in (self.plan.data_dir, self.plan.data_dir / "logs"):
             prepare(folder)
+        if self.secured is not None:
+            await self.secured.furnish(_pool_id())
+            self.access = self.secured.access()
         await self.queen.start(self._queen_arguments())
         await self.pool.start(self._pool_arguments())
         gateway = ["--listen", f"127.0.0.1:{self.plan.gateway_port}", "--queen", self.queen.address]
-        await self.gateway.start(gateway)
+        await self.gateway.start(
+            [*gateway, *(self.secured.gateway_flags() if self.secured else [])]
+        )
 
     def _queen_arguments(self) -> list[str]:
         arguments = ["--listen", f"127.0.0.1:{self.plan.queen_port}"]
@@ -87,7 +98,7 @@ class Stack:
         arguments += ["--store", str(self.plan.data_dir / "beeyard.sqlite")]
         if len(self.plan.models) == 1:
             arguments += ["--default-model", self.plan.model_names[0]]
-        return arguments
+        return [*arguments, *(self.secured.queen_flags() if self.secured else [])]
 
     def _pool_arguments(self) -> list[str]:
         plan = self.plan
@@ -104,7 +115,7 @@ class Stack:
             arguments += ["--slots", str(plan.slots)]
         if plan.context_tokens is not None:
             arguments += ["--context-tokens", str(plan.context_tokens)]
-        return arguments
+        return [*arguments, *(self.secured.pool_flags() if self.secured else [])]
 
     async def models_ready(self, tell: Callable[[str], None]) -> None:
         """Return once a worker of every wanted model is ready; starts those that nobody started.
@@ -117,7 +128,7 @@ class Stack:
         """
         try:
             async with asyncio.timeout(limits.MODEL_READY_MS / 1000):
-                async with BeeyardClient(self.queen.address) as client:
+                async with BeeyardClient(self.queen.address, access=self.access) as client:
                     await self._wait_for_models(client, tell)
         except TimeoutError:
             names = ", ".join(self.plan.model_names)
@@ -191,7 +202,9 @@ class Stack:
         try:
             async with (
                 asyncio.timeout(limits.CLI_CONNECT_PATIENCE_MS / 1000),
-                BeeyardClient(self.queen.address, connect_patience_ms=0) as client,
+                BeeyardClient(
+                    self.queen.address, access=self.access, connect_patience_ms=0
+                ) as client,
             ):
                 self._worker_pids = {one.pid for one in await client.workers() if one.pid}
         except (TimeoutError, BeeyardError):

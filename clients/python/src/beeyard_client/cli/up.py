@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import shlex
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -34,7 +35,7 @@ _NO_MODEL: Final = (
 )
 
 
-def up(
+def up(  # noqa: PLR0913  one argument an option
     *,
     data_dir: Annotated[Path | None, typer.Option(help="Everything is kept below it.")] = None,
     model: Annotated[
@@ -45,6 +46,10 @@ def up(
     slots: Annotated[int | None, typer.Option(help="Answers at once of one worker.")] = None,
     context_tokens: Annotated[int | None, typer.Option(help="Prompt plus answer.")] = None,
     queen_port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any.")] = QUEEN_PORT,
+    secure: Annotated[
+        bool,
+        typer.Option("--secure", help="TLS and tokens on every link; says how to get in."),
+    ] = False,
     once: Annotated[
         str | None, typer.Option(metavar="PROMPT", help="Run one prompt, show it, and stop.")
     ] = None,
@@ -67,6 +72,7 @@ def up(
         # A second stack on one machine has another queen port, and needs other ports for the rest, too.
         pool_port=POOL_PORT if queen_port == QUEEN_PORT else 0,
         gateway_port=GATEWAY_PORT if queen_port == QUEEN_PORT else 0,
+        is_secure=secure,
     )
     if once is None:
         finish(run_stack(plan, _serve))
@@ -168,9 +174,14 @@ async def _serve(stack: Stack) -> int:
     )
     say(f"{'queen':<13} {stack.queen.address}")
     say(f"{'pool manager':<13} {stack.pool.address}")
-    say(f"{'gateway':<13} http://{stack.gateway.address}, OpenAI API under /v1")
+    scheme = "https" if stack.secured else "http"
+    say(f"{'gateway':<13} {scheme}://{stack.gateway.address}, OpenAI API under /v1")
     say(f"{'data':<13} {stack.plan.data_dir}")
     say(f"{'models':<13} {', '.join(names) if names else 'see beeyard models'}")
+    if stack.secured:
+        path = stack.secured.write_environment(stack.queen.address, stack.gateway.address)
+        say(f"{'get in':<13} . {shlex.quote(str(path))}")
+        flags = ""
     say(f'{"try":<13} beeyard{flags} infer "The honey bee"')
     say(f"{'stop':<13} Ctrl-C")
     # Until Ctrl-C, or until a child dies; both are watched for by the caller.
@@ -188,7 +199,9 @@ async def one_prompt(stack: Stack, prompt: str, options: JobOptions) -> int:
         options["model"] = stack.plan.model_names[0]
     provider = tracer_provider(wanted=True)
     try:
-        async with BeeyardClient(stack.queen.address, tracer_provider=provider) as client:
+        async with BeeyardClient(
+            stack.queen.address, access=stack.access, tracer_provider=provider
+        ) as client:
             try:
                 stream = client.infer(prompt, **options)
                 say(f"> {prompt}")
