@@ -139,13 +139,15 @@ func (c *Client) Close() error {
 	return c.connection.Close()
 }
 
-// Submit submits a job and returns once it is durable.
+// Submit submits a job and returns once it is durable. While the link is broken, or the queen is shutting down, it tries
+// again under the same request id, so that the job is one whatever became of the tries before: until the context's
+// deadline, or for two seconds if it has none. A queen that refuses the job is not asked again.
 func (c *Client) Submit(ctx context.Context, request Request) (*Job, error) {
 	message, err := request.submit()
 	if err != nil {
 		return nil, err
 	}
-	return unary(ctx, c.inference.SubmitJob, message)
+	return untilTaken(ctx, func() (*Job, error) { return unary(ctx, c.inference.SubmitJob, message) })
 }
 
 // Get returns one job.

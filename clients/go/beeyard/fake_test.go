@@ -22,6 +22,10 @@ type fakeQueen struct {
 	inferred []*queenv1.InferRequest
 	watched  []*queenv1.WatchJobRequest
 	pages    []*queenv1.ListJobsRequest
+
+	// refusals are what SubmitJob answers, one a call, before it takes the job; submitted is all that it was asked.
+	refusals  []error
+	submitted []*queenv1.SubmitJobRequest
 }
 
 type script struct {
@@ -55,6 +59,18 @@ func (q *fakeQueen) Infer(request *queenv1.InferRequest, stream grpc.ServerStrea
 func (q *fakeQueen) WatchJob(request *queenv1.WatchJobRequest, stream grpc.ServerStreamingServer[queenv1.JobEvent]) error {
 	q.watched = append(q.watched, request)
 	return q.play(stream)
+}
+
+func (q *fakeQueen) SubmitJob(_ context.Context, request *queenv1.SubmitJobRequest) (*queenv1.Job, error) {
+	q.mutex.Lock()
+	defer q.mutex.Unlock()
+	q.submitted = append(q.submitted, request)
+	if len(q.refusals) > 0 {
+		err := q.refusals[0]
+		q.refusals = q.refusals[1:]
+		return nil, err
+	}
+	return &Job{JobId: "j1"}, nil
 }
 
 func (q *fakeQueen) ListJobs(_ context.Context, request *queenv1.ListJobsRequest) (*queenv1.ListJobsResponse, error) {

@@ -18,10 +18,13 @@ const (
 	// resumeWindow is how long a stream that was accepted tries to resume before it gives up: longer than a queen needs
 	// to restart and its workers to come back. It starts anew with every event.
 	resumeWindow = 60 * time.Second
+	// submitWindow is how long Submit tries without a deadline of the caller's: a queen that is not there should be
+	// reported soon.
+	submitWindow = 2 * time.Second
 	// backoffMin and backoffMax bound the pause between two tries; they double in between.
 	backoffMin = 100 * time.Millisecond
 	backoffMax = 2 * time.Second
-	// submitTriesMax bounds how often a job is submitted whose acceptance is not known. It is small, since a queen that
+	// submitTriesMax bounds how often Infer submits a job whose acceptance is not known. It is small, since a queen that
 	// is not there should be reported soon.
 	submitTriesMax = 4
 

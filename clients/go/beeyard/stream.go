@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -270,29 +269,17 @@ func (s *Stream) admit(message *queenv1.JobEvent) (Event, error) {
 func (s *Stream) pause(err error) error {
 	s.tries++
 	switch {
-	case s.jobID == "" && (!isLost(err) || s.tries >= submitTriesMax):
+	case s.jobID == "" && (!isPassing(err) || s.tries >= submitTriesMax):
 		return err
 	case s.jobID != "" && !s.isResumable(err):
 		return err
 	case time.Since(s.lastSeen) >= resumeWindow:
 		return err
 	}
-	timer := time.NewTimer(s.delay())
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-s.ctx.Done():
-		return fmt.Errorf("beeyard: job %q not followed to its end: %w (before that: %w)",
-			s.jobID, context.Cause(s.ctx), err)
+	if cause := rest(s.ctx, s.tries); cause != nil {
+		return fmt.Errorf("beeyard: job %q not followed to its end: %w (before that: %w)", s.jobID, cause, err)
 	}
-}
-
-// isLost says whether it is unknown if the queen took the job. A queen that names its reason has refused it, and
-// trying again is for the caller to decide.
-func isLost(err error) bool {
-	var answer *Error
-	return errors.As(err, &answer) && !answer.fromQueen && isBroken(err)
+	return nil
 }
 
 // isResumable says whether WatchJob may yet go on where the reader is.
@@ -307,13 +294,6 @@ func (s *Stream) isResumable(err error) bool {
 		return false // Watch, and no queen answered at all.
 	}
 	return isBroken(err)
-}
-
-// delay doubles from try to try up to a bound. It is drawn from the upper half, so that the readers of a queen that
-// restarts do not come back at one moment.
-func (s *Stream) delay() time.Duration {
-	ceiling := min(backoffMin<<min(s.tries-1, 10), backoffMax)
-	return ceiling/2 + rand.N(ceiling/2)
 }
 
 func errOutOfStep(message string) error {
