@@ -113,11 +113,11 @@ async def test_a_later_row_of_a_job_replaces_the_earlier(store: Store) -> None:
 async def test_what_is_fixed_at_acceptance_stays(store: Store) -> None:
     first = job_row(1, request_id="r")
     await store.commit(jobs_batch(first))
-    later = replace(
-        first, state="leased", sequence=9, tenant_id="b", request_id="s", digest=b"", created_ms=1
+    later = first._replace(
+        state="leased", sequence=9, tenant_id="b", request_id="s", digest=b"", created_ms=1
     )
     await store.commit(jobs_batch(later))
-    assert await store.job("job-1") == replace(first, state="leased")
+    assert await store.job("job-1") == first._replace(state="leased")
     assert await store.job_by_request("b", "s") is None
 
 

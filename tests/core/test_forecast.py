@@ -79,7 +79,7 @@ def test_a_job_is_expected_to_need_what_jobs_of_its_size_needed() -> None:
     assert expected.tokens == 33
     assert expected.service_ms == 200.0 + 32 * 20.0
     # A prompt of half the length, and an answer of half of what is allowed.
-    half = times.expect(replace(SPEC, prompt_tokens=50, max_tokens=32))
+    half = times.expect(SPEC._replace(prompt_tokens=50, max_tokens=32))
     assert half is not None
     assert half.service_ms == 100.0 + 15.5 * 20.0
 
@@ -155,7 +155,7 @@ def test_jobs_of_other_models_keep_nobody_waiting() -> None:
 def test_more_urgent_work_that_comes_in_stretches_a_wait() -> None:
     forecast, fleet = learnt(), fleet_of(report_of("w1", slots_total=1))
     forecast.holds(M)
-    batch = replace(SPEC, priority=Priority.BATCH)
+    batch = SPEC._replace(priority=Priority.BATCH)
     before = forecast.predict(M, 0, batch, fleet)
     for number in range(30):
         urgent = replace(job_of(f"j{number}", number, SPEC), expected_ms=1_000)

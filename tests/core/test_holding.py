@@ -1,7 +1,5 @@
 """The week as it usually is, and background work that steps aside before urgent work comes."""
 
-from dataclasses import replace
-
 from beeyard_core import history_limits
 from beeyard_core.event import CancelRequested, JobSubmitted
 from beeyard_core.holding import hold_ms, hold_timer
@@ -89,7 +87,7 @@ def yard(
 
 
 def submitted(apiary: Apiary, job_id: str, priority: Priority = Priority.BACKGROUND) -> Job:
-    spec = replace(BACKGROUND, priority=priority)
+    spec = BACKGROUND._replace(priority=priority)
     apiary.happen(JobSubmitted(job_id=JobId(job_id), spec=spec))
     return apiary.state.jobs[JobId(job_id)]
 
@@ -156,7 +154,7 @@ def test_a_long_wait_is_predicted_by_what_is_usual_then_and_a_short_one_by_what_
         apiary = yard(holds=False, slots=slots)
         for number in range(104):
             submitted(apiary, f"j{number}", Priority.BATCH)
-        spec = replace(BACKGROUND, priority=Priority.BATCH)
+        spec = BACKGROUND._replace(priority=Priority.BATCH)
         found = apiary.state.forecast.predict(M, 100, spec, apiary.state.fleet)
         assert found is not None
         return found.start_ms

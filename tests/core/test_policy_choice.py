@@ -7,12 +7,12 @@ from beeyard_core.event import CancelRequested, LeaseFinished, PoolReported, Wor
 from beeyard_core.fairness import tenant_of
 from beeyard_core.fleet import ProcessReport, Traits, WorkerReport, WorkerState
 from beeyard_core.ids import ModelName, PoolId, TenantId, WorkerId, lease_id_of
-from beeyard_core.job import Finish, JobSpec, PlacementWish, Requirements
+from beeyard_core.job import Finish, JobSpec, PlacementWish, Priority, Requirements
 from beeyard_core.placement import exclusion
 from beeyard_core.policy.apply import apply
 from beeyard_core.policy.intent import Dispatch, Evict, Reject, StartWorker, Wait
 from beeyard_core.policy.projection import Projection, rows_of, world_of
-from beeyard_core.policy.schedule import schedule
+from beeyard_core.policy.schedule import is_due, schedule
 from beeyard_core.policy.twin import Twin
 from beeyard_core.policy.world import GpuRow, JobRow, ModelRow, PrefixRow, TenantRow, WorkerRow
 from beeyard_core.state import QueenState, Tenant
@@ -242,6 +242,37 @@ def test_a_fresh_mirror_begins_with_everything_but_what_left_meanwhile() -> None
     assert twin.lines.jobs == world.jobs
     assert twin.yard.runs == world.running
     assert twin.yard.models == world.models
+
+
+def test_nothing_is_decided_on_half_a_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "JOBS_TOLD_AT_ONCE_MAX", 4)
+    here, twin, projection = yard(report_of("w1", slots_total=9)), Twin(), Projection()
+    for number in range(9):
+        here.wait(f"batch-{number}", priority=Priority.BATCH)
+    urgent = here.wait("urgent", priority=Priority.INTERACTIVE)
+    told = []
+    for _ in range(3):
+        assert urgent.worker_id is None
+        schedule(here.state, projection, twin, START, [])
+        told.append((len(twin.lines.jobs), projection.is_behind, is_due(here.state, START)))
+    # The last of three pieces brought the urgent job, and with it decisions: all but one have slots.
+    assert told == [(4, True, True), (8, True, True), (1, False, False)]
+    assert urgent.worker_id == W1
+
+
+def test_what_changes_before_it_is_told_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, twin, projection = yard(), Twin(), Projection()
+    jobs = [here.wait(f"j{number}") for number in range(6)]
+    monkeypatch.setattr(limits, "JOBS_TOLD_AT_ONCE_MAX", 2)
+    twin.take(projection.drain(here.state, START.mono_ms))
+    # One that was told and one that was not leave; one comes anew.
+    step(here.state, CancelRequested(jobs[0].job_id), START)
+    step(here.state, CancelRequested(jobs[5].job_id), START)
+    here.wait("j6")
+    while projection.is_behind:
+        twin.take(projection.drain(here.state, START.mono_ms))
+    assert twin.lines.jobs == world_of(here.state, START.mono_ms, projection).jobs
+    assert list(twin.lines.jobs) == ["j1", "j2", "j3", "j4", "j6"]
 
 
 def models_told(here: Yard, projection: Projection) -> dict[str, str]:

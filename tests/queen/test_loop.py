@@ -6,18 +6,22 @@ from contextlib import asynccontextmanager
 
 import pytest
 from beeyard_core import limits
+from beeyard_core.dispatch import enqueue
 from beeyard_core.effect import Accept, Effect, Refuse
 from beeyard_core.event import Event, JobSubmitted
 from beeyard_core.ids import JobId, ModelName, WorkId
 from beeyard_core.job import JobSpec
+from beeyard_core.policy.projection import Projection, world_of
 from beeyard_core.state import QueenState
 from beeyard_queen.loop import WriterLoop
+from beeyard_queen.policy.deltas import digest
 from beeyard_queen.policy.runtime import PolicyRuntime
 from beeyard_queen.policy.sandbox import Sandbox
 from beeyard_queen.store.memory import MemoryStore
 from beeyard_queen.store.port import Batch
 from beeyard_queen.store.rows import row_of
 
+from tests.support.core_values import job_of, spec_of
 from tests.support.eventually import eventually
 from tests.support.gated_store import GatedStore
 from tests.support.running_queen import PacedClock
@@ -105,6 +109,26 @@ async def test_a_batch_is_bounded(rig: Rig) -> None:
     assert rig.loop.commits_count == 4
     order = [e.job_id for e in rig.actor.effects if isinstance(e, Accept)]
     assert order == [f"job-{number}" for number in range(count)]
+
+
+async def test_others_have_a_turn_while_policies_are_told_of_a_full_queue(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "JOBS_TOLD_AT_ONCE_MAX", 8)
+    for number in range(5 * 8):
+        job = job_of(f"job-{number}", number, spec_of("tiny"))
+        rig.state.jobs[job.job_id] = job
+        enqueue(rig.state, job)
+    rig.loop.poke()
+    async with rig.running():
+        asyncio.get_running_loop().call_soon(rig.loop.post, submitted(99))
+        await rig.accepted(1)
+        await eventually(lambda: not rig.policies.is_behind, "all are told")
+    # A piece, a new job beside the next piece, and the rest.
+    assert rig.actor.told[:4] == ["fill", "fill", "committed 1", "act"]
+    assert rig.actor.told.count("fill") >= 5
+    world = world_of(rig.state, 0, Projection())
+    assert rig.policies.digest() == digest(world)
 
 
 async def test_what_arrives_during_a_commit_shares_the_next_one() -> None:

@@ -28,10 +28,8 @@ CALM_HOST = HostLoad(cpu_percent=10.0, memory_percent=20.0)
 
 def spec_of(model: str = "m", **changes: object) -> JobSpec:
     """A small job."""
-    return replace(
-        JobSpec(model=ModelName(model), prompt_tokens=10, max_tokens=20),
-        **changes,  # type: ignore[arg-type]
-    )
+    values = {"model": ModelName(model), "prompt_tokens": 10, "max_tokens": 20} | changes
+    return JobSpec(**values)  # type: ignore[arg-type]
 
 
 def job_of(job_id: str, sequence: int, spec: JobSpec | None = None) -> Job:

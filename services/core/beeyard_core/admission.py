@@ -46,7 +46,7 @@ def admit(state: QueenState, spec: JobSpec) -> Admitted | Refused:
     model = _resolve(state, spec.model)
     if isinstance(model, Refused):
         return model
-    resolved = spec if model == spec.model else dataclasses.replace(spec, model=model)
+    resolved = spec if model == spec.model else spec._replace(model=model)
     room = room_for(state.queue, state.settings.queue, resolved.priority)
     if isinstance(room, NoRoom):
         return _queue_full(state, resolved, room)

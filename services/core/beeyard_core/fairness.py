@@ -54,7 +54,7 @@ def starts_waiting(state: QueenState, job: Job) -> None:
         _enter(state, tenant_id, tenant)
     else:
         tenant.jobs_waiting += 1
-    gets_place(state, job)
+    _take_place(tenant, job)
 
 
 def _enter(state: QueenState, tenant_id: TenantId, tenant: Tenant) -> None:
@@ -84,9 +84,12 @@ def stops_waiting(state: QueenState, job: Job) -> None:
 
 def gets_place(state: QueenState, job: Job) -> None:
     """Let a job that has none yet have a place among its tenant's jobs, behind those of its session."""
+    _take_place(tenant_of(state, job.spec.tenant_id), job)
+
+
+def _take_place(tenant: Tenant, job: Job) -> None:
     if job.place is None:
-        turns = _turns_of(tenant_of(state, job.spec.tenant_id), job)
-        job.place = turns.join(job.spec.session_id)
+        job.place = _turns_of(tenant, job).join(job.spec.session_id)
 
 
 def takes_turn(state: QueenState, job: Job) -> None:

@@ -110,11 +110,13 @@ class Forecast:
         self.now_ms = now_ms
         model, priority = job.spec.model, job.spec.priority
         self.backlog.waits(model, priority, job.expected_ms)
-        if not job.attempt:
-            self.wall_ms = job.accepted_at.wall_ms
-            # What comes back was counted when it came.
+        # What comes back was counted when it came.
+        if job.attempt:
+            return
+        self.wall_ms = job.accepted_at.wall_ms
+        if job.expected_ms:
             self.backlog.arrives(model, priority, job.expected_ms, now_ms)
-            if priority <= Priority.NORMAL and job.expected_ms:
+            if priority <= Priority.NORMAL:
                 self._profile(model).add(job.expected_ms, job.accepted_at.wall_ms)
 
     def leaves(self, job: Job) -> None:

@@ -100,8 +100,7 @@ class Priority(IntEnum):
     BACKGROUND = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Requirements:
+class Requirements(NamedTuple):
     """What the device and the model must offer; zero and empty demand nothing.
 
     Attributes:
@@ -119,8 +118,7 @@ class Requirements:
     extensions: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlacementWish:
+class PlacementWish(NamedTuple):
     """Where a job should or should not run."""
 
     pin_pool_id: PoolId | None = None
@@ -133,8 +131,7 @@ ANY_DEVICE = Requirements()
 ANYWHERE = PlacementWish()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobSpec:
+class JobSpec(NamedTuple):
     """What a client asked, as far as decisions need it. The prompt itself never enters the core.
 
     Attributes:
@@ -192,8 +189,7 @@ class JobSpec:
         return Shape(kind, self.kv_tokens_min // limits.SHAPE_TOKENS)
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """The part of a job that feasibility depends on, apart from its size."""
 
     model: ModelName

@@ -120,6 +120,8 @@ ENDED_JOBS_KEPT_MAX: Final = 10_000
 ENDED_JOB_KEPT_MS_MIN: Final = 1_000
 INBOX_EVENTS_MAX: Final = 65_536
 BATCH_EVENTS_MAX: Final = 64
+# What a turn touches policies are told in that turn, but for a queue that was read back or very many deadlines.
+assert JOBS_TOLD_AT_ONCE_MAX >= 8 * BATCH_EVENTS_MAX  # noqa: F405
 BATCH_WINDOW_MS: Final = 2
 RETRY_DELAY_MS: Final = 500
 # A job whose second attempt broke rests for half of this to this, twice as long each further time.

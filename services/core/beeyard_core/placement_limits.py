@@ -20,3 +20,5 @@ PREFIX_BLOCKS_MAX: Final = 1 << 17
 assert PREFIX_BLOCKS_PER_WORKER_MAX >= 16 * PREFIX_BLOCKS_PER_PROMPT_MAX
 # Of a block that more workers hold, policies are not told: a decision looks at every holder that it knows.
 PREFIX_HOLDERS_TOLD_MAX: Final = 8
+# Jobs that policies' mirrors are told of in one turn of the queen: some 20 ms of work, in which nobody else is served.
+JOBS_TOLD_AT_ONCE_MAX: Final = 1_000

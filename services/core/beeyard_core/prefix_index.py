@@ -81,7 +81,10 @@ class PrefixIndex:
 
     def await_block(self, job_id: JobId) -> None:
         """Let a job that joins the queue wait for the deepest block of its prompt that anybody has."""
-        block = next((b for b in reversed(self._paths.get(job_id, ())) if b in self._holders), None)
+        path = self._paths.get(job_id)
+        if path is None:
+            return
+        block = next((b for b in reversed(path) if b in self._holders), None)
         if block is not None:
             self._awaited[job_id] = block
             waiting = self._waiting[block] = self._waiting.get(block, 0) + 1

@@ -64,28 +64,34 @@ class JobQueue:
 
     def push(self, job: Job) -> None:
         """Add a job at the place of its sequence: a new one comes last, a re-queued one before all younger ones."""
-        group = self._classes[job.spec.priority]
-        shapes = group.shapes.setdefault(job.spec.model, {})
-        shape = job.spec.shape
+        spec, entry = job.spec, (job.sequence, job.job_id)
+        group = self._classes[spec.priority]
+        shapes = group.shapes.get(spec.model)
+        if shapes is None:
+            shapes = group.shapes[spec.model] = {}
+        shape = spec.shape
         line = shapes.get(shape)
         if line is None:
             line = shapes[shape] = _Line(shape)
         self._lines[job.job_id] = line
-        heapq.heappush(line.heap, (job.sequence, job.job_id))
+        heapq.heappush(line.heap, entry)
         line.count += 1
-        group.runs.setdefault(job.sequence // _RUN, set()).add(job.sequence)
+        run = group.runs.get(job.sequence // _RUN)
+        if run is None:
+            run = group.runs[job.sequence // _RUN] = set()
+        run.add(job.sequence)
         group.depth += 1
         self._queued[job.job_id] = job
         if not job.attempt:
-            self._note_untried(group, job)
-        self._by_model[job.spec.model] = self._by_model.get(job.spec.model, 0) + 1
+            self._note_untried(group, entry)
+        self._by_model[spec.model] = self._by_model.get(spec.model, 0) + 1
 
-    def _note_untried(self, group: _Class, job: Job) -> None:
+    def _note_untried(self, group: _Class, entry: tuple[int, JobId]) -> None:
         """Remember a job that never began; swept once most of what is remembered is out of date."""
         if len(group.untried) > max(2 * group.depth, _SWEEP_MIN):
             group.untried = [entry for entry in group.untried if self._is_untried(entry[1])]
             heapq.heapify(group.untried)
-        heapq.heappush(group.untried, (job.sequence, job.job_id))
+        heapq.heappush(group.untried, entry)
 
     def _is_untried(self, job_id: JobId) -> bool:
         job = self._queued.get(job_id)

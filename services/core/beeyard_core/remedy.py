@@ -188,7 +188,7 @@ def _applied(
             changed.is_drained = False
             changed.report = replace(report, state=WorkerState.READY)
         case RemedyKind.FEWER_TOKENS:
-            spec = replace(spec, max_tokens=spec.max_tokens - remedy.amount)
+            spec = spec._replace(max_tokens=spec.max_tokens - remedy.amount)
         case _:
             spec = _without(spec, remedy.demand)
     return spec, scene, changed
@@ -208,12 +208,12 @@ def _without(spec: JobSpec, demand: str) -> JobSpec:
     part, _, name = demand.rpartition(".")
     nothing = JobSpec(model=spec.model, prompt_tokens=0, max_tokens=0)
     if not part:
-        return replace(spec, engine="")
+        return spec._replace(engine="")
     if part == "placement":
         empty = getattr(nothing.placement, name)
-        return replace(spec, placement=replace(spec.placement, **{name: empty}))
+        return spec._replace(placement=spec.placement._replace(**{name: empty}))
     empty = getattr(nothing.requirements, name)
-    return replace(spec, requirements=replace(spec.requirements, **{name: empty}))
+    return spec._replace(requirements=spec.requirements._replace(**{name: empty}))
 
 
 # --- Another worker ---

@@ -111,10 +111,11 @@ class Tenants:
 
     def restore_job(self, job: Job, quotas: QuotaSettings, now_ms: int) -> None:
         """Count a job of an earlier queen. The rate of tokens begins anew, so only its total is charged."""
-        self.sessions.charge(job.spec, quotas.of(job.spec.tenant_id), now_ms)
-        usage = self.usage_of(job.spec.tenant_id)
-        usage.tokens_total += job.spec.kv_tokens
-        self._begin(usage, job.spec.model)
+        spec = job.spec
+        self.sessions.charge(spec, quotas.of(spec.tenant_id), now_ms)
+        usage = self.usage_of(spec.tenant_id)
+        usage.tokens_total += spec.kv_tokens
+        self._begin(usage, spec.model)
 
     def restore_work(self, tenant_id: TenantId) -> None:
         """Count a piece of heavy work of an earlier queen."""

@@ -171,7 +171,9 @@ class WriterLoop:
             self.events_count += 1
         self._sort(scheduler.decide(self._clock.now()), urgent, work, scales, effects)
         if is_due(self.state, self._clock.now()):
-            self.poke()  # a round was not enough for all that can be decided
+            # A round was not enough for all that can be decided; whoever else waits has a turn before the next.
+            self.poke()
+            await self._clock.sleep_ms(0)
         batch = Batch()
         # Nothing waits for what is to be saved soon: it rides along with the next commit, or with the next tick.
         if urgent or ticked:

@@ -2,11 +2,14 @@
 
 The core notes the keys of what it touches (`state.Touched`); here the rows are cut, once for each key and from the
 present state, so that a job that came and went between two decisions is never told. Everything costs what has changed,
-but for the look at who fell silent, which walks the fleet once in a tick.
+but for the look at who fell silent, which walks the fleet once in a tick. Of very many jobs (a full queue that a
+restarted queen has read back) so many are told at a time that nobody else waits for long; until all are, nothing is to
+be decided.
 
 `rows_of` cuts everything anew: what a fresh mirror begins with, and what any mirror must equal.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -88,10 +91,19 @@ class Projection:
     _holders: dict[str, dict[PoolId, ModelRow]] = field(default_factory=dict)
     _runs: set[JobId] = field(default_factory=set)
     _jobs: set[JobId] = field(default_factory=set)
+    _untold: deque[JobId] = field(default_factory=deque)
     _prefixes: dict[int, dict[WorkerId, PrefixRow]] = field(default_factory=dict)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether mirrors lack jobs that the next drains tell them of: whoever decides now decides on half a queue."""
+        return bool(self._untold)
+
     def drain(self, state: QueenState, now_ms: int) -> list[Change]:
-        """Return what mirrors must be told to be up to date, and forget that it had to be told."""
+        """Return what mirrors must be told to be up to date, and forget that it had to be told.
+
+        Of very many jobs only the first are told; see `is_behind`.
+        """
         if now_ms - self.looked_at_ms >= limits.TICK_INTERVAL_MS:
             self.looked_at_ms = now_ms
             self._notice_silence(state, now_ms)
@@ -107,7 +119,7 @@ class Projection:
             self._tell_prefixes(state, changes)
         if touched.tenants:
             self._tell_tenants(state, changes)
-        if touched.jobs:
+        if touched.jobs or self._untold:
             self._tell_jobs(state, changes)
         if state.forecast.touched:
             self._tell_history(state, changes)
@@ -291,14 +303,16 @@ class Projection:
         state.touched.tenants.clear()
 
     def _tell_jobs(self, state: QueenState, changes: list[Change]) -> None:
-        for job_id in state.touched.jobs:
+        self._untold.extend(state.touched.jobs)
+        state.touched.jobs.clear()
+        for _ in range(min(len(self._untold), limits.JOBS_TOLD_AT_ONCE_MAX)):
+            job_id = self._untold.popleft()
             if job_id in state.queue and state.jobs[job_id].held_until_ms is None:
                 self._jobs.add(job_id)
                 changes.append(job_row(state, state.jobs[job_id]))
             elif job_id in self._jobs:
                 self._jobs.discard(job_id)
                 changes.append(Gone("job", (job_id,)))
-        state.touched.jobs.clear()
 
     @staticmethod
     def _tell_history(state: QueenState, changes: list[Change]) -> None:

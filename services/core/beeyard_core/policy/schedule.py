@@ -82,6 +82,8 @@ def schedule(
         decider.take(changes)
         if state.is_draining:
             return outcomes
+        if projection.is_behind:
+            break
         seed = seed_of(projection.version)
         intent = decider.decide(now.mono_ms, seed)
         refused = apply(state, intent, now, effects, label=decider.label, is_fallback=is_fallback)
@@ -90,6 +92,6 @@ def schedule(
             state.ask_at_ms = now.mono_ms + limits.POLICY_RETRY_MS
         if isinstance(intent, Wait) or refused is not None:
             return outcomes
-    # More is waiting to be decided; the next round must come even if nothing else happens.
+    # More is waiting to be decided, or to be told; the next round must come even if nothing else happens.
     state.ask_at_ms = now.mono_ms
     return outcomes

@@ -179,6 +179,11 @@ class PolicyRuntime:
                 world.jobs[job_id] = job_row(state, state.jobs[job_id])
         return Scene(world, now_ms)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether policies have not been told of all that wait yet, so that nothing is placed."""
+        return self._projection.is_behind
+
     def digest(self) -> str:
         """Return the digest of the platform policy's mirror, to compare with the world's."""
         return self._platform.digest()
@@ -293,6 +298,8 @@ class PolicyRuntime:
         may_ask = hosted.question is None and hosted.rest is None and self._hosted is hosted
         if self._state.is_draining:
             self._state.ask_at_ms = None
+        elif self._projection.is_behind:
+            self._state.ask_at_ms = now.mono_ms  # the next turn tells more, and comes at once
         elif may_ask and (hosted.has_news or is_due(self._state, now)):
             self._ask(hosted, now)
         return effects

@@ -131,6 +131,8 @@ class Sandboxed(AbstractContextManager[Place]):
         self._state, self._clock.instant = state, now
         for _ in range(limits.DECISIONS_PER_ROUND_MAX):
             changes = self._projection.drain(state, now.mono_ms)
+            while self._projection.is_behind:
+                changes += self._projection.drain(state, now.mono_ms)
             self.take(changes)
             if not changes and not is_due(state, now):
                 return

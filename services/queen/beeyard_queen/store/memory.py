@@ -5,7 +5,6 @@ It outlives `close`, so that one object can play the disk under several queens, 
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 
 from beeyard_core import limits
 
@@ -191,8 +190,7 @@ class MemoryStore:
                 self._requests[row.tenant_id, row.request_id] = row.job_id
             self._jobs[row.job_id] = row
             return
-        self._jobs[row.job_id] = replace(
-            row,
+        self._jobs[row.job_id] = row._replace(
             sequence=first.sequence,
             tenant_id=first.tenant_id,
             request_id=first.request_id,

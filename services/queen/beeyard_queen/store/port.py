@@ -11,7 +11,7 @@ sees an object that the loop is changing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from beeyard_core.history import JobRecord, LeaseRecord
 
@@ -40,8 +40,7 @@ class StoreRefused(Exception):
     """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobRow:
+class JobRow(NamedTuple):
     """One job as it is remembered. Wall times in milliseconds since the epoch; 0 where not yet.
 
     Attributes:

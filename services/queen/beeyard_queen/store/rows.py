@@ -10,7 +10,7 @@ import sys
 from array import array
 from collections.abc import Iterable
 from dataclasses import fields, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from beeyard_core.ids import Epoch, JobId, ModelName, TenantId, WorkerId
 from beeyard_core.instant import Instant
@@ -25,6 +25,7 @@ from beeyard_core.job import (
     Requirements,
 )
 from beeyard_core.refusal import Refusal, Refused
+from pydantic_core import from_json
 
 from beeyard_queen.store.port import JobRow
 
@@ -35,6 +36,11 @@ _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 #: What a JSON column holds.
 Json = dict[str, Any]
+
+# A full queue is read back while clients wait, a hundred thousand rows at a time: looking a member up is cheaper than
+# making it out of its value.
+_STATES: Final = {state.value: state for state in JobState}
+_PRIORITIES: Final = {int(priority): priority for priority in Priority}
 
 
 def row_of(job: Job, trace_id: str = "") -> JobRow:
@@ -82,8 +88,7 @@ def job_of(row: JobRow, now: Instant) -> Job:
         ValueError: The row names a state or a priority that this version does not know.
     """
     spec = _spec_of(row)
-    result = json.loads(row.result or "{}")
-    return Job(
+    job = Job(
         job_id=JobId(row.job_id),
         spec=spec,
         sequence=row.sequence,
@@ -91,19 +96,22 @@ def job_of(row: JobRow, now: Instant) -> Job:
         request_id=row.request_id,
         digest=row.digest,
         deadline_at_ms=_deadline_at_ms(row.expires_ms, spec.deadline_ms, now),
-        state=JobState(row.state),
+        state=_STATES.get(row.state) or JobState(row.state),
         attempt=row.attempt,
-        preemptions=result.get("preemptions", 0),
         epoch=Epoch(row.epoch),
         worker_id=WorkerId(row.worker_id) if row.worker_id else None,
         next_index=row.next_index,
-        leased_at=_past_or_none(row.leased_ms, now),
-        first_token_at=_past_or_none(row.first_token_ms, now),
-        ended_at=_past_or_none(row.ended_ms, now),
-        finish=_finish_of(result.get("finish")),
-        failure=_refused_of(result.get("failure")),
-        decision=_decision_of(result.get("decision")),
+        leased_at=past(row.leased_ms, now) if row.leased_ms else None,
+        first_token_at=past(row.first_token_ms, now) if row.first_token_ms else None,
+        ended_at=past(row.ended_ms, now) if row.ended_ms else None,
     )
+    result = _decode(row.result)
+    if result:
+        job.preemptions = result.get("preemptions", 0)
+        job.finish = _finish_of(result.get("finish"))
+        job.failure = _refused_of(result.get("failure"))
+        job.decision = _decision_of(result.get("decision"))
+    return job
 
 
 def pack_u32(values: Iterable[int]) -> bytes:
@@ -143,12 +151,8 @@ def _expires_ms(job: Job) -> int:
 def past(wall_ms: int, now: Instant) -> Instant:
     """Place a wall time of an earlier queen on the clocks of this one; never later than now."""
     # A wall clock that was set back since then must not put a past event into the future.
-    age_ms = max(now.wall_ms - wall_ms, 0)
+    age_ms = now.wall_ms - wall_ms if wall_ms < now.wall_ms else 0
     return Instant(now.mono_ms - age_ms, wall_ms)
-
-
-def _past_or_none(wall_ms: int, now: Instant) -> Instant | None:
-    return past(wall_ms, now) if wall_ms else None
 
 
 def _deadline_at_ms(expires_ms: int, deadline_ms: int | None, now: Instant) -> int | None:
@@ -164,11 +168,18 @@ def _deadline_at_ms(expires_ms: int, deadline_ms: int | None, now: Instant) -> i
 _Valued = JobSpec | Requirements | PlacementWish | Finish | Decision
 
 
-def _fields_of(
-    cls: type[_Valued], *, without: Iterable[str] = ()
-) -> tuple[tuple[str, object], ...]:
-    # A field without a default has `MISSING` here, which equals no value, so it is always written.
-    return tuple((f.name, f.default) for f in fields(cls) if f.name not in without)
+#: The fields that a column holds, each with its default.
+_Fields = tuple[tuple[str, object], ...]
+
+
+def _fields_of(cls: type[NamedTuple], *, without: Iterable[str] = ()) -> _Fields:
+    # A field without a default has an object here that equals no value, so it is always written.
+    defaults, none = cls._field_defaults, object()
+    return tuple((name, defaults.get(name, none)) for name in cls._fields if name not in without)
+
+
+def _fields_of_class(cls: type[Finish | Decision]) -> _Fields:
+    return tuple((f.name, f.default) for f in fields(cls))  # `MISSING` where there is no default
 
 
 # What has a column of its own, or is made by hand below, is left out.
@@ -179,10 +190,11 @@ _SPEC: Final = _fields_of(
         *("requirements", "placement", "labels"),
     ),
 )
+_SPEC_NAMES: Final = frozenset(name for name, _ in _SPEC)
 _REQUIREMENTS: Final = _fields_of(Requirements)
 _WISH: Final = _fields_of(PlacementWish)
-_FINISH: Final = _fields_of(Finish)
-_DECISION: Final = _fields_of(Decision)
+_FINISH: Final = _fields_of_class(Finish)
+_DECISION: Final = _fields_of_class(Decision)
 
 # What a row that lacks a required key is read as.
 _UNKNOWN_SPEC: Final[Json] = {"prompt_tokens": 0, "max_tokens": 0}
@@ -218,17 +230,27 @@ def _spec_json(spec: JobSpec) -> Json:
 
 
 def _spec_of(row: JobRow) -> JobSpec:
-    kept: Json = json.loads(row.spec or "{}")
+    kept = _decode(row.spec)
+    # Most jobs ask for nothing but tokens.
+    if not kept.keys() <= _SPEC_NAMES:
+        kept = _known(kept, _SPEC) | {
+            "requirements": _requirements_of(kept.get("requirements")),
+            "placement": _wish_of(kept.get("placement")),
+            "labels": tuple((name, value) for name, value in kept.get("labels", ())),
+        }
     return JobSpec(
         model=ModelName(row.model),
         tenant_id=TenantId(row.tenant_id),
         session_id=row.session_id,
-        priority=Priority(row.priority),
-        requirements=_requirements_of(kept.get("requirements")),
-        placement=_wish_of(kept.get("placement")),
-        labels=tuple((name, value) for name, value in kept.get("labels", ())),
-        **(_UNKNOWN_SPEC | _known(kept, _SPEC)),
+        priority=_PRIORITIES.get(row.priority) or Priority(row.priority),
+        **(_UNKNOWN_SPEC | kept),
     )
+
+
+def _decode(column: str) -> Json:
+    """Return what a JSON column holds; an empty one holds nothing."""
+    kept: Json = from_json(column) if column else {}
+    return kept
 
 
 def _requirements_of(kept: Json | None) -> Requirements:

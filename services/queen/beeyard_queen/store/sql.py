@@ -8,7 +8,7 @@ A schema is never edited, only added to: `MIGRATIONS[n]` leads from version n to
 moves `PRAGMA user_version`.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Final
 
 from beeyard_queen.store.port import JobRow
@@ -185,8 +185,8 @@ CREATE INDEX jobs_by_model ON jobs (model);
 
 MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
 
-#: In the order of the dataclass, which is also the order in which rows are read back.
-JOB_COLUMNS: Final = tuple(f.name for f in fields(JobRow))
+#: In the order of the row's fields, which is also the order in which rows are read back.
+JOB_COLUMNS: Final = JobRow._fields
 # Fixed at acceptance; leaving them out of the update leaves the indexes on them alone.
 _FIXED: Final = frozenset(
     {

@@ -23,9 +23,7 @@ _ANY_SEQUENCE = 2**63 - 1
 def job_row(values: Sequence[Any]) -> JobRow:
     """Return the row that was read, its values in the order of `sql.JOB_COLUMNS`."""
     # STRICT tables give each column its type; only truth values are not one of SQLite's.
-    named = dict(zip(sql.JOB_COLUMNS, values, strict=True))
-    named["is_ended"] = bool(named["is_ended"])
-    return JobRow(**named)
+    return JobRow._make((*values[:-1], bool(values[-1])))
 
 
 class SqliteReader:

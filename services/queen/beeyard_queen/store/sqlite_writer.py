@@ -25,7 +25,6 @@ T = TypeVar("T")
 
 SQLiteValue: TypeAlias = "int | str | bytes | bool"
 
-_job_values = attrgetter(*sql.JOB_COLUMNS)
 _tokens_values = attrgetter("job_id", "first_index", "count", "ids", "text", "text_lengths")
 
 
@@ -86,7 +85,7 @@ class SqliteWriter:
         ]
 
         def write(connection: apsw.Connection) -> None:
-            _run_many(connection, sql.SAVE_JOBS, list(map(_job_values, batch.jobs.values())))
+            _run_many(connection, sql.SAVE_JOBS, list(batch.jobs.values()))
             _run_many(connection, sql.SAVE_PROMPTS, prompts)
             _run_many(connection, sql.SAVE_TOKENS, list(map(_tokens_values, batch.tokens)))
             _run_many(connection, sql.ERASE_PROMPTS, [(row.sequence,) for row in ended])
