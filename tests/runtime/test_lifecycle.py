@@ -1,6 +1,7 @@
 """A service process begins with one line on stdout and ends with the exit code its parent can act on."""
 
 import asyncio
+import gc
 import json
 import signal
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
-from beeyard_runtime.lifecycle import Stop, announce
+from beeyard_runtime.lifecycle import Stop, announce, uncollected
 from beeyard_runtime.rpc_channel import open_channel, stream
 from beeyard_runtime.testing import serving
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -196,3 +197,16 @@ async def test_a_port_in_use_ends_the_process_with_one_line() -> None:
         assert out == b""
         assert err.decode().startswith(f"beeyard queen: cannot listen on {served.address}: ")
         assert err.count(b"\n") == 1
+
+
+def test_a_block_without_collection_leaves_a_process_that_collects_nothing_as_it_was() -> None:
+    was_collecting, before = gc.isenabled(), gc.get_freeze_count()
+    gc.disable()
+    try:
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+        assert gc.get_freeze_count() == before
+    finally:
+        if was_collecting:
+            gc.enable()
