@@ -16,6 +16,7 @@ from beeyard_runtime.telemetry import Telemetry, setup_telemetry
 
 from beeyard_gateway.cancelling import Cancellations
 from beeyard_gateway.config import GatewaySettings
+from beeyard_gateway.doors import compare_doors
 from beeyard_gateway.edge import Edge
 from beeyard_gateway.entrance import Entrance, passed_on
 from beeyard_gateway.event_stream import OpenStreams
@@ -111,6 +112,8 @@ class Gateway:
         _log.info("listening", address=self.server.address, queen=self._settings.queen)
         announce("gateway", self.server.address)
         keepers = [asyncio.create_task(one.keep()) for one in (self.streams, self._guard)]
+        looking = compare_doors(self.link, self._clock, is_closed=self._guard.is_closed)
+        keepers.append(asyncio.create_task(looking))
         try:
             await stop.wait()
             await self._drain()

@@ -5,7 +5,8 @@ view, it reads with a token of its own; a request that shows none never borrows 
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
@@ -40,6 +41,16 @@ def passed_on(own: TokenSource | None) -> TokenSource:
     return token
 
 
+@contextmanager
+def showing(token: str) -> Iterator[None]:
+    """Let this token go with calls to the queen within the block; empty: none, not even the gateway's own."""
+    passing = _shown_token.set(token)
+    try:
+        yield
+    finally:
+        _shown_token.reset(passing)
+
+
 class Entrance:
     """The way in of one gateway."""
 
@@ -71,20 +82,18 @@ class Entrance:
         await self._run(route, shown, lambda: show(socket))
 
     async def _run(self, route: str, shown: Shown, answer: Callable[[], Awaitable[None]]) -> None:
-        passing = _shown_token.set(shown.token)
-        try:
-            if not self._guard.is_closed:
-                await answer()
-                return
-            row = ROUTES.get(route)
-            caller = self._guard.know(row, shown)
-            admission = self._guard.authorize(row, caller)
-            with admitted(admission), self._guard.holding(caller):
-                await answer()
-        except RpcRefusal as refusal:
-            raise _fault_of(refusal) from None
-        finally:
-            _shown_token.reset(passing)
+        with showing(shown.token):
+            try:
+                if not self._guard.is_closed:
+                    await answer()
+                    return
+                row = ROUTES.get(route)
+                caller = self._guard.know(row, shown)
+                admission = self._guard.authorize(row, caller)
+                with admitted(admission), self._guard.holding(caller):
+                    await answer()
+            except RpcRefusal as refusal:
+                raise _fault_of(refusal) from None
 
 
 def _fault_of(refusal: RpcRefusal) -> Fault:
