@@ -74,9 +74,10 @@ lint-security: install
 lint-docs: docs
 
 # --- Read about it ---
-reference: install ## what pages are drawn from code, a test says when they are stale
-	for script in draw_policy_functions draw_rights draw_states metrics_table; do \
-		$(BIN)/python scripts/$$script.py || exit 1; done
+reference: install ## the pages that are drawn from code; a test says when they are stale
+	for script in commands policy_functions protos reasons rights settings states; do \
+		$(BIN)/python scripts/draw_$$script.py || exit 1; done
+	$(BIN)/python scripts/metrics_table.py
 
 docs: install ## the documentation site, into build/site/html
 	$(BIN)/python scripts/build_site.py

@@ -41,7 +41,7 @@ def parse_flags(
         allow_abbrev=False,
         formatter_class=_Formatter,
     )
-    texts = _documentation_of(cls)
+    texts = documentation_of(cls)
     for name, field in cls.model_fields.items():
         if not _is_secret(field):
             _add(parser, name, field, texts.get(name, ""))
@@ -53,7 +53,7 @@ class _Formatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=32, width=110)
 
 
-def _documentation_of(cls: type[ServiceSettings]) -> dict[str, str]:
+def documentation_of(cls: type[ServiceSettings]) -> dict[str, str]:
     """Return each field's text under `Attributes` in the docstrings of a class and its bases."""
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):

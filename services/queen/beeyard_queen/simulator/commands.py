@@ -80,7 +80,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--jobs", type=_jobs, metavar="N", help="at most so many jobs")
     add("--rate", type=_rate, metavar="R", help="so many jobs a second, whatever the load says")
-    add("--seed", type=_seed, default=1, metavar="S", help="of everything left to chance; 1")
+    add(
+        "--seed",
+        type=_seed,
+        default=1,
+        metavar="S",
+        help="of everything left to chance (default: 1)",
+    )
     add("--json", action="store_true", help="print one JSON object")
     add("--plot", type=Path, metavar="FILE", help="draw a picture, .png or .svg")
 

@@ -133,7 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--trace", metavar="TRACE", help="recorded traffic: a sample or a file")
     add("--jobs", type=int, metavar="N", help="at most so many jobs")
     add("--rate", type=float, metavar="R", help="so many jobs a second; 16 of the built-in load")
-    add("--seed", type=int, default=1, metavar="S", help="of everything left to chance; 1")
+    add(
+        "--seed", type=int, default=1, metavar="S", help="of everything left to chance (default: 1)"
+    )
     add("--online", action="store_true", help="go on learning in the second half")
     add("--json", action="store_true", help="print one JSON object")
     return parser

@@ -56,7 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument(
         "--name", default="Beeyard lab", help="what it is called (default %(default)s)"
     )
-    init.add_argument("--days", type=_days, default=AUTHORITY_DAYS, help="default %(default)s")
+    init.add_argument(
+        "--days",
+        type=_days,
+        default=AUTHORITY_DAYS,
+        help="how long it counts (default %(default)s)",
+    )
     one = commands.add_parser("issue", help="make a certificate: NAME.pem and NAME.key")
     one.add_argument("name", type=_plain, metavar="NAME", help="of the files, and for people")
     one.add_argument(
@@ -64,15 +69,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--pool", type=_identity, help="its holder is this pool, or a worker of it")
     one.add_argument("--worker", type=_identity, help="... and in it only this worker")
-    one.add_argument("--days", type=_days, default=CERT_DAYS, help="default %(default)s")
+    one.add_argument(
+        "--days", type=_days, default=CERT_DAYS, help="how long it counts (default %(default)s)"
+    )
     again = commands.add_parser(
         "renew",
         help="make NAME.pem and NAME.key anew, for the same hosts; who uses them need not restart",
     )
     again.add_argument("name", type=_plain, metavar="NAME", help="of the files")
-    again.add_argument("--days", type=_days, default=CERT_DAYS, help="default %(default)s")
+    again.add_argument(
+        "--days", type=_days, default=CERT_DAYS, help="how long it counts (default %(default)s)"
+    )
     for command in (init, one, again):
-        command.add_argument("--dir", type=Path, default=Path("certs"), help="default %(default)s")
+        command.add_argument(
+            "--dir",
+            type=Path,
+            default=Path("certs"),
+            help="where the files are (default %(default)s)",
+        )
         command.add_argument("--json", action="store_true", help="say as JSON what was made")
     return parser
 

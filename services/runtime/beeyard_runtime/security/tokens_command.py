@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     create = commands.add_parser("create", help="make a token and print it")
     create.add_argument("name", metavar="NAME", help="whose it is")
     roles = [role.value for role in Role]
-    create.add_argument("--role", action="append", choices=roles, required=True, help="repeatable")
+    create.add_argument(
+        "--role", action="append", choices=roles, required=True, help="what it may; repeatable"
+    )
     create.add_argument("--tenant", default="", help="for whom a client speaks, a worker works")
     create.add_argument("--pool", default="", help="which pool it is, or belongs to")
     create.add_argument("--worker", default="", help="the only worker of that pool that it may be")
@@ -64,7 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     revoke = commands.add_parser("revoke", help="make a token count no more, within a second")
     revoke.add_argument("token", metavar="NAME|ID", help="its name, or its id from the list")
     for command in commands.choices.values():
-        command.add_argument("--file", type=Path, default=Path("tokens.json"), help="%(default)s")
+        command.add_argument(
+            "--file",
+            type=Path,
+            default=Path("tokens.json"),
+            help="where they are kept (default: %(default)s)",
+        )
         command.add_argument("--json", action="store_true", help="answer in JSON")
     return parser
 

@@ -37,15 +37,38 @@ _NO_MODEL: Final = (
 
 def up(  # noqa: PLR0913  one argument an option
     *,
-    data_dir: Annotated[Path | None, typer.Option(help="Everything is kept below it.")] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Everything is kept below it; unless given, where this system keeps programs' files."
+        ),
+    ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=SOURCE", help="May be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SOURCE",
+            help="A model: a GGUF file, package:NAME, synthetic:TOKENS_PER_SECOND or http://HOST:PORT/v1#MODEL; "
+            "may be repeated. Unless given: the demo model.",
+        ),
     ] = None,
     models_dir: Annotated[Path | None, typer.Option(help="A folder of GGUF files.")] = None,
-    inventory: Annotated[str, typer.Option(help="auto, nvml, cpu or a file.")] = "auto",
-    slots: Annotated[int | None, typer.Option(help="Answers at once of one worker.")] = None,
-    context_tokens: Annotated[int | None, typer.Option(help="Prompt plus answer.")] = None,
-    queen_port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any.")] = QUEEN_PORT,
+    inventory: Annotated[
+        str, typer.Option(help="Where devices are looked up: auto, nvml, cpu or a file.")
+    ] = "auto",
+    slots: Annotated[
+        int | None, typer.Option(help="Answers that each worker generates at once.")
+    ] = None,
+    context_tokens: Annotated[
+        int | None, typer.Option(help="Longest prompt plus answer of one job, in tokens.")
+    ] = None,
+    queen_port: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=65_535,
+            help="Where the queen listens; 0: a free port. With another than 7700 the rest listens on free ports, too.",
+        ),
+    ] = QUEEN_PORT,
     secure: Annotated[
         bool,
         typer.Option("--secure", help="TLS and tokens on every link; says how to get in."),
