@@ -20,6 +20,7 @@ import pytest
 from beeyard_core import limits
 from beeyard_queen.store import sql
 from beeyard_queen.store.port import Batch, JobFilter, StoreRefused, StoreUnavailable
+from beeyard_queen.store.sessions import SessionRow
 from beeyard_queen.store.sqlite import SqliteStore
 from beeyard_queen.store.sqlite_prompts import unwrap, wrap
 
@@ -70,6 +71,8 @@ async def test_no_acknowledged_job_is_lost_when_the_process_is_killed(
     assert kept[: len(acknowledged)] == acknowledged
     assert len(kept) - len(acknowledged) in (0, 1)
     assert restored.epoch == kept[-1]
+    # What a session used is of the very commit that the last job is of: nothing is counted twice or forgotten.
+    assert restored.sessions == (SessionRow("ann", "talk", kept[-1], 2 * kept[-1], kept[-1]),)
     last = restored.jobs[-1].job_id
     assert await store.tokens(last) == [tokens_row(last, 0, ["a", "b"])]
     assert await store.prompts([last]) == {last: f"prompt of {last}".encode() * 20}

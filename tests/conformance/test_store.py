@@ -17,6 +17,7 @@ from beeyard_queen.store.port import (
     StoreUnavailable,
 )
 from beeyard_queen.store.scales import ScaleRow
+from beeyard_queen.store.sessions import SessionRow
 from beeyard_queen.store.sqlite import SqliteStore
 
 from tests.support.store_rows import ended_row, job_row, jobs_batch, tokens_row
@@ -345,6 +346,29 @@ async def test_what_was_said_of_a_models_workers_is_remembered_until_it_is_taken
     await store.commit(Batch(scales={"gemma": whole, "abel": bare, "zephyr": None, "none": None}))
     await store.close()
     assert (await store.open()).scales == (bare, whole)
+
+
+async def test_what_sessions_used_is_remembered_until_they_have_begun_anew(store: Store) -> None:
+    day_ms = limits.SESSION_KEPT_MS
+    old, late = SessionRow("ann", "s", 7, 1, 99), SessionRow("ben", "s", 9, 2, 100)
+    changed = SessionRow("ann", "t", 40, 3, 150)
+    await store.commit(Batch(sessions=[late, old, SessionRow("ann", "t", 1, 1, 1)]))
+    await store.commit(Batch(sessions=[changed]))
+    await store.close()
+    assert (await store.open()).sessions == (old, late, changed)
+    await store.forget(ended_before_ms=100 + day_ms)
+    await store.close()
+    assert (await store.open()).sessions == (late, changed)
+
+
+async def test_no_more_sessions_come_back_than_a_queen_remembers(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SESSIONS_KEPT_MAX", 2)
+    rows = [SessionRow("ann", f"s{number}", number, 0, number) for number in range(4)]
+    await store.commit(Batch(sessions=rows))
+    await store.close()
+    assert list((await store.open()).sessions) == rows[2:]
 
 
 async def test_the_last_sequence_is_remembered_even_of_forgotten_jobs(store: Store) -> None:

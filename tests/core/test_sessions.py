@@ -131,6 +131,56 @@ def test_what_is_unfinished_counts_after_a_restart() -> None:
     assert left(apiary) == Remaining(10, None)
 
 
+def test_what_ended_jobs_used_counts_after_a_restart() -> None:
+    apiary = yard(session_tokens=100, session_cost_units=9)
+    submit(apiary, cost_units=2)
+    waiting = submit(apiary, cost_units=3)
+    assert isinstance(waiting, Accept)
+    apiary.happen(CancelRequested(waiting.job_id))
+    apiary.advance(2_000)
+    finish(apiary, tokens=5)
+    before = left(apiary)
+    assert before == Remaining(100 - 15, 9 - 2)
+    apiary.restart(away_ms=60_000)
+    assert left(apiary) == before
+    apiary.restart(away_ms=limits.SESSION_KEPT_MS - 60_000 - 1)
+    assert left(apiary) == before
+    apiary.restart(away_ms=1)
+    assert left(apiary) == Remaining(100, 9), "it was idle for a day"
+
+
+def test_a_session_that_was_in_use_when_the_queen_went_is_not_taken_for_idle() -> None:
+    apiary = yard(session_tokens=100)
+    submit(apiary)
+    finish(apiary, tokens=5)
+    apiary.now = apiary.now.later(limits.SESSION_KEPT_MS - 1_000)
+    apiary.attach(report_of("w1", slots_total=1))
+    submit(apiary)
+    apiary.restart(away_ms=2_000)
+    assert left(apiary) == Remaining(100 - 15 - 30, None)
+
+
+@in_cases(20)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 20)), max_size=25))
+def test_no_restart_changes_what_is_left(moves: list[tuple[int, int]]) -> None:
+    apiary = yard(session_tokens=400, session_cost_units=12, slots=2)
+    for kind, value in moves:
+        leases = apiary.state.leases
+        if kind < 2:
+            submit(apiary, ("talk", "tell")[value % 2], max_tokens=value, cost_units=value % 3)
+        elif kind == 2 and leases:
+            finish(apiary, tokens=value % 5)
+        elif kind == 3 and apiary.state.jobs:
+            apiary.happen(
+                CancelRequested(sorted(apiary.state.jobs)[value % len(apiary.state.jobs)])
+            )
+        elif kind == 4:
+            before = left(apiary), left(apiary, "tell")
+            apiary.restart(away_ms=value)
+            assert (left(apiary), left(apiary, "tell")) == before
+            apiary.attach(report_of("w1", slots_total=2))
+
+
 def test_who_is_refused_by_a_quota_pays_nothing_of_its_budget() -> None:
     apiary = yard(session_tokens=70, concurrent_jobs=1)
     submit(apiary)

@@ -1,5 +1,6 @@
 """Quotas at the wire: a tenants file, refusals that say what to do, and what an operator sees."""
 
+import copy
 from pathlib import Path
 
 import grpc
@@ -192,3 +193,28 @@ def test_a_tenants_file_has_a_size(tenants: Path) -> None:
     tenants.write_bytes(b"#" * ((4 << 20) + 1))
     with pytest.raises(StartFailed, match="larger than"):
         read_tenants(tenants, is_enforced=True)
+
+
+async def test_a_budget_that_was_used_is_used_after_the_queen_was_killed(tenants: Path) -> None:
+    asked = {"session_id": "talk", "max_tokens": 100, "cost_units": 3}
+    chosen = {"tenants": tenants, "policy_mode": "platform"}
+    async with (
+        running_queen(**chosen) as queen,  # type: ignore[arg-type]  # a path and one of the modes
+        attached_worker(queen.channel, slots=1) as worker,
+    ):
+        request = pb.InferRequest()
+        request.ParseFromString(job("eve", **asked).SerializeToString())
+        events = aiter(queen.inference.Infer(request))
+        await worker.serve(await worker.offer(), " the", " hive")
+        finished = [event async for event in events][-1].finished
+        # What a `kill -9` at this instant would leave on the disk.
+        disk = copy.deepcopy(queen.store)
+        await disk.close()
+    async with running_queen(disk, **chosen) as later:  # type: ignore[arg-type]
+        found = await refusal(later.inference.SubmitJob(job("eve", **asked)))
+        assert found.reason == "BUDGET_EXCEEDED"
+        left = finished.budget
+        assert found.metadata["budget_tokens_remaining"] == str(left.tokens_remaining)
+        assert (
+            found.metadata["budget_cost_units_remaining"] == str(left.cost_units_remaining) == "1"
+        )

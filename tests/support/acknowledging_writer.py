@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 from beeyard_queen.store.port import Batch
+from beeyard_queen.store.sessions import SessionRow
 from beeyard_queen.store.sqlite import SqliteStore
 
 from tests.support.store_rows import job_row, tokens_row
 
 
 async def write_for_ever(path: Path) -> None:
-    """Commit one job a batch, with prompt and output, until somebody ends the process."""
+    """Commit one job a batch, with prompt, output and what its session used, until somebody ends the process."""
     store = SqliteStore(path)
     await store.open()
     for number in itertools.count(1):
@@ -22,6 +23,7 @@ async def write_for_ever(path: Path) -> None:
             prompts={job_id: f"prompt of {job_id}".encode() * 20},
             tokens=[tokens_row(job_id, 0, ["a", "b"])],
             epoch=number,
+            sessions=[SessionRow("ann", "talk", number, 2 * number, number)],
         )
         await store.commit(batch)
         print(number, flush=True)  # noqa: T201 - the acknowledgement

@@ -38,6 +38,7 @@ from beeyard_core.policy.twin import Twin
 from beeyard_core.policy.world import World
 from beeyard_core.restore import restore
 from beeyard_core.scaling import Scale
+from beeyard_core.sessions import SessionKey, Spending
 from beeyard_core.state import QueenState, Settings
 from beeyard_core.step import step
 
@@ -74,6 +75,7 @@ class Apiary:
         effects: Everything that the queens ever asked for, with the monotonic time.
         checks: Whether each step is checked, and everything kept for a restart; it takes most of the time.
         scales: What was said of models at run time, as the store has it.
+        budgets: What ended jobs used of the budgets of their sessions, as the store has it.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -84,6 +86,7 @@ class Apiary:
     durable: dict[JobId, Job] = field(default_factory=dict)
     effects: list[Timed] = field(default_factory=list)
     scales: dict[ModelName, Scale] = field(default_factory=dict)
+    budgets: dict[SessionKey, Spending] = field(default_factory=dict)
     twin: Twin = field(default_factory=Twin)
     projection: Projection = field(default_factory=Projection)
     checks: bool = True
@@ -113,6 +116,9 @@ class Apiary:
                 self.durable[effect.job_id] = deepcopy(self.state.jobs[effect.job_id])
             if isinstance(effect, SaveScale):
                 self.scales = dict(self.state.scales.by_model)
+        for key, spent in self.state.quotas.sessions.take_unsaved():
+            used = (spent.ended_tokens, spent.ended_cost_units)
+            self.budgets[key] = Spending.of_ended(*used, spent.used_at_ms)
         self.effects += [(self.now.mono_ms, effect) for effect in effects]
         return effects
 
@@ -231,6 +237,7 @@ class Apiary:
             models=models,
             now=self.now,
             scales=self.scales,
+            sessions=deepcopy(self.budgets),
         )
         self.twin, self.projection = self._new_twin(), Projection()
         check_invariants(self.state)

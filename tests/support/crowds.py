@@ -8,6 +8,7 @@ policy decides, by its twin.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from typing import TypeAlias
 
 from beeyard_core import limits
@@ -356,5 +357,15 @@ HISTORIES = st.binary(min_size=50, max_size=100).map(
 
 def in_every_crowd(test: Callable[[bytes, Moves], None]) -> Callable[[], None]:
     """Try a property on many worlds and histories: 500 in `make test`, 10,000 in `make nightly`."""
-    tried: Callable[[], None] = in_scheduling_cases(20)(given(WORLDS, HISTORIES)(test))
+
+    @wraps(test)
+    def told(world: bytes, moves: Moves) -> None:
+        try:
+            test(world, moves)
+        except AssertionError as failure:
+            # What a core test needs in order to play the same again.
+            failure.add_note(f"Crowd({world!r}).play({moves!r})")
+            raise
+
+    tried: Callable[[], None] = in_scheduling_cases(20)(given(WORLDS, HISTORIES)(told))
     return tried

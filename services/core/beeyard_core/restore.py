@@ -10,6 +10,7 @@ from beeyard_core.instant import Instant
 from beeyard_core.job import Job, JobState
 from beeyard_core.lease import Lease, LeaseState
 from beeyard_core.scaling import Scale
+from beeyard_core.sessions import SessionKey, Spending
 from beeyard_core.state import QueenState, Settings, TimerKind
 
 
@@ -22,6 +23,7 @@ def restore(
     models: Iterable[str],
     now: Instant,
     scales: Mapping[ModelName, Scale] | None = None,
+    sessions: Mapping[SessionKey, Spending] | None = None,
 ) -> QueenState:
     """Rebuild the state from every job that had not ended.
 
@@ -36,14 +38,16 @@ def restore(
         models: Every model ever offered.
         now: The moment of the start.
         scales: What operators said at run time of the workers of single models.
+        sessions: What ended jobs had used of budgets, the longest unused session first.
     """
     state = QueenState(settings=settings, sequence=sequence, epoch=Epoch(epoch), now_ms=now.mono_ms)
     state.fleet.known_models.update(ModelName(model) for model in models)
     state.scales.by_model.update(scales or {})
+    state.quotas.sessions.restore(sessions or {})
     # Sessions join in the order in which their jobs were accepted.
     for job in sorted(jobs, key=lambda each: each.sequence):
         state.jobs[job.job_id] = job
-        state.quotas.restore_job(job, settings.quotas, now.mono_ms)
+        state.quotas.restore_job(job, settings.quotas)
         # An earlier queen counted these; the counters begin anew.
         job.served_index = job.next_index
         job.place, job.is_next = None, False

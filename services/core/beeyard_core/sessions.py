@@ -4,11 +4,15 @@ A budget is a sum and not a rate: it does not fill up again. A job is charged th
 accepted, and what it did not use is given back when it ends, so a session never uses more than its budget; what is left
 tells a client by how much to ask for less. Cost units come back only from a job that never began.
 
-Sessions are remembered in memory, only where there is a budget for them, and not for ever: one that was idle for
-`SESSION_KEPT_MS` begins anew, and beyond `SESSIONS_KEPT_MAX` of them the longest idle is forgotten.
+Sessions are remembered only where there is a budget for them, and not for ever: one that was idle for
+`SESSION_KEPT_MS` begins anew, and beyond `SESSIONS_KEPT_MAX` of them the longest idle is forgotten. What ended jobs
+used is durable with the end of each of them. A queen that starts anew goes on with that, and with what it charges for
+the unfinished jobs that it finds.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from beeyard_core import limits
 from beeyard_core.ids import TenantId
@@ -18,6 +22,9 @@ from beeyard_core.refusal import Refusal, Refused
 
 #: Sessions that are asked whether they are idle when there are too many; those that are not come last from then on.
 _ASKED = 8
+
+
+SessionKey: TypeAlias = tuple[TenantId, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +43,43 @@ class Spending:
         tokens: What its ended jobs used and what its unfinished ones may use.
         jobs: Its unfinished jobs.
         used_at_ms: When a job of it was last accepted or ended, in monotonic milliseconds.
+        ended_tokens: What its ended jobs used alone; the next likewise. That is what is durable.
     """
 
     tokens: int = 0
     cost_units: int = 0
     jobs: int = 0
     used_at_ms: int = 0
+    ended_tokens: int = 0
+    ended_cost_units: int = 0
+
+    @classmethod
+    def of_ended(cls, tokens: int, cost_units: int, used_at_ms: int) -> "Spending":
+        """Return what a session was charged of which only ended jobs are known."""
+        return cls(tokens, cost_units, 0, used_at_ms, tokens, cost_units)
 
 
 @dataclass(slots=True)
 class Sessions:
-    """What every session was charged that has a budget, the longest unused first."""
+    """What every session was charged that has a budget, the longest unused first.
 
-    spent: dict[tuple[TenantId, str], Spending] = field(default_factory=dict)
+    Attributes:
+        spent: By tenant and session.
+        unsaved: Those of which a job ended since they were last made durable.
+    """
+
+    spent: dict[SessionKey, Spending] = field(default_factory=dict)
+    unsaved: dict[SessionKey, None] = field(default_factory=dict)
+
+    def restore(self, spent: Mapping[SessionKey, Spending]) -> None:
+        """Go on with what an earlier queen made durable, the longest unused first."""
+        self.spent.update(spent)
+
+    def take_unsaved(self) -> list[tuple[SessionKey, Spending]]:
+        """Return what must be durable with the ends of jobs, and forget that it must."""
+        taken = [(key, self.spent[key]) for key in self.unsaved if key in self.spent]
+        self.unsaved.clear()
+        return taken
 
     def spending_of(self, spec: JobSpec, now_ms: int) -> Spending:
         """Return what a job's session was charged; one that is new, or was idle for long, nothing."""
@@ -102,14 +133,18 @@ class Sessions:
         if spent is None:
             return
         spent.tokens -= unused_tokens
-        if not job.attempt:
+        spent.ended_tokens += job.spec.kv_tokens - unused_tokens
+        if job.attempt:
+            spent.ended_cost_units += job.spec.cost_units
+        else:
             spent.cost_units -= job.spec.cost_units
         spent.jobs -= 1
+        self.unsaved[key] = None
         self._touch(key, spent, now_ms)
 
     def _touch(self, key: tuple[TenantId, str], spent: Spending, now_ms: int) -> None:
         """Put a session last, and forget an idle one if there are too many."""
-        spent.used_at_ms = now_ms
+        spent.used_at_ms = max(spent.used_at_ms, now_ms)
         self.spent.pop(key, None)
         self.spent[key] = spent
         for _ in range(_ASKED):

@@ -109,10 +109,11 @@ class Tenants:
         if model is not None:
             usage.models[model] += 1
 
-    def restore_job(self, job: Job, quotas: QuotaSettings, now_ms: int) -> None:
+    def restore_job(self, job: Job, quotas: QuotaSettings) -> None:
         """Count a job of an earlier queen. The rate of tokens begins anew, so only its total is charged."""
         spec = job.spec
-        self.sessions.charge(spec, quotas.of(spec.tenant_id), now_ms)
+        # As of its acceptance: that is when its session was idle for long, or was not.
+        self.sessions.charge(spec, quotas.of(spec.tenant_id), job.accepted_at.mono_ms)
         usage = self.usage_of(spec.tenant_id)
         usage.tokens_total += spec.kv_tokens
         self._begin(usage, spec.model)

@@ -66,6 +66,7 @@ from beeyard_queen.store.history import HistoryFilter, HistoryReader
 from beeyard_queen.store.port import JobReader, JobWriter, Restored, StoreRefused, StoreUnavailable
 from beeyard_queen.store.rows import job_of
 from beeyard_queen.store.scales import scales_of
+from beeyard_queen.store.sessions import spendings_of
 from beeyard_queen.store.sqlite import SqliteStore
 from beeyard_queen.store.tokens import frame_of
 from beeyard_queen.store.versions import PolicyVersions
@@ -145,6 +146,7 @@ async def _assemble(
         sequence=restored.sequence,
         models=restored.models,
         scales=scales_of(restored.scales),
+        sessions=spendings_of(restored.sessions, now),
         now=now,
     )
     works = [work_of(row, now) for row in restored.work]

@@ -28,6 +28,7 @@ from beeyard_runtime.log import get_log
 
 from beeyard_queen.store.port import Batch, JobWriter, StoreUnavailable
 from beeyard_queen.store.scales import scale_row_of
+from beeyard_queen.store.sessions import session_row_of
 
 _log = get_log("loop")
 _COMMIT_RETRY_MAX_MS: Final = 2_000
@@ -183,6 +184,8 @@ class WriterLoop:
         actor.fill_work(batch, work)
         said = self.state.scales.by_model
         batch.scales = {m: scale_row_of(m, said[m]) if m in said else None for m in scales}
+        unsaved, now = self.state.quotas.sessions.take_unsaved(), self._clock.now()
+        batch.sessions = [session_row_of(key, spent, now) for key, spent in unsaved]
         self._add_counters(batch)
         if not batch.is_empty and not await self._commit(batch, actor):
             return

@@ -22,6 +22,7 @@ from beeyard_queen.store.port import (
     TokensRow,
 )
 from beeyard_queen.store.scales import ScaleRow
+from beeyard_queen.store.sessions import SessionRow, kept_since_ms
 
 
 class MemoryStore:
@@ -42,6 +43,7 @@ class MemoryStore:
         self._tokens: dict[str, dict[int, TokensRow]] = {}
         self._models: dict[str, None] = {}
         self._scales: dict[str, ScaleRow] = {}
+        self._sessions: dict[tuple[str, str], SessionRow] = {}
         self._epoch = 0
         self._sequence = 0
         self._is_open = False
@@ -71,6 +73,7 @@ class MemoryStore:
             work=self.work.unfinished(),
             work_sequence=self.work.sequence,
             scales=tuple(row for _, row in sorted(self._scales.items())),
+            sessions=self._newest_sessions(),
         )
 
     async def commit(self, batch: Batch) -> None:
@@ -95,6 +98,7 @@ class MemoryStore:
             self._scales.pop(model, None)
             if scale is not None:
                 self._scales[model] = scale
+        self._sessions.update(((row.tenant_id, row.session_id), row) for row in batch.sessions)
         self._epoch = max(self._epoch, batch.epoch)
 
     async def forget(self, *, ended_before_ms: int) -> int:
@@ -109,7 +113,17 @@ class MemoryStore:
             del self._sequences[row.sequence]
             self._requests.pop((row.tenant_id, row.request_id), None)
             self._tokens.pop(row.job_id, None)
+        since_ms = kept_since_ms(ended_before_ms)
+        self._sessions = {k: row for k, row in self._sessions.items() if row.used_ms >= since_ms}
         return len(forgotten) + self.work.forget(ended_before_ms)
+
+    def _newest_sessions(self) -> tuple[SessionRow, ...]:
+        """Return as many as a queen remembers, the longest unused first."""
+        rows = sorted(
+            self._sessions.values(),
+            key=lambda row: (-row.used_ms, row.tenant_id, row.session_id),
+        )
+        return tuple(reversed(rows[: limits.SESSIONS_KEPT_MAX]))
 
     async def forget_history(self, *, ended_before_ms: int, rows_max: int) -> int:
         """Delete records that ended before that wall time, and those beyond the bound; return how many."""

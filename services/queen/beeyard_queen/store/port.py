@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from beeyard_core.history import JobRecord, LeaseRecord
 
 from beeyard_queen.store.scales import ScaleRow
+from beeyard_queen.store.sessions import SessionRow
 from beeyard_queen.store.work import WorkRow
 
 
@@ -104,6 +105,7 @@ class Batch:
         models: Models seen for the first time.
         work: Rows of heavy work to insert or replace, by work id.
         scales: What is said of a model's workers at run time, by model; None: nothing any more.
+        sessions: What sessions with a budget have used by now, to insert or replace.
         job_records: What is to be remembered of jobs that ended.
         lease_records: What is to be remembered of leases that ended.
     """
@@ -115,6 +117,7 @@ class Batch:
     models: list[str] = field(default_factory=list)
     work: dict[str, WorkRow] = field(default_factory=dict)
     scales: dict[str, ScaleRow | None] = field(default_factory=dict)
+    sessions: list[SessionRow] = field(default_factory=list)
     job_records: list[JobRecord] = field(default_factory=list)
     lease_records: list[LeaseRecord] = field(default_factory=list)
 
@@ -122,14 +125,14 @@ class Batch:
     def is_empty(self) -> bool:
         """Whether there is nothing to make durable."""
         rows = (self.jobs, self.prompts, self.tokens, self.models, self.work, self.scales)
-        records = (self.job_records, self.lease_records)
+        records = (self.job_records, self.lease_records, self.sessions)
         return not (self.epoch or any(rows) or any(records))
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
     """What a starting queen finds: jobs and heavy work that have not ended (each by sequence), the last epoch, the
-    models ever seen, the scales that were said at run time.
+    models ever seen, the scales that were said at run time, what sessions had used (the longest unused first).
     """
 
     jobs: tuple[JobRow, ...]
@@ -139,6 +142,7 @@ class Restored:
     work: tuple[WorkRow, ...] = ()
     work_sequence: int = 0
     scales: tuple[ScaleRow, ...] = ()
+    sessions: tuple[SessionRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

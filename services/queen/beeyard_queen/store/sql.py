@@ -183,7 +183,20 @@ CREATE INDEX jobs_by_tenant ON jobs (tenant_id);
 CREATE INDEX jobs_by_model ON jobs (model);
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
+# What ended jobs used of the budgets of their sessions; nothing of those that ended before there was this table.
+_VERSION_6: Final = """
+CREATE TABLE session_budgets (
+    tenant_id TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    tokens INTEGER NOT NULL,
+    cost_units INTEGER NOT NULL,
+    used_ms INTEGER NOT NULL,
+    PRIMARY KEY (tenant_id, session_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX session_budgets_by_use ON session_budgets (used_ms);
+"""
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6)
 
 #: In the order of the row's fields, which is also the order in which rows are read back.
 JOB_COLUMNS: Final = JobRow._fields
@@ -245,6 +258,7 @@ SAVE_TOKENS: Final = Many(
     "((SELECT sequence FROM jobs WHERE job_id = ?), ?, ?, ?, ?, ?)",
 )
 SAVE_MODELS: Final = Many("INSERT OR IGNORE INTO models (model) VALUES ", "(?)")
+SAVE_SESSIONS: Final = Many("INSERT OR REPLACE INTO session_budgets VALUES ", "(?, ?, ?, ?, ?)")
 SAVE_EPOCH: Final = "UPDATE counters SET value = max(value, ?) WHERE name = 'epoch'"
 
 # --- Forgetting ---

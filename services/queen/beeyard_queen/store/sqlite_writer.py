@@ -1,6 +1,7 @@
 """The writing half of the SQLite store: plain calls, all made by the one thread that writes."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -13,6 +14,7 @@ from beeyard_runtime.log import get_log
 from beeyard_queen.store import sql
 from beeyard_queen.store.port import Batch, Restored, StoreRefused, StoreUnavailable
 from beeyard_queen.store.scales import all_scales, save_scales
+from beeyard_queen.store.sessions import forget_sessions, newest_sessions
 from beeyard_queen.store.sqlite_faults import refusal_of, store_faults
 from beeyard_queen.store.sqlite_file import open_writer
 from beeyard_queen.store.sqlite_history import save_history
@@ -69,6 +71,7 @@ class SqliteWriter:
                 work=work,
                 work_sequence=work_sequence,
                 scales=all_scales(connection),
+                sessions=newest_sessions(connection),
             )
         except apsw.Error as fault:
             raise refusal_of(fault, self._path) from fault
@@ -91,6 +94,7 @@ class SqliteWriter:
             _run_many(connection, sql.ERASE_PROMPTS, [(row.sequence,) for row in ended])
             save_work(connection, list(batch.work.values()))
             save_scales(connection, batch.scales)
+            _run_many(connection, sql.SAVE_SESSIONS, list(map(astuple, batch.sessions)))
             save_history(connection, batch.job_records, batch.lease_records)
             _run_many(connection, sql.SAVE_MODELS, [(model,) for model in batch.models])
             if batch.epoch:
@@ -110,6 +114,7 @@ class SqliteWriter:
             connection.execute(sql.SAVE_SEQUENCE)
             connection.executemany(sql.FORGET_TOKENS, forgotten)
             connection.executemany(sql.FORGET_JOB, forgotten)
+            forget_sessions(connection, ended_before_ms)
             return forget_work(connection, ended_before_ms)
 
         return self.transact(write) + len(forgotten)
