@@ -28,8 +28,8 @@ from tests.support.chart_tools import KUBERNETES, chart_tools
 CHART = ROOT / "deploy" / "helm" / "beeyard"
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 READ = {"queen": read_queen, "pool-manager": read_pool_manager, "gateway": read_gateway}
-# Its schema is the Prometheus operator's, which no package here ships.
-NOT_OF_KUBERNETES = {"ServiceMonitor"}
+# Their schemas are the Prometheus operator's, which no package here ships.
+NOT_OF_KUBERNETES = {"ServiceMonitor", "PodMonitor"}
 Manifest = dict[str, Any]
 
 each_values = pytest.mark.parametrize("values", VALUES, ids=lambda file: file.stem)
@@ -124,6 +124,7 @@ def test_the_schemas_would_find_a_mistake() -> None:
         ("image.registry=registry.lab", "/image/registry"),
         ("tls.clientCerts=required", "poolManager.tlsSecret"),
         ("gateway.ingress.enabled=true", "gateway.ingress.host"),
+        ("monitoring.enabled=true,monitoring.interval=often", "/monitoring/interval"),
     ],
 )
 def test_wrong_values_are_refused_by_their_name(wrong: str, told: str) -> None:
@@ -215,9 +216,32 @@ def test_services_find_their_pods(values: Path) -> None:
         (chosen,) = [pod for told, pod in labels if wanted <= told.items()]
         named = {port["name"] for port in container(chosen)["ports"]}
         assert {port["targetPort"] for port in each["spec"]["ports"]} <= named
-    for each in of_kind(values, "PodDisruptionBudget", "ServiceMonitor"):
+    for each in of_kind(values, "PodDisruptionBudget", "ServiceMonitor", "PodMonitor"):
         wanted = each["spec"]["selector"]["matchLabels"].items()
         assert any(wanted <= told.items() for told, _ in labels)
+
+
+@each_values
+def test_figures_leave_a_pod_only_with_tls_and_tokens_and_where_somebody_reads_them(
+    values: Path,
+) -> None:
+    watched = {
+        each["metadata"]["labels"]["app.kubernetes.io/component"]: each["spec"]
+        for each in of_kind(values, "ServiceMonitor", "PodMonitor")
+    }
+    for role, pod in pods(values):
+        told = container(pod)["args"]
+        if role != "gateway":
+            (listen,) = (word for word in told if word.startswith("--metrics-listen="))
+            assert listen.startswith("--metrics-listen=0.0.0.0:") == (role in watched), role
+        if role in watched:
+            assert {"--tls-cert", "--tokens"} <= {word.split("=")[0] for word in told}, role
+            named = {port["name"] for port in container(pod)["ports"]}
+            (read,) = watched[role].get("endpoints") or watched[role]["podMetricsEndpoints"]
+            assert read["port"] in named
+            assert read["scheme"] == "https"
+            needs_cert = "--tls-client-certs=required" in told
+            assert needs_cert <= ("cert" in read["tlsConfig"])
 
 
 @each_values

@@ -74,3 +74,23 @@ affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
+
+{{/* How Prometheus reads figures. Pods are asked by their addresses, for which no certificate is good, hence the name. */}}
+{{- define "beeyard.scrape" -}}
+scheme: https
+path: /metrics
+interval: {{ .root.Values.monitoring.interval }}
+authorization:
+  type: Bearer
+  credentials: {name: {{ .root.Values.monitoring.tokenSecret }}, key: token}
+tlsConfig:
+  ca:
+    secret: {name: {{ .root.Values.tls.caSecret }}, key: ca.crt}
+  serverName: {{ .serverName }}
+  {{- if eq .root.Values.tls.clientCerts "required" }}
+  {{- $shown := required "monitoring.tlsSecret: tls.clientCerts is required, so Prometheus needs a certificate" .root.Values.monitoring.tlsSecret }}
+  cert:
+    secret: {name: {{ $shown }}, key: tls.crt}
+  keySecret: {name: {{ $shown }}, key: tls.key}
+  {{- end }}
+{{- end -}}
