@@ -181,6 +181,8 @@ class PolicyHost:
             await answer
         except StillBusy as busy:
             self.counts.late += 1
+            # The host goes on from the state before, also if it is asked between its answer and what settles that.
+            self._has_state = False
             busy.answer.add_done_callback(lambda late: self._settle_late(host, late))
             return _without(Outcome.LATE, str(busy), loop.time() - began)
         except HostGone:
@@ -223,7 +225,7 @@ class PolicyHost:
 
     def _settle_late(self, host: HostProcess, answer: asyncio.Future[bytes]) -> None:
         # What came too late did not happen: somebody else decided. So the state is the one before.
-        self._has_state, before = False, self.state
+        before = self.state
         self._settle(host, answer)
         self.state = before
 
