@@ -42,6 +42,7 @@ const (
 	ReasonDeadlineUnmet    Reason = "DEADLINE_UNMET"
 	ReasonDeadlineExceeded Reason = "DEADLINE_EXCEEDED"
 	ReasonResumeOffsetGone Reason = "RESUME_OFFSET_GONE"
+	ReasonReaderStalled    Reason = "READER_STALLED"
 	// Somebody else holds it.
 	ReasonWorkerBusy          Reason = "WORKER_BUSY"
 	ReasonLeaseHolderMismatch Reason = "LEASE_HOLDER_MISMATCH"

@@ -271,6 +271,12 @@ HTTP_SILENCE_MS: Final = 10_000
 # A client that takes nothing for so long is treated like one that hung up.
 HTTP_STALL_MS: Final = 60_000
 assert HTTP_STALL_MS > HTTP_SILENCE_MS
+# The same for a peer that reads nothing of a gRPC stream. The gateway, which passes its client's pace on, is first.
+STREAM_STALL_MS: Final = 90_000
+STREAM_STALL_MS_MIN: Final = 1_000
+assert STREAM_STALL_MS > HTTP_STALL_MS + HTTP_SILENCE_MS
+# So long a call stays to see its last words sent; they are on their way then, and wait for the peer without it.
+STATUS_PATIENCE_MS: Final = 5_000
 # How long a request waits for a queen that is away, and a job that runs already for its queen to come back.
 QUEEN_PATIENCE_MS: Final = 2_000
 QUEEN_RETURN_PATIENCE_MS: Final = 60_000

@@ -72,6 +72,7 @@ STATUSES: Final[Mapping[str, HTTPStatus]] = MappingProxyType(
         Refusal.DEADLINE_UNMET.value: HTTPStatus.UNPROCESSABLE_ENTITY,
         Refusal.DEADLINE_EXCEEDED.value: HTTPStatus.GATEWAY_TIMEOUT,
         Refusal.RESUME_OFFSET_GONE.value: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+        Refusal.READER_STALLED.value: HTTPStatus.SERVICE_UNAVAILABLE,
         Refusal.WORKER_BUSY.value: HTTPStatus.SERVICE_UNAVAILABLE,
         Refusal.LEASE_HOLDER_MISMATCH.value: HTTPStatus.CONFLICT,
         Refusal.STALE_EPOCH.value: HTTPStatus.CONFLICT,

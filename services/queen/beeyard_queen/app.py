@@ -262,6 +262,7 @@ class Queen:
             listen=settings.listen,
             admin_listen=settings.admin_listen,
             telemetry=traces.telemetry,
+            stall_ms=settings.reader_stall_ms,
             protection=protection,
         )
         self._register()

@@ -47,6 +47,7 @@ class QueenSettings(ServiceSettings):
         policy_config: What policies find in `context.config`, as NAME=VALUE; may be repeated. A value is a number,
             true, false or a text. The platform policy reads promote_after_ms.
         lease_ttl_ms: How long a worker may be silent before its leases expire and their jobs go to others.
+        reader_stall_ms: A peer that reads nothing of a stream is cut after so many milliseconds, or half as many more.
         retention_hours: How long ended jobs with their output, and ended work, are kept.
         hold_background: Whether new background work steps aside, for five minutes at most, before hours that are
             usually full of urgent work.
@@ -105,6 +106,7 @@ class QueenSettings(ServiceSettings):
     lease_ttl_ms: int = Field(
         default=limits.LEASE_TTL_MS, ge=limits.LEASE_TTL_MS_MIN, le=limits.LEASE_TTL_MS_MAX
     )
+    reader_stall_ms: int = Field(default=limits.STREAM_STALL_MS, ge=limits.STREAM_STALL_MS_MIN)
     retention_hours: float = Field(default=limits.OUTPUT_RETENTION_MS / 3_600_000, gt=0)
     hold_background: bool = False
     history_days: float = Field(

@@ -60,6 +60,8 @@ CODES: Final[Mapping[Refusal, grpc.StatusCode]] = MappingProxyType(
         Refusal.DEADLINE_UNMET: grpc.StatusCode.FAILED_PRECONDITION,
         Refusal.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
         Refusal.RESUME_OFFSET_GONE: grpc.StatusCode.OUT_OF_RANGE,
+        # The job is well: who reads again goes on, which clients do for what is UNAVAILABLE.
+        Refusal.READER_STALLED: grpc.StatusCode.UNAVAILABLE,
         Refusal.WORKER_BUSY: grpc.StatusCode.ABORTED,
         Refusal.LEASE_HOLDER_MISMATCH: grpc.StatusCode.ABORTED,
         Refusal.STALE_EPOCH: grpc.StatusCode.ABORTED,

@@ -15,6 +15,7 @@ from contextvars import Token
 from typing import Final, NamedTuple, NoReturn, TypeAlias, cast
 
 import grpc
+from beeyard_core import limits
 from beeyard_core.refusal import Refusal, Refused
 from google.protobuf.message import DecodeError
 from opentelemetry import context as otel_context
@@ -24,6 +25,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from beeyard_runtime import semconv
 from beeyard_runtime.call_meter import CallMeter
 from beeyard_runtime.log import get_log
+from beeyard_runtime.outlet import Outlet
 from beeyard_runtime.rpc_errors import CODES, STATUS_DETAILS_KEY, RpcRefusal, refuse, to_status
 from beeyard_runtime.rpc_gate import Gate, gate_of
 from beeyard_runtime.security.guard import Guard
@@ -57,6 +59,7 @@ def wrap_method(
     telemetry: Telemetry,
     meter: CallMeter | None = None,
     guard: Guard | None = None,
+    stall_ms: int = limits.STREAM_STALL_MS,
 ) -> Method:
     """Return `method` with everything round it that every method has.
 
@@ -66,6 +69,7 @@ def wrap_method(
         telemetry: Where its spans go.
         meter: Counts its calls; None: nobody does.
         guard: Who lets them in; None: everybody is let in.
+        stall_ms: After so many milliseconds a peer is cut that reads nothing of a stream.
     """
     name = path.lstrip("/")
     decode = cast("Decode", method.request_deserializer)
@@ -77,7 +81,9 @@ def wrap_method(
         decode_each, decode_once = _refusing(decode), None
     else:
         decode_each, decode_once = None, _refusing(decode)
-    answer = _answer_stream(behaviour) if method.response_streaming else _answer_one(behaviour)
+    answer = _answer_one(behaviour)
+    if method.response_streaming:
+        answer = _answer_stream(behaviour, stall_ms)
     make = _MAKERS[method.request_streaming, method.response_streaming]
     is_stream = bool(method.request_streaming or method.response_streaming)
     tally = _Tally(meter or CallMeter(), is_stream=is_stream)
@@ -126,8 +132,12 @@ def _answer_one(behaviour: Behaviour) -> Answer:
     return answer
 
 
-def _answer_stream(behaviour: Behaviour) -> Answer:
+def _answer_stream(behaviour: Behaviour, stall_ms: int) -> Answer:
     async def answer(request: object, context: Context) -> None:
+        with Outlet(context, stall_ms) as outlet:
+            await stream(request, cast("Context", outlet))
+
+    async def stream(request: object, context: Context) -> None:
         result = behaviour(request, context)
         if not isinstance(result, AsyncIterable):
             await cast("Awaitable[None]", result)
@@ -207,6 +217,8 @@ class _Call:
     async def _answer(self, fault: BaseException) -> NoReturn:
         refusal = _refusal_in(fault)
         if refusal:
+            if refusal.refused.reason is Refusal.READER_STALLED:
+                _log.info("reader_stalled", method=self._name)
             await self._refuse(refusal.refused)
         match fault:
             case asyncio.CancelledError():
@@ -236,7 +248,12 @@ class _Call:
         if self._span:
             self._span.set_attribute(semconv.REFUSAL_REASON, refused.reason.value)
         details = (STATUS_DETAILS_KEY, status.SerializeToString())
-        await self._context.abort(self._code, status.message, (details,))
+        try:
+            # A status comes after all that was sent, so to a peer that does not read it goes when that reads, or never.
+            async with asyncio.timeout(limits.STATUS_PATIENCE_MS / 1000):
+                await self._context.abort(self._code, status.message, (details,))
+        except TimeoutError:
+            raise asyncio.CancelledError from None
 
     def end(self) -> None:
         """Finish the span and write the access line."""

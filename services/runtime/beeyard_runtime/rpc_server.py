@@ -69,6 +69,7 @@ class RpcServer:
         admin_listen: str | None = None,
         telemetry: Telemetry,
         protection: Protection | None = None,
+        stall_ms: int = limits.STREAM_STALL_MS,
     ) -> None:
         """Prepare a server; nothing is bound yet.
 
@@ -78,6 +79,7 @@ class RpcServer:
             admin_listen: The same for channelz, health and reflection; None: no admin listener.
             telemetry: Where the server spans go.
             protection: Of both listeners; None: what suits a machine of one's own.
+            stall_ms: After so many milliseconds a peer is cut that reads nothing of a stream (see `outlet`).
         """
         self._name = name
         self._listen = listen
@@ -88,7 +90,7 @@ class RpcServer:
         protection = protection or unprotected()
         self._guard = protection.guard
         self._keeper: asyncio.Task[None] | None = None
-        self._main = _Listener(telemetry, protection, self._meter)
+        self._main = _Listener(telemetry, protection, self._meter, stall_ms)
         self._admin = _Listener(telemetry, protection) if admin_listen is not None else None
         self.address = ""
         self.admin_address = ""
@@ -161,11 +163,16 @@ class _Listener:
     """One bound port. Given to generated code as if it were the server, it wraps each method on its way in."""
 
     def __init__(
-        self, telemetry: Telemetry, protection: Protection, meter: CallMeter | None = None
+        self,
+        telemetry: Telemetry,
+        protection: Protection,
+        meter: CallMeter | None = None,
+        stall_ms: int = limits.STREAM_STALL_MS,
     ) -> None:
         self._telemetry = telemetry
         self._protection = protection
         self._meter = meter
+        self._stall_ms = stall_ms
         self.services: list[str] = []
         self.server = grpc.aio.server(
             options=_OPTIONS, maximum_concurrent_rpcs=limits.CONCURRENT_RPCS_MAX
@@ -192,7 +199,9 @@ class _Listener:
             self.services.append(service)
         guard = self._protection.guard
         wrapped = {
-            name: wrap_method(f"/{service}/{name}", method, self._telemetry, self._meter, guard)
+            name: wrap_method(
+                f"/{service}/{name}", method, self._telemetry, self._meter, guard, self._stall_ms
+            )
             for name, method in methods.items()
         }
         self.server.add_generic_rpc_handlers(

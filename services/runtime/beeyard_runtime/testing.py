@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+from beeyard_core import limits
 from beeyard_core.instant import Instant
 
 from beeyard_runtime.rpc_channel import open_channel
@@ -85,16 +86,24 @@ async def serving(
     *services: tuple[AddToServer[Any], object],
     telemetry: Telemetry | None = None,
     admin_listen: str | None = None,
+    stall_ms: int = limits.STREAM_STALL_MS,
 ) -> AsyncIterator[Served]:
     """Serve on a free loopback port, with a channel to it, until the block ends.
 
     Args:
         services: Pairs of a generated `add_XServicer_to_server` and its servicer.
         telemetry: Used by both sides; None: off.
-        admin_listen: As for `RpcServer`.
+        admin_listen: As for `RpcServer`, like `stall_ms`.
+        stall_ms: After so many milliseconds a peer is cut that reads nothing of a stream.
     """
     shared = telemetry or Telemetry()
-    server = RpcServer("test", listen="127.0.0.1:0", admin_listen=admin_listen, telemetry=shared)
+    server = RpcServer(
+        "test",
+        listen="127.0.0.1:0",
+        admin_listen=admin_listen,
+        telemetry=shared,
+        stall_ms=stall_ms,
+    )
     for add_to_server, servicer in services:
         server.register(add_to_server, servicer)
     await server.start()

@@ -985,7 +985,8 @@ export const InferenceService: GenService<{
   /**
    * Follows a job from a token index on. May be called for ended jobs while the queen keeps their output, by several
    * callers at once, and again after a break. OUT_OF_RANGE with reason RESUME_OFFSET_GONE when the output is gone or
-   * `from_token` lies beyond it.
+   * `from_token` lies beyond it. A caller that reads nothing for 90 s, though there is something to read, finds the stream
+   * ended with UNAVAILABLE, reason READER_STALLED, behind what it was sent; it goes on with another call, as after Infer.
    *
    * @generated from rpc beeyard.queen.v1.InferenceService.WatchJob
    */
