@@ -44,7 +44,8 @@ soak: install ## the same faults, for hours and by the thousand
 	BEEYARD_SOAK=1 $(BIN)/pytest -m soak -n $(TEST_PROCESSES) tests/simulation
 
 nightly: install ## what scheduling promises, on many more cases than in `make test`; takes long
-	BEEYARD_SCHEDULING_CASES=$(NIGHTLY_CASES) $(BIN)/pytest tests/core/test_scheduling_properties.py --durations=0 --timeout=0
+	BEEYARD_SCHEDULING_CASES=$(NIGHTLY_CASES) BEEYARD_CASES=$(NIGHTLY_CASES) $(BIN)/pytest \
+		tests/core/test_scheduling_properties.py tests/core/test_scaling_properties.py --durations=0 --timeout=0
 
 check: lint ## the static checks and the style tests
 	$(BIN)/pytest tests/style --quiet

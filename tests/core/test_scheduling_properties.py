@@ -128,18 +128,23 @@ class Watch:
 
 @dataclass
 class Bound:
-    """Counts, for every overdue job that could run, the starts of its model and who was older."""
+    """Counts, for every wait of an overdue job that could run, the starts of its model and who was older.
 
-    watched: dict[JobId, Watch] = field(default_factory=dict)
+    A wait is over when the job starts. If it comes back, since its worker refused or lost it, it waits anew: it was
+    promised a start, and had one.
+    """
+
+    watched: dict[tuple[JobId, int], Watch] = field(default_factory=dict)
 
     def check(self, crowd: Crowd, effects: list[Effect]) -> None:
         started = Counter(job.spec.model for job in crowd.started(effects))
         every = crowd.state.settings.queue.overdue_every
         for job in crowd.waiting():
+            wait = (job.job_id, job.attempt)
             if not self._is_overdue(crowd, job):
-                self.watched.pop(job.job_id, None)
+                self.watched.pop(wait, None)
                 continue
-            watch = self.watched.setdefault(job.job_id, Watch())
+            watch = self.watched.setdefault(wait, Watch())
             watch.older |= self._older(crowd, job, effects)
             watch.starts += started[job.spec.model]
             assert watch.starts <= (len(watch.older) + 1) * (every + 1)
@@ -170,6 +175,19 @@ def test_nobody_who_could_run_waits_beyond_the_bound(world: bytes, moves: Moves)
     crowd = Crowd(world, bound.check).play(moves)
     crowd.run_dry()
     assert not [job for job in crowd.waiting() if could_run(crowd.state, job.spec)]
+
+
+def test_who_started_and_came_back_waits_anew() -> None:
+    """Found among 10,000 worlds: `j9` starts as the next, is refused twice, and starts of others count from then on."""
+    bound = Bound()
+    crowd = Crowd(b"\xdf\xfc%i\x9aUi\xdc\xbeY\xa50", bound.check)
+    raw = "0 0 12 0 0 0 0 0 0 0 12 0 40 0 124 0 0 0 22 0 0 0 0 0 0 0 12 0 12 0 208 0 0 124 12 0 22 0 190 1 0 4"
+    raw += " 0 244 22 1 46 1 48 0 124 0 0 216 124 0 188 0 0 32 0 32"
+    numbers = [int(number) for number in raw.split()]
+    crowd.play(list(zip(numbers[::2], numbers[1::2], strict=True))).run_dry()
+    attempts = sorted(attempt for job_id, attempt in bound.watched if job_id == "j9")
+    assert attempts == [1, 3]
+    assert crowd.state.jobs[JobId("j9")].is_ended
 
 
 @in_every_crowd
