@@ -27,6 +27,7 @@ MEASURES: dict[str, Callable[[int], Awaitable[Figure]]] = {
     "accepted_jobs": jobs.measure_accepted,
     "jobs_end_to_end": jobs.measure_end_to_end,
     "ttft_added": first_token.measure,
+    "ttft_added_secured": first_token.measure_secured,
     "decision_1000x10000": decision.measure_decision,
     "decision_growth": decision.measure_growth,
     "sandbox_rtt": policy_hosts.measure_rtt,

@@ -11,7 +11,6 @@ import os
 import statistics
 import time
 
-import grpc
 from beeyard.queen.v1 import fleet_service_pb2 as fleet_pb
 from beeyard.queen.v1 import fleet_service_pb2_grpc as fleet_rpc
 from beeyard.worker.v1 import engine_service_pb2 as engine_pb
@@ -20,6 +19,7 @@ from beeyard.worker.v1 import engine_service_pb2_grpc as engine_rpc
 from benchmarks.client import serving_worker
 from benchmarks.measure import Figure
 from benchmarks.processes import stack
+from benchmarks.secured import Secured, channel_to, secured_lab
 
 PAIRS = 150
 WARM = 20
@@ -36,11 +36,21 @@ ASKED = {
 
 async def measure(rounds: int) -> Figure:
     """Measure ttft_added."""
-    measured = [await _round() for _ in range(rounds)]
+    return await _measure(rounds, "ttft_added", None)
+
+
+async def measure_secured(rounds: int) -> Figure:
+    """Measure ttft_added_secured: the same with TLS and tokens on every link, on the control's as well."""
+    with secured_lab() as secured:
+        return await _measure(rounds, "ttft_added_secured", secured)
+
+
+async def _measure(rounds: int, name: str, secured: Secured | None) -> Figure:
+    measured = [await _round(secured) for _ in range(rounds)]
     added = sorted(through - direct for one in measured for through, direct in one)
     ratios = [_median(one, 0) / _median(one, 1) for one in measured]
     figure = Figure(
-        "ttft_added", "ms", "the worker's own EngineService", TARGET_P50_MS, smaller_is_better=True
+        name, "ms", "the worker's own EngineService", TARGET_P50_MS, smaller_is_better=True
     )
     figure.value = statistics.median(added)
     figure.control_value = statistics.median(direct for one in measured for _, direct in one)
@@ -59,24 +69,25 @@ def _median(pairs: list[tuple[float, float]], side: int) -> float:
     return statistics.median(pair[side] for pair in pairs)
 
 
-async def _round() -> list[tuple[float, float]]:
+async def _round(secured: Secured | None) -> list[tuple[float, float]]:
     """Return the milliseconds to the first token, through everything and directly, of each pair."""
-    async with stack(rate="0", slots=4) as (processes, queen):
+    async with stack(rate="0", slots=4, secured=secured) as (processes, queen):
         gateway = await processes.start(
             "gateway",
             "beeyard_gateway",
             "--listen=127.0.0.1:0",
             f"--queen={queen}",
             "--log-level=warning",
+            *(secured.gateway if secured else ()),
         )
-        async with grpc.aio.insecure_channel(queen) as channel:
+        async with channel_to(queen, secured, "me") as channel:
             await serving_worker(channel)
             workers = await fleet_rpc.FleetServiceStub(channel).ListWorkers(
                 fleet_pb.ListWorkersRequest()
             )
-        async with grpc.aio.insecure_channel(workers.workers[0].address) as channel:
+        async with channel_to(workers.workers[0].address, secured, "pool") as channel:
             engine = engine_rpc.EngineServiceStub(channel)
-            http = await _HttpClient.connect(gateway)
+            http = await _HttpClient.connect(gateway, secured)
             pairs = [
                 (await http.first_token_ms(), await _direct_ms(engine)) for _ in range(WARM + PAIRS)
             ]
@@ -101,20 +112,25 @@ async def _direct_ms(engine: "engine_rpc.EngineServiceAsyncStub") -> float:
 class _HttpClient:
     """One connection that is kept, as every client library keeps it."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: str
+    ) -> None:
         self._reader = reader
         self._writer = writer
         body = json.dumps(ASKED).encode()
         head = (
             "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
+            f"Content-Length: {len(body)}\r\n"
         )
+        head += f"Authorization: Bearer {token}\r\n\r\n" if token else "\r\n"
         self._request = head.encode() + body
 
     @classmethod
-    async def connect(cls, address: str) -> "_HttpClient":
+    async def connect(cls, address: str, secured: Secured | None) -> "_HttpClient":
         host, port = address.split(":")
-        return cls(*await asyncio.open_connection(host, int(port)))
+        context = secured.context() if secured else None
+        streams = await asyncio.open_connection(host, int(port), ssl=context)
+        return cls(*streams, secured.token("me") if secured else "")
 
     async def first_token_ms(self) -> float:
         began = time.perf_counter()

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.secured import Secured
+
 _START_S = 30.0
 
 
@@ -70,13 +72,16 @@ async def group() -> AsyncIterator[Group]:
 
 
 @asynccontextmanager
-async def stack(*, rate: str, slots: int, step_tokens: int = 0) -> AsyncIterator[tuple[Group, str]]:
+async def stack(
+    *, rate: str, slots: int, step_tokens: int = 0, secured: Secured | None = None
+) -> AsyncIterator[tuple[Group, str]]:
     """Yield a queen with one worker on the synthetic engine, and the queen's address.
 
     Args:
         rate: Tokens a second of each slot; 0: as fast as they are taken.
         slots: Jobs at once.
         step_tokens: Tokens of each job in one step of the engine; 0: the engine's own number.
+        secured: What its links show; None: they are plain, and callers are not told apart.
     """
     async with group() as processes:
         queen = await processes.start(
@@ -85,6 +90,7 @@ async def stack(*, rate: str, slots: int, step_tokens: int = 0) -> AsyncIterator
             "--listen=127.0.0.1:0",
             f"--store={processes.work_dir / 'jobs.sqlite'}",
             "--log-level=warning",
+            *(secured.queen if secured else ()),
         )
         await processes.start(
             "worker",
@@ -101,6 +107,7 @@ async def stack(*, rate: str, slots: int, step_tokens: int = 0) -> AsyncIterator
             "--context-tokens=40000",
             f"--kv-tokens={slots * 40_000}",
             "--log-level=warning",
+            *(secured.worker if secured else ()),
         )
         yield processes, queen
 

@@ -89,6 +89,7 @@ async def test_tenants_are_shown_with_their_quotas(address: str) -> None:
     assert "1 (at most 2)" in shown
     assert "4 (at most 0.5/s)" in shown
     assert "3 x concurrent_jobs" in shown
+    assert "at most 9000 tokens" in shown
     listed = (await beeyard("tenants", "--json", queen=address)).json()["tenants"]
     assert isinstance(listed, list)
     assert listed[0]["quota"] == {
@@ -96,7 +97,7 @@ async def test_tenants_are_shown_with_their_quotas(address: str) -> None:
         "vram_bytes": None,
         "tokens_per_minute": None,
         "requests_per_second": 0.5,
-        "session_tokens": None,
+        "session_tokens": 9_000,
         "session_cost_units": None,
     }
 

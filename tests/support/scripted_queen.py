@@ -333,7 +333,7 @@ class ScriptedQueen(
     async def ListTenants(
         self, request: fleet_pb.ListTenantsRequest, context: Context
     ) -> fleet_pb.ListTenantsResponse:
-        quota = fleet_pb.Quota(concurrent_jobs=2, requests_per_second=0.5)
+        quota = fleet_pb.Quota(concurrent_jobs=2, requests_per_second=0.5, session_tokens=9_000)
         tenant = fleet_pb.Tenant(
             tenant_id="ann",
             quota=quota,

@@ -1,7 +1,6 @@
 """`beeyard tokens create|list|revoke`: who may call, kept in a file that services read."""
 
 import argparse
-import asyncio
 import datetime as dt
 import fcntl
 import json
@@ -200,7 +199,7 @@ def _audit(path: Path, action: str, record: TokenRecord) -> None:
         "roles": ",".join(sorted(record.roles)),
     }
     entry = Entry(action=action, caller=Caller(), what=what, result="OK")
-    asyncio.run(trail.note(entry))
+    trail.note_now(entry)
 
 
 def _days(text: str) -> int:

@@ -7,7 +7,7 @@ import typer
 from beeyard_client.cli.printing import print_json, print_table, say, size
 from beeyard_client.cli.session import OK, ask
 from beeyard_client.client import BeeyardClient
-from beeyard_client.fleet import Tenant
+from beeyard_client.fleet import Quota, Tenant
 
 
 def tenants(
@@ -24,7 +24,10 @@ def tenants(
         elif not found:
             say("no tenant has submitted anything, and none has a quota of its own")
         else:
-            columns = ("tenant", "unfinished", "running", "tokens", "requests", "memory", "beyond")
+            columns = (
+                *("tenant", "unfinished", "running", "tokens", "requests", "memory"),
+                *("a session", "beyond"),
+            )
             mode = "quotas are enforced" if found[0].enforced else "quotas are only reported"
             print_table(mode, columns, [_row(one) for one in found])
         return OK
@@ -43,8 +46,16 @@ def _row(tenant: Tenant) -> tuple[object, ...]:
         _of(tenant.tokens_total, quota.tokens_per_minute, "/min"),
         _of(tenant.requests_total, None if rate is None else f"{rate:g}", "/s"),
         "-" if quota.vram_bytes is None else f"at most {size(quota.vram_bytes)}",
+        _budget(quota),
         beyond or "-",
     )
+
+
+def _budget(quota: Quota) -> str:
+    """What each session of a tenant may use in all."""
+    limits = ((quota.session_tokens, "tokens"), (quota.session_cost_units, "cost units"))
+    told = [f"at most {most} {unit}" for most, unit in limits if most is not None]
+    return ", ".join(told) or "-"
 
 
 def _of(used: int, most: object, unit: str = "") -> str:

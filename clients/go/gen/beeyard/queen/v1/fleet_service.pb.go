@@ -437,7 +437,7 @@ func (x *ListModelScalesResponse) GetModelScales() []*ModelScale {
 // Which tenants to list.
 type ListTenantsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only this one. Empty: all.
+	// Only this one. Empty: all; with a client's token, the token's tenant, and another one is PERMISSION_DENIED.
 	TenantId      string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

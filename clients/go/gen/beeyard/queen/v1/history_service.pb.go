@@ -92,7 +92,8 @@ func (GroupBy) EnumDescriptor() ([]byte, []int) {
 // Which jobs to count, and how. All conditions must hold.
 type GetJobStatisticsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only jobs of this tenant. Empty: any.
+	// Only jobs of this tenant. Empty: any; with a client's token, those of the token's tenant, and another one is
+	// PERMISSION_DENIED.
 	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// Only jobs for this model. Empty: any.
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
@@ -483,7 +484,8 @@ func (x *Spans) GetP99Ms() float64 {
 // Which jobs to hold against their predictions. All conditions must hold.
 type GetForecastReportRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only jobs of this tenant. Empty: any.
+	// Only jobs of this tenant. Empty: any; with a client's token, those of the token's tenant, and another one is
+	// PERMISSION_DENIED.
 	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// Only jobs for this model. Empty: any.
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`

@@ -144,7 +144,8 @@ type InferRequest struct {
 	Stop []string `protobuf:"bytes,10,rep,name=stop,proto3" json:"stop,omitempty"`
 	// How urgent the job is.
 	Priority Priority `protobuf:"varint,11,opt,name=priority,proto3,enum=beeyard.queen.v1.Priority" json:"priority,omitempty"`
-	// Whose job it is. Empty: `default`.
+	// Whose job it is. Where callers show tokens, a client's token says so: empty means the token's tenant, and another
+	// one is PERMISSION_DENIED. Elsewhere the caller is believed. Empty: `default`.
 	TenantId string `protobuf:"bytes,12,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// The conversation that it belongs to. Empty: none.
 	SessionId string `protobuf:"bytes,13,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
@@ -363,7 +364,8 @@ type SubmitJobRequest struct {
 	Stop []string `protobuf:"bytes,10,rep,name=stop,proto3" json:"stop,omitempty"`
 	// How urgent the job is.
 	Priority Priority `protobuf:"varint,11,opt,name=priority,proto3,enum=beeyard.queen.v1.Priority" json:"priority,omitempty"`
-	// Whose job it is. Empty: `default`.
+	// Whose job it is. Where callers show tokens, a client's token says so: empty means the token's tenant, and another
+	// one is PERMISSION_DENIED. Elsewhere the caller is believed. Empty: `default`.
 	TenantId string `protobuf:"bytes,12,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// The conversation that it belongs to. Empty: none.
 	SessionId string `protobuf:"bytes,13,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
@@ -666,7 +668,8 @@ type ListJobsRequest struct {
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only jobs in one of these states. Empty: any.
 	States []JobState `protobuf:"varint,3,rep,packed,name=states,proto3,enum=beeyard.queen.v1.JobState" json:"states,omitempty"`
-	// Only jobs of this tenant. Empty: any.
+	// Only jobs of this tenant. Empty: any; with a client's token, those of the token's tenant, and another one is
+	// PERMISSION_DENIED.
 	TenantId string `protobuf:"bytes,4,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// Only jobs for this model. Empty: any.
 	Model         string `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`

@@ -536,7 +536,8 @@ type SubmitWorkRequest struct {
 	// Capacity units that it costs, 1 to 100. 0: 1. More than an idle host gives out is refused with INVALID_REQUEST, since
 	// such work could never run.
 	CapacityUnits int32 `protobuf:"varint,4,opt,name=capacity_units,json=capacityUnits,proto3" json:"capacity_units,omitempty"`
-	// Whose work it is. Empty: `default`.
+	// Whose work it is. Where callers show tokens, a client's token says so: empty means the token's tenant, and another
+	// one is PERMISSION_DENIED. Elsewhere the caller is believed. Empty: `default`.
 	TenantId string `protobuf:"bytes,5,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// What to do; free form, at most 256 KiB as JSON.
 	Payload *structpb.Struct `protobuf:"bytes,6,opt,name=payload,proto3" json:"payload,omitempty"`
@@ -708,7 +709,8 @@ type ListWorkRequest struct {
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only in one of these states; empty: any.
 	States []WorkState `protobuf:"varint,3,rep,packed,name=states,proto3,enum=beeyard.queen.v1.WorkState" json:"states,omitempty"`
-	// Only of this tenant; empty: any.
+	// Only of this tenant. Empty: any; with a client's token, that of the token's tenant, and another one is
+	// PERMISSION_DENIED.
 	TenantId string `protobuf:"bytes,4,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// Only of this kind; empty: any.
 	Kind          string `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`

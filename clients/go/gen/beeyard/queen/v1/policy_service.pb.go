@@ -255,7 +255,8 @@ type PolicyVersion struct {
 	State PolicyState `protobuf:"varint,4,opt,name=state,proto3,enum=beeyard.queen.v1.PolicyState" json:"state,omitempty"`
 	// Its text; unset in listings.
 	Source *PolicySource `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
-	// Who deployed it first, as that party said; empty if it did not.
+	// Who deployed it first: the name of the token that was shown, or, where callers show none, as that party said; empty
+	// if it did not.
 	Author string `protobuf:"bytes,6,opt,name=author,proto3" json:"author,omitempty"`
 	// What the author said about it.
 	Note string `protobuf:"bytes,7,opt,name=note,proto3" json:"note,omitempty"`
@@ -582,7 +583,8 @@ type DeployPolicyRequest struct {
 	// Set: deploy only while this version is active (0: the platform policy); otherwise the call is refused with
 	// STALE_POLICY_VERSION (ABORTED), whose metadata names the `active_version`. Unset: deploy anyway.
 	ExpectedActiveVersion *int64 `protobuf:"varint,4,opt,name=expected_active_version,json=expectedActiveVersion,proto3,oneof" json:"expected_active_version,omitempty"`
-	// Who deploys it, at most 128 bytes, as that party says: the queen takes it as given. Empty: not told.
+	// Who deploys it, at most 128 bytes. Where callers show tokens, the token's name stands in its place; elsewhere the
+	// queen takes what that party says as given. Empty: not told.
 	Author        string `protobuf:"bytes,5,opt,name=author,proto3" json:"author,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

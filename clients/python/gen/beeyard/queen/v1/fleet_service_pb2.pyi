@@ -243,7 +243,7 @@ class ListTenantsRequest(_message.Message):
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """Only this one. Empty: all."""
+    """Only this one. Empty: all; with a client's token, the token's tenant, and another one is PERMISSION_DENIED."""
     def __init__(
         self,
         *,

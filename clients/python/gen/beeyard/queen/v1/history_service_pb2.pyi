@@ -68,7 +68,9 @@ class GetJobStatisticsRequest(_message.Message):
     UNTIL_FIELD_NUMBER: _builtins.int
     GROUP_BY_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """Only jobs of this tenant. Empty: any."""
+    """Only jobs of this tenant. Empty: any; with a client's token, those of the token's tenant, and another one is
+    PERMISSION_DENIED.
+    """
     model: _builtins.str
     """Only jobs for this model. Empty: any."""
     group_by: Global___GroupBy.ValueType
@@ -265,7 +267,9 @@ class GetForecastReportRequest(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """Only jobs of this tenant. Empty: any."""
+    """Only jobs of this tenant. Empty: any; with a client's token, those of the token's tenant, and another one is
+    PERMISSION_DENIED.
+    """
     model: _builtins.str
     """Only jobs for this model. Empty: any."""
     @_builtins.property

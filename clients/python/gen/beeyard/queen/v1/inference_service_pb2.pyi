@@ -89,7 +89,9 @@ class InferRequest(_message.Message):
     priority: _job_pb2.Priority.ValueType
     """How urgent the job is."""
     tenant_id: _builtins.str
-    """Whose job it is. Empty: `default`."""
+    """Whose job it is. Where callers show tokens, a client's token says so: empty means the token's tenant, and another
+    one is PERMISSION_DENIED. Elsewhere the caller is believed. Empty: `default`.
+    """
     session_id: _builtins.str
     """The conversation that it belongs to. Empty: none."""
     deadline_ms: _builtins.int
@@ -236,7 +238,9 @@ class SubmitJobRequest(_message.Message):
     priority: _job_pb2.Priority.ValueType
     """How urgent the job is."""
     tenant_id: _builtins.str
-    """Whose job it is. Empty: `default`."""
+    """Whose job it is. Where callers show tokens, a client's token says so: empty means the token's tenant, and another
+    one is PERMISSION_DENIED. Elsewhere the caller is believed. Empty: `default`.
+    """
     session_id: _builtins.str
     """The conversation that it belongs to. Empty: none."""
     deadline_ms: _builtins.int
@@ -380,7 +384,9 @@ class ListJobsRequest(_message.Message):
     page_token: _builtins.str
     """`next_page_token` of the page before, with the same filters. Empty: the first page."""
     tenant_id: _builtins.str
-    """Only jobs of this tenant. Empty: any."""
+    """Only jobs of this tenant. Empty: any; with a client's token, those of the token's tenant, and another one is
+    PERMISSION_DENIED.
+    """
     model: _builtins.str
     """Only jobs for this model. Empty: any."""
     @_builtins.property

@@ -341,7 +341,9 @@ class SubmitWorkRequest(_message.Message):
     such work could never run.
     """
     tenant_id: _builtins.str
-    """Whose work it is. Empty: `default`."""
+    """Whose work it is. Where callers show tokens, a client's token says so: empty means the token's tenant, and another
+    one is PERMISSION_DENIED. Elsewhere the caller is believed. Empty: `default`.
+    """
     unique_key: _builtins.str
     """Set: while work of this tenant with this key is not ended, the call returns that work instead of queueing more. At
     most 128 bytes.
@@ -418,7 +420,9 @@ class ListWorkRequest(_message.Message):
     page_token: _builtins.str
     """The `next_page_token` of the page before; empty: the first page."""
     tenant_id: _builtins.str
-    """Only of this tenant; empty: any."""
+    """Only of this tenant. Empty: any; with a client's token, that of the token's tenant, and another one is
+    PERMISSION_DENIED.
+    """
     kind: _builtins.str
     """Only of this kind; empty: any."""
     @_builtins.property

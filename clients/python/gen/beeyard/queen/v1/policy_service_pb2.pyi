@@ -148,7 +148,9 @@ class PolicyVersion(_message.Message):
     state: Global___PolicyState.ValueType
     """Whether it decides now."""
     author: _builtins.str
-    """Who deployed it first, as that party said; empty if it did not."""
+    """Who deployed it first: the name of the token that was shown, or, where callers show none, as that party said; empty
+    if it did not.
+    """
     note: _builtins.str
     """What the author said about it."""
     suspension: _builtins.str
@@ -305,7 +307,9 @@ class DeployPolicyRequest(_message.Message):
     STALE_POLICY_VERSION (ABORTED), whose metadata names the `active_version`. Unset: deploy anyway.
     """
     author: _builtins.str
-    """Who deploys it, at most 128 bytes, as that party says: the queen takes it as given. Empty: not told."""
+    """Who deploys it, at most 128 bytes. Where callers show tokens, the token's name stands in its place; elsewhere the
+    queen takes what that party says as given. Empty: not told.
+    """
     @_builtins.property
     def source(self) -> Global___PolicySource:
         """The policy."""

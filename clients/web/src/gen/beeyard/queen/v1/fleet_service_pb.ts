@@ -212,7 +212,7 @@ export const ListModelScalesResponseSchema: GenMessage<ListModelScalesResponse> 
  */
 export type ListTenantsRequest = Message<"beeyard.queen.v1.ListTenantsRequest"> & {
   /**
-   * Only this one. Empty: all.
+   * Only this one. Empty: all; with a client's token, the token's tenant, and another one is PERMISSION_DENIED.
    *
    * @generated from field: string tenant_id = 1;
    */

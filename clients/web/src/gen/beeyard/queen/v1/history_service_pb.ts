@@ -23,7 +23,8 @@ export const file_beeyard_queen_v1_history_service: GenFile = /*@__PURE__*/
  */
 export type GetJobStatisticsRequest = Message<"beeyard.queen.v1.GetJobStatisticsRequest"> & {
   /**
-   * Only jobs of this tenant. Empty: any.
+   * Only jobs of this tenant. Empty: any; with a client's token, those of the token's tenant, and another one is
+   * PERMISSION_DENIED.
    *
    * @generated from field: string tenant_id = 1;
    */
@@ -268,7 +269,8 @@ export const SpansSchema: GenMessage<Spans> = /*@__PURE__*/
  */
 export type GetForecastReportRequest = Message<"beeyard.queen.v1.GetForecastReportRequest"> & {
   /**
-   * Only jobs of this tenant. Empty: any.
+   * Only jobs of this tenant. Empty: any; with a client's token, those of the token's tenant, and another one is
+   * PERMISSION_DENIED.
    *
    * @generated from field: string tenant_id = 1;
    */

@@ -105,7 +105,8 @@ export type InferRequest = Message<"beeyard.queen.v1.InferRequest"> & {
   priority: Priority;
 
   /**
-   * Whose job it is. Empty: `default`.
+   * Whose job it is. Where callers show tokens, a client's token says so: empty means the token's tenant, and another
+   * one is PERMISSION_DENIED. Elsewhere the caller is believed. Empty: `default`.
    *
    * @generated from field: string tenant_id = 12;
    */
@@ -261,7 +262,8 @@ export type SubmitJobRequest = Message<"beeyard.queen.v1.SubmitJobRequest"> & {
   priority: Priority;
 
   /**
-   * Whose job it is. Empty: `default`.
+   * Whose job it is. Where callers show tokens, a client's token says so: empty means the token's tenant, and another
+   * one is PERMISSION_DENIED. Elsewhere the caller is believed. Empty: `default`.
    *
    * @generated from field: string tenant_id = 12;
    */
@@ -409,7 +411,8 @@ export type ListJobsRequest = Message<"beeyard.queen.v1.ListJobsRequest"> & {
   states: JobState[];
 
   /**
-   * Only jobs of this tenant. Empty: any.
+   * Only jobs of this tenant. Empty: any; with a client's token, those of the token's tenant, and another one is
+   * PERMISSION_DENIED.
    *
    * @generated from field: string tenant_id = 4;
    */

@@ -308,7 +308,8 @@ export type SubmitWorkRequest = Message<"beeyard.queen.v1.SubmitWorkRequest"> & 
   capacityUnits: number;
 
   /**
-   * Whose work it is. Empty: `default`.
+   * Whose work it is. Where callers show tokens, a client's token says so: empty means the token's tenant, and another
+   * one is PERMISSION_DENIED. Elsewhere the caller is believed. Empty: `default`.
    *
    * @generated from field: string tenant_id = 5;
    */
@@ -407,7 +408,8 @@ export type ListWorkRequest = Message<"beeyard.queen.v1.ListWorkRequest"> & {
   states: WorkState[];
 
   /**
-   * Only of this tenant; empty: any.
+   * Only of this tenant. Empty: any; with a client's token, that of the token's tenant, and another one is
+   * PERMISSION_DENIED.
    *
    * @generated from field: string tenant_id = 4;
    */

@@ -88,7 +88,8 @@ export type PolicyVersion = Message<"beeyard.queen.v1.PolicyVersion"> & {
   source?: PolicySource | undefined;
 
   /**
-   * Who deployed it first, as that party said; empty if it did not.
+   * Who deployed it first: the name of the token that was shown, or, where callers show none, as that party said; empty
+   * if it did not.
    *
    * @generated from field: string author = 6;
    */
@@ -278,7 +279,8 @@ export type DeployPolicyRequest = Message<"beeyard.queen.v1.DeployPolicyRequest"
   expectedActiveVersion?: bigint | undefined;
 
   /**
-   * Who deploys it, at most 128 bytes, as that party says: the queen takes it as given. Empty: not told.
+   * Who deploys it, at most 128 bytes. Where callers show tokens, the token's name stands in its place; elsewhere the
+   * queen takes what that party says as given. Empty: not told.
    *
    * @generated from field: string author = 5;
    */
