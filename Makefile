@@ -32,8 +32,9 @@ up: $(VENV)/.installed-demo ## the same stack, kept running until Ctrl-C
 install: $(VENV)/.installed ## everything that a contributor needs, into .venv
 
 test: lint ## everything that a contributor must pass
-	$(BIN)/pytest tests/core tests/scenarios --quiet --cov --cov-report=term
-	BEEYARD_CASES=$(CASES) BEEYARD_SCHEDULING_CASES=$(SCHEDULING_CASES) $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/pytest -n $(TEST_PROCESSES) tests/core tests/scenarios --quiet --cov --cov-report=term
+	BEEYARD_CASES=$(CASES) BEEYARD_SCHEDULING_CASES=$(SCHEDULING_CASES) $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile \
+		--durations=30 --durations-min=5
 
 judges: install $(JUDGES)/.installed ## LiteLLM and LangChain against the gateway, out of an environment of their own
 	$(JUDGES)/bin/python scripts/check_licences.py judges.lock
