@@ -7,9 +7,6 @@ the queen made up meanwhile. What was answered wrongly is shown with its bytes.
 
 import asyncio
 import os
-import random
-import re
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,18 +19,16 @@ from beeyard.pool.v1 import snapshot_pb2
 from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard.queen.v1 import job_pb2
 from beeyard.worker.v1 import worker_service_pb2 as worker_pb
-from beeyard_core import limits
 from google.protobuf.message import Message
 
 from tests.support.attached_worker import AttachedWorker, attached_worker, hello_of, status_of
 from tests.support.core_values import check_invariants, check_quotas
-from tests.support.drawn_messages import Drawer
 from tests.support.eventually import eventually
 from tests.support.heavy_work import check_yard
 from tests.support.lease_requests import submission
-from tests.support.raw_calls import Outcome, call, converse
 from tests.support.reflection import ServedMethod, served_methods
 from tests.support.running_queen import RunningQueen, running_queen
+from tests.support.siege import Siege
 from tests.support.soak import IS_SOAK, drawn_seed, figure_of, scaled
 
 MESSAGES = scaled(5_000, 1_000_000)
@@ -41,15 +36,8 @@ SEED = 20_261_126
 #: A million messages fill what is kept of ended jobs; see `limits.py`.
 GROWTH_BYTES_MAX = scaled(100, 1_500) << 20
 LOOK_EACH = 100
-#: How long a stream may keep silent before it is given up. It need not say anything, so this decides nothing.
-SILENCE_S = 0.02
-NEVER = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DEADLINE_EXCEEDED}
 #: What a made-up host or worker may have said of a job, which its client is then told with INTERNAL.
-BY_CONTRACT = {"MODEL_LOAD_FAILED", "PARSE_ERROR"}
-INSIDE = re.compile(
-    r"[A-Z]\w*(Error|Exception)\b|Error\(|Traceback|\.py\b|/[\w.-]+/[\w.-]+|google\.protobuf"
-    r"|object at|0x[0-9a-f]{6}|_pb2|<class|NoneType"
-)
+BY_CONTRACT = frozenset({"MODEL_LOAD_FAILED", "PARSE_ERROR"})
 WORDS = {
     "": ("bee", "a", "1", "lua"),
     "model": ("tiny", "other"),
@@ -84,54 +72,12 @@ ABOUT: dict[str, tuple[Message, ...]] = {
 }
 
 
-class Siege:
+class QueenSiege(Siege):
     """One queen that gets message after message, and what it answered."""
 
     def __init__(self, queen: RunningQueen, seed: int) -> None:
+        super().__init__(queen.channel, seed, WORDS, ABOUT, BY_CONTRACT)
         self.queen = queen
-        self.chance = random.Random(seed)
-        self.drawer = Drawer(self.chance, dict(WORDS))
-        self.codes: Counter[str] = Counter()
-        self.wrong: list[str] = []
-        self.sent = 0
-
-    async def send_to(self, method: ServedMethod) -> None:
-        """Send a method one request, or a stream of some, and judge the answer."""
-        bodies = self._bodies(method)
-        self.sent += len(bodies)
-        if method.takes_stream or method.gives_stream:
-            ends = self.chance.random() < 0.5
-            told = await converse(
-                self.queen.channel, method, bodies, closes=ends, silence_s=SILENCE_S
-            )
-        else:
-            told = await call(self.queen.channel, method, bodies[0])
-        self.judge(method, bodies, told)
-
-    def judge(self, method: ServedMethod, bodies: list[bytes], told: Outcome) -> None:
-        """Remember how a call ended, and whether that was wrong."""
-        self.codes[told.code.name] += 1
-        is_bare = (
-            told.code not in {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
-            and method.path.startswith("/beeyard.")
-            and not told.reason
-        )
-        is_never = told.code in NEVER and told.reason not in BY_CONTRACT
-        if is_never or is_bare or INSIDE.search(told.message):
-            sent = " ".join(body[:200].hex() for body in bodies)
-            self.wrong.append(f"{method.path} {sent}: {told}")
-
-    def _bodies(self, method: ServedMethod) -> list[bytes]:
-        if self.chance.random() < 1 / 1_000:
-            return [self.chance.randbytes(8) * (limits.MESSAGE_BYTES_MAX // 8 + 1)]
-        # None at all, too: a stream that is opened and left, or closed.
-        count = self.chance.randint(0, 4) if method.takes_stream else 1
-        about = ABOUT.get(method.request.DESCRIPTOR.full_name, ())
-        return [self._body(method, about) for _ in range(count)]
-
-    def _body(self, method: ServedMethod, about: tuple[Message, ...]) -> bytes:
-        is_about = bool(about) and self.chance.random() < 0.7
-        return self.drawer.body(method.request, self.chance.choice(about) if is_about else None)
 
     def learn(self) -> None:
         """Let messages name what is there now."""
@@ -178,7 +124,7 @@ async def _serve(worker: AttachedWorker) -> None:
         await worker.changed()
 
 
-async def besiege(siege: Siege, methods: list[ServedMethod], worker: AttachedWorker) -> None:
+async def besiege(siege: QueenSiege, methods: list[ServedMethod], worker: AttachedWorker) -> None:
     """Send to each method in turn, and look every now and then whether the queen is well."""
     looked = 0
     while siege.sent < MESSAGES:
@@ -193,7 +139,7 @@ async def besiege(siege: Siege, methods: list[ServedMethod], worker: AttachedWor
             await assert_answers(siege.queen)
 
 
-def assert_got_far(siege: Siege) -> None:
+def assert_got_far(siege: QueenSiege) -> None:
     """Not all was refused at the door: jobs were accepted and work was, workers and pools were let in."""
     state = siege.queen.queen.loop.state
     assert state.sequence > 10
@@ -243,7 +189,7 @@ async def test_no_message_breaks_the_queen(
     # Everybody's run draws the same, so that what one finds another can look at; a soak draws anew.
     seed = drawn_seed() if IS_SOAK or "BEEYARD_SEED" in os.environ else SEED
     async with running_queen() as queen, diligent(queen, "steady", "tiny") as worker:
-        siege = Siege(queen, seed)
+        siege = QueenSiege(queen, seed)
         methods = await served_methods(queen.channel)
         began = resident_bytes()
         await besiege(siege, methods, worker)
