@@ -48,6 +48,8 @@ class WorkerSettings(DialingSettings):
         drain_grace_ms: How long running work may go on after SIGTERM, milliseconds.
         package_cache: Folder for models that come as packages; None: below the user's cache folder.
         upstream_command: Starts the server of `openai_http`; empty: it runs already.
+        upstream_strict: Whether the server of `openai_http` refuses what is not in OpenAI's API, as OpenAI's own and a
+            gateway of ours do: then it is not sent, so that top_k has no effect.
         api_key: For the server of `openai_http`. Not a flag: command lines are seen by everybody.
         state_file: Where the worker says that it runs; its folder must exist.
     """
@@ -78,6 +80,7 @@ class WorkerSettings(DialingSettings):
     state_file: Path | None = None
     package_cache: Path | None = None
     upstream_command: str = ""
+    upstream_strict: bool = False
     api_key: SecretStr = SecretStr("")
 
     @model_validator(mode="after")

@@ -78,6 +78,7 @@ def engine_from(settings: WorkerSettings, clock: Clock) -> LateEngine:
             reuse_prefix={"auto": None, "on": True, "off": False}[settings.prefix_cache],
             package_cache=settings.package_cache or Path.home() / ".cache" / "beeyard" / "models",
             api_key=settings.api_key.get_secret_value(),
+            strict=settings.upstream_strict,
             command=tuple(shlex.split(settings.upstream_command)),
         )
         return build_engine(chosen, clock)

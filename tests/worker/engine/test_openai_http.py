@@ -4,12 +4,18 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 from beeyard_core.refusal import Refusal
 from beeyard_runtime.clock import SystemClock
 from beeyard_worker.engine.openai_http import OpenAIHttpEngine, UpstreamOptions
 from beeyard_worker.engine.port import EngineFault, Generation
+from beeyard_worker.engine.registry import EngineSettings, build_engine
+from openai.types.completion_create_params import (
+    CompletionCreateParamsBase,
+    CompletionCreateParamsStreaming,
+)
 
 from tests.support.generations import Answer, collect, generation
 from tests.support.scripted_upstream import DONE, ScriptedUpstream, event, serving_upstream
@@ -38,6 +44,26 @@ async def test_each_piece_is_a_token_and_the_model_is_the_first_that_is_listed()
     assert answer.finish.reason == "stop"
     assert upstream.asked[0]["model"] == "small"
     assert set(upstream.keys) == {"Bearer secret"}
+
+
+@pytest.mark.parametrize("is_strict", [False, True])
+async def test_a_strict_server_is_asked_for_nothing_that_openai_does_not_have(
+    tmp_path: Path, *, is_strict: bool
+) -> None:
+    upstream = ScriptedUpstream(body=WHOLE)
+    async with serving_upstream(upstream):
+        settings = EngineSettings(
+            engine="openai_http", source=upstream.url, strict=is_strict, package_cache=tmp_path
+        )
+        engine = build_engine(settings, SystemClock())
+        await engine.load(lambda _: None)
+        await collect(engine, generation(top_k=3))
+        await engine.close()
+    of_openai = set(CompletionCreateParamsStreaming.__annotations__)
+    of_openai |= set(CompletionCreateParamsBase.__annotations__)
+    assert (set(upstream.asked[0]) <= of_openai) == is_strict
+    options = upstream.asked[0]["stream_options"]
+    assert (options == {"include_usage": True}) == is_strict
 
 
 async def test_the_context_is_what_the_server_tells() -> None:

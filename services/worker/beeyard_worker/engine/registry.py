@@ -50,6 +50,7 @@ class EngineSettings:
         reuse_prefix: For llamacpp: as `LlamaOptions.reuse_prefix`.
         package_cache: Folder for models that come as packages.
         api_key: For openai_http.
+        strict: For openai_http: ask for nothing that is not in OpenAI's own API.
         command: Starts the server of openai_http; empty: it runs already.
     """
 
@@ -66,6 +67,7 @@ class EngineSettings:
     reuse_prefix: bool | None = None
     package_cache: pathlib.Path
     api_key: str = dataclasses.field(default="", repr=False)
+    strict: bool = False
     command: tuple[str, ...] = ()
 
 
@@ -87,6 +89,7 @@ def build_engine(settings: EngineSettings, clock: Clock) -> Engine:
                 slots=settings.slots,
                 context_tokens=settings.context_tokens,
                 api_key=settings.api_key,
+                extensions=not settings.strict,
                 command=settings.command,
             )
             return OpenAIHttpEngine(settings.source, clock, options)
