@@ -1,5 +1,6 @@
 """The commands that look, and the ones that need no queen."""
 
+import asyncio
 import json
 import os
 import socket
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from beeyard.queen.v1 import fleet_service_pb2 as fleet_pb
-from beeyard_client.cli import app
+from beeyard_client.cli import app, checks
 from beeyard_client.cli.checks import Level, port_free, python_version
 from beeyard_client.cli.printing import plain, printable, size
 from beeyard_client.events import Usage
@@ -177,6 +178,18 @@ async def test_the_doctor_says_when_something_else_listens(address: str) -> None
     assert ended.code == 1
     assert "is no queen (UNIMPLEMENTED)" in ended.stdout
     assert f"could not listen at {address}" in ended.stdout
+
+
+async def test_the_doctor_thinks_of_tls_when_what_listens_does_not_answer() -> None:
+    def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        found = await checks.queen(f"{host}:{port}")
+    assert found.level is Level.FAIL
+    assert "may want TLS" in found.message
+    assert "--ca" in found.advice
 
 
 def test_an_old_python_fails() -> None:

@@ -177,7 +177,7 @@ async def queen(address: str, access: Access = NOBODY) -> Finding:
             timeout=limits.KEEPALIVE_TIMEOUT_MS / 1000,
         )
     except grpc.aio.AioRpcError as error:
-        return _no_queen(address, error.code())
+        return await _no_queen(address, error.code(), has_tls=access.ca is not None)
     finally:
         await channel.close(grace=None)
     if answer.status == health_pb2.HealthCheckResponse.SERVING:
@@ -190,16 +190,31 @@ async def queen(address: str, access: Access = NOBODY) -> Finding:
     )
 
 
-def _no_queen(address: str, code: grpc.StatusCode) -> Finding:
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+async def _no_queen(address: str, code: grpc.StatusCode, *, has_tls: bool) -> Finding:
+    if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        message = f"what listens at {address} is no queen ({code.name})"
+        advice = "give the queen's address with --queen"
+    elif not await _is_listened_at(address):
+        message = f"none at {address}"
         advice = 'start one with "beeyard up", or give its address with --queen'
-        return Finding(check="queen", level=Level.FAIL, message=f"none at {address}", advice=advice)
-    return Finding(
-        check="queen",
-        level=Level.FAIL,
-        message=f"what listens at {address} is no queen ({code.name})",
-        advice="give the queen's address with --queen",
-    )
+    elif has_tls:
+        message = f"what listens at {address} has no TLS, or a certificate that --ca did not sign"
+        advice = "look which authority signed it, or leave --ca away if it has no TLS"
+    else:
+        message = f"what listens at {address} does not answer; it may want TLS"
+        advice = "name the authorities that signed its certificate with --ca"
+    return Finding(check="queen", level=Level.FAIL, message=message, advice=advice)
+
+
+async def _is_listened_at(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(limits.KEEPALIVE_TIMEOUT_MS / 1000):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 def port_free(address: str) -> Finding:
