@@ -35,15 +35,8 @@ HEAD: Final = """# Commands
 
 <!-- Drawn by scripts/draw_commands.py. Do not edit. -->
 
-Every command tells the same with `--help`. Those that show something take `--json`. Exit codes:
-
-| code | when |
-|---|---|
-| 0 | done; of a job: it completed |
-| 1 | refused, failed, or not there; the reason is on stderr, and in the JSON ([all of them](reasons.md)) |
-| 2 | the command line is wrong |
-
-`beeyard --install-completion` teaches the shell to complete commands and options.
+Every command tells the same with `--help`. What holds for all of them, and how they end, is on [a page of its
+own](../command-line.md).
 """
 
 
