@@ -201,6 +201,43 @@ async def test_a_pool_manager_adopts_its_workers_over_tls(secured: Secured) -> N
     assert secured.stack.worker_id == before
 
 
+async def test_a_renewal_disturbs_nobody_and_counts_for_newcomers(secured: Secured) -> None:
+    addresses = [secured.stack.queen_address, secured.gateway, secured.stack.worker_address]
+
+    async def serials() -> list[str]:
+        return [await _serial(address, secured.tls()) for address in addresses]
+
+    before, process = await serials(), secured.stack.worker_id
+    async with (
+        BeeyardClient(secured.stack.queen_address, access=secured.access(secured.token)) as client,
+        client.infer("bee", model="tiny", max_tokens=600, seed=1) as stream,
+    ):
+        events = aiter(stream)
+        await anext(events)
+        for name, peer in (("queen", None), ("gateway", None), ("pool", PeerName(POOL_ID))):
+            fresh = secured.lab.certificate(f"{name}-renewed", hosts=[f"{name}.lab"], peer=peer)
+            fresh.key.replace(secured.lab.folder / f"{name}.key")
+            fresh.cert.replace(secured.lab.folder / f"{name}.pem")
+        # They look once a second, and only when somebody comes.
+        while set(after := await serials()) & set(before):
+            pass
+        kinds = [type(event).__name__ async for event in events]
+    assert kinds[-1] == "Finished"
+    assert "Started" not in kinds[1:], "the job did not begin again"
+    assert len(set(after)) == len(addresses)
+    assert secured.stack.worker_id == process
+
+
+async def _serial(address: str, tls: ssl.SSLContext) -> str:
+    """Return the number of the certificate that is shown there to a newcomer."""
+    host, _, port = address.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port), ssl=tls)
+    try:
+        return str(writer.get_extra_info("peercert")["serialNumber"])
+    finally:
+        writer.close()
+
+
 # The first run on a machine compiles gRPC for Go.
 @pytest.mark.timeout(600)
 async def test_the_go_client_is_let_in_by_its_certificate(secured: Secured) -> None:

@@ -3,12 +3,13 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 from beeyard_core import limits
-from beeyard_runtime.security.authorization import ROUTES
+from beeyard_runtime.security.authorization import ROUTES, TenantRule
 from beeyard_runtime.security.callers import Role
 from beeyard_runtime.security.token_file import FileTokens
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -16,7 +17,7 @@ from websockets.typing import Subprotocol
 
 from tests.support.attached_worker import attached_worker
 from tests.support.live import next_of, watching
-from tests.support.running_gateway import TEXT, RunningGateway, running_gateway
+from tests.support.running_gateway import CHAT, TEXT, RunningGateway, running_gateway
 from tests.support.running_queen import RunningQueen, running_queen
 from tests.support.tokens import Tokens
 
@@ -107,6 +108,34 @@ async def test_a_job_of_another_tenant_is_not_there(secured: Secured, route: str
     answer = await secured.ask(route, secured.other)
     assert answer.status_code == httpx.codes.NOT_FOUND
     assert OWN not in answer.text
+
+
+#: What a request for another tenant has besides that tenant.
+ASKING: dict[str, dict[str, object]] = {
+    "POST /v1/chat/completions": CHAT,
+    "POST /v1/completions": TEXT,
+    "POST /v2/jobs": JOB,
+    **{f"GET /v2/{name}": {} for name in ("jobs", "stats", "forecast")},
+}
+
+
+@pytest.mark.parametrize(
+    "route", [route for route in HTTP_ROUTES if ROUTES[route].tenant is TenantRule.ASKED]
+)
+async def test_a_request_for_another_tenant_is_refused(secured: Secured, route: str) -> None:
+    assert route in ASKING, f"write down how another tenant would be asked for by {route}"
+    method, _, path = route.partition(" ")
+    own = {"authorization": f"Bearer {secured.other}"}
+    if method == "POST":
+        asked: dict[str, Any] = {"headers": {**own, "x-beeyard-tenant": OWN}, "json": ASKING[route]}
+    else:
+        asked = {"headers": own, "params": {"tenant_id": OWN}}
+        unnamed = await secured.gateway.client.request(method, path, headers=own)
+        assert unnamed.status_code == httpx.codes.OK
+        assert secured.job_id not in unnamed.text
+    answer = await secured.gateway.client.request(method, path, **asked)
+    assert answer.status_code == httpx.codes.FORBIDDEN
+    assert secured.job_id not in answer.text
 
 
 async def test_a_tenant_in_a_header_is_the_tokens_own_or_refused(secured: Secured) -> None:

@@ -1,7 +1,8 @@
 """The authorisation matrix of the queen: every method x {no token, wrong role, other tenant, right one}.
 
 The cases come from the table, so a method that is added is here by itself, and one that has to do with tenants fails
-until somebody writes down how another tenant would reach for it.
+until somebody writes down how another tenant would reach for it. What hosts serve is asked of them in
+tests/e2e/test_host_authorization.py.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,7 +27,7 @@ from beeyard_runtime.security.callers import Role
 
 from tests.support.attached_worker import attached_worker
 from tests.support.lease_requests import report, struct, submission
-from tests.support.raw_calls import Outcome
+from tests.support.raw_calls import Outcome, ending_of
 from tests.support.running_queen import RunningQueen, running_queen
 from tests.support.tokens import Metadata, Tokens, shows
 from tests.support.told import refusal
@@ -113,22 +114,9 @@ async def secured(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sec
         yield made
 
 
-def _same(raw: bytes) -> bytes:
-    return raw
-
-
 async def ending(queen: RunningQueen, name: str, shown: Metadata) -> grpc.StatusCode:
-    """Call a method with an empty message; return how that ends, OK as soon as something comes back."""
-    timeout = PATIENT.get(name, 20.0)
-    method = queen.channel.stream_stream(f"/{name}", _same, _same)
-    call = method(iter([b""]), metadata=shown, timeout=timeout)
-    try:
-        await call.read()
-        return await call.code() if call.done() else grpc.StatusCode.OK
-    except grpc.aio.AioRpcError as error:
-        return error.code()
-    finally:
-        call.cancel()
+    """Call a method with an empty message; return how that ends."""
+    return await ending_of(queen.channel, name, b"", shown, PATIENT.get(name, 20.0))
 
 
 @pytest.mark.parametrize("name", HOSTED)

@@ -171,3 +171,26 @@ def outcome(error: grpc.aio.AioRpcError) -> Outcome:
     return Outcome(
         error.code(), error.details() or "", reason, domain, at, retry_after_ms, metadata
     )
+
+
+async def ending_of(
+    channel: grpc.aio.Channel,
+    name: str,
+    said: bytes,
+    shown: Sequence[tuple[str, str]],
+    timeout: float = 20.0,
+) -> grpc.StatusCode:
+    """Say one message to `package.Service/Method`; return how that ends, OK as soon as something comes back."""
+    method = channel.stream_stream(f"/{name}", _same, _same)
+    call = method(iter([said]), metadata=shown, timeout=timeout)
+    try:
+        await call.read()
+        return await call.code() if call.done() else grpc.StatusCode.OK
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    finally:
+        call.cancel()
+
+
+def _same(raw: bytes) -> bytes:
+    return raw
