@@ -50,7 +50,7 @@ async def test_every_parameter_reaches_the_worker(
         "temperature": 0,
         "top_p": 0.5,
         "top_k": 3,
-        "seed": 11,
+        "seed": -1,
         "stop": "END",
         "metadata": {"purpose": "test"},
     }
@@ -63,7 +63,7 @@ async def test_every_parameter_reaches_the_worker(
         ("user", "a bee"),
         ("assistant", ""),
     ]
-    assert (request.max_tokens, request.seed, list(request.stop)) == (5, 11, ["END"])
+    assert (request.max_tokens, request.seed, list(request.stop)) == (5, 2**32 - 1, ["END"])
     assert (request.temperature, request.top_p, request.top_k) == (0, 0.5, 3)
     assert (job.spec.priority.name, job.spec.tenant_id) == ("BATCH", "t")
     assert job.spec.deadline_ms == 9_000

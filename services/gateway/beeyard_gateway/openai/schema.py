@@ -88,7 +88,9 @@ class CompletionRequest(_Schema):
         default=None,
         description="Not one of OpenAI's: only so many likeliest tokens are candidates; 0: all.",
     )
-    seed: Annotated[int, Field(ge=0, le=limits.SEED_MAX)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(
+        default=None, description="Of its 64 bits the lower 32 count."
+    )
     stop: str | Annotated[list[str], Field(max_length=limits.STOP_COUNT_MAX)] | None = None
     n: int | None = Field(default=None, description="Only 1.")
     stream: bool | None = None

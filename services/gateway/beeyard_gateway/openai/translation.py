@@ -50,7 +50,8 @@ def _job(request: CompletionRequest, asking: Asking) -> pb.InferRequest:
         temperature=request.temperature,
         top_p=request.top_p,
         top_k=request.top_k,
-        seed=request.seed,
+        # OpenAI's seeds are any integer of 64 bits; engines take 32.
+        seed=None if request.seed is None else request.seed & limits.SEED_MAX,
         stop=request.stops,
         priority=asking.priority,
         tenant_id=asking.tenant_id,
