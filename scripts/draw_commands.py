@@ -67,15 +67,6 @@ def handed_on(path: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser of a command that becomes another program."""
     now = dt.datetime.now(dt.UTC)
     match path:
-        case ["policy", "templates"]:
-            # It looks at one name by itself.
-            parser = argparse.ArgumentParser(
-                description="List policies to start from, or print one."
-            )
-            parser.add_argument(
-                "name", nargs="?", metavar="NAME", help="which one; all, if left out"
-            )
-            return parser
         case ["policy", name]:
             return parser_of(lambda: policy([name]))
         case ["forecast", _]:

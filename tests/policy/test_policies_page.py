@@ -60,3 +60,10 @@ def test_the_templates_are_listed_and_printed(capsys: pytest.CaptureFixture[str]
     assert json.loads(capsys.readouterr().out)[0]["name"] == "cost"
     assert main(["nothing"]) == 2
     assert "platform-clone" in capsys.readouterr().err
+
+
+def test_the_list_of_templates_says_how_it_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert "NAME" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """`policy templates [NAME]`: policies to start from, each with what it does and when to use it."""
 
+import argparse
 import json
 import sys
 from dataclasses import asdict
@@ -16,21 +17,29 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit code: 0, or 2 if there is no such template.
     """
-    names = [argument for argument in argv if argument != "--json"]
-    if len(names) > 1 or any(name.startswith("-") for name in names):
-        sys.stderr.write("usage: beeyard policy templates [--json] [NAME]\n")
-        return 2
-    chosen = [each for each in templates() if not names or each.name == names[0]]
+    options = _parser().parse_args(argv)
+    chosen = [each for each in templates() if options.name in {None, each.name}]
     if not chosen:
         known = ", ".join(each.name for each in templates())
-        sys.stderr.write(f"beeyard policy: there is no template {names[0]!r}; there are {known}\n")
+        sys.stderr.write(
+            f"beeyard policy: there is no template {options.name!r}; there are {known}\n"
+        )
         return 2
-    if "--json" in argv:
+    if options.json:
         sys.stdout.write(json.dumps([asdict(each) for each in chosen]) + "\n")
-    elif names:
+    elif options.name:
         sys.stdout.write(chosen[0].source)
     else:
         for each in chosen:
             about = f"{each.does}\n{'':26} Use it when: {each.use_when}"
             sys.stdout.write(f"{each.name:20} {each.language:5} {about}\n")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="beeyard policy templates", description="List policies to start from, or print one."
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="which one; all, if left out")
+    parser.add_argument("--json", action="store_true", help="print one JSON list")
+    return parser
