@@ -240,6 +240,29 @@ async def test_a_channel_shows_a_renewed_certificate_in_calls_that_begin_later(
         assert watch.done()
 
 
+async def test_a_channel_is_closed_when_the_next_but_one_has_taken_over(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    own, clock = lab.certificate("client"), ManualClock(wall_ms=NOW_MS)
+    files = TlsFiles(lab.settings(own), clock)
+    server = lab.tls(lab.certificate("queen"), needs_client_cert=True)
+    async with (
+        serving(server) as address,
+        open_channel(address, dialing=Dialing(files)) as channel,
+    ):
+        stub = health_pb2_grpc.HealthStub(channel)
+        watches = []
+        for time in range(3):
+            watch = stub.Watch(health_pb2.HealthCheckRequest())
+            await watch.read()
+            watches.append(watch)
+            _put(lab.certificate(f"renewed-{time}"), own)
+            await clock.advance(link_limits.CERTS_LOOK_MS)
+        # Two renewals after the first stream began, its channel is closed; what came later goes on.
+        assert await watches[0].code() is grpc.StatusCode.CANCELLED
+        assert not watches[1].done()
+        assert not watches[2].done()
+
+
 async def test_https_shows_a_renewed_certificate_to_those_who_come_later(tmp_path: Path) -> None:
     lab, other = Lab(tmp_path), Lab(tmp_path, "another lab")
     own, clock = lab.certificate("gateway"), ManualClock(wall_ms=NOW_MS)
