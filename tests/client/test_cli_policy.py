@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from beeyard_core import limits
+from beeyard_core.choice import Score
 from beeyard_core.policy.intent import Dispatch, Evict, Intent, Wait
 from beeyard_core.refusal import Refusal, Refused
+from beeyard_queen.policy.considered import Considered
 from beeyard_queen.policy.decision_feed import DecisionRecord
 from beeyard_queen.policy.in_process import platform_source
 
@@ -176,6 +178,17 @@ async def test_watch_tells_a_program_as_json(service: Service, tmp_path: Path) -
         await process.wait()
 
 
+SCORE = Score(
+    admission_ms=0.0, first_token_ms=200.0, decode_ms=1_100.0, answer_tokens=40, is_measured=True
+)
+#: How the workers looked to the one placement.
+SEEN = (
+    Considered("w1", "p", True, "", "", SCORE, 0),
+    Considered("w2", "p", False, "", "", None, 0),
+    Considered("w3", "p", False, "WORKER_BUSY", "all slots are taken", SCORE, 7),
+)
+
+
 async def decisions_of(
     service: Service, *arguments: str, lose: int = 0
 ) -> tuple[int, list[str], str]:
@@ -192,7 +205,13 @@ async def decisions_of(
         now = service.story.clock.now()
         service.feed.tell(
             DecisionRecord(
-                at=now, label="mine@1", state_version=1, seed=0, intent=intent, refused=refused
+                at=now,
+                label="mine@1",
+                state_version=1,
+                seed=0,
+                intent=intent,
+                refused=refused,
+                considered=SEEN if isinstance(intent, Dispatch) else (),
             )
         )
     service.feed.close()
@@ -206,7 +225,7 @@ async def test_decisions_are_told_as_they_are_made(service: Service) -> None:
     assert code == 1
     assert "the queen is shutting down" in complaint
     assert [line.split(" ", 2)[2] for line in lines] == [
-        "mine@1 dispatch j1 to w1; done",
+        "mine@1 dispatch j1 to w1; done; w1 1.3 s, w2 unknown, w3 WORKER_BUSY",
         "mine@1 evict w2; not done: WORKER_NOT_FOUND: there is no such worker",
     ]
 
@@ -217,6 +236,10 @@ async def test_decisions_are_told_to_a_program_as_json(service: Service) -> None
     assert [one["intent"]["action"] for one in told] == ["dispatch", "evict", "wait"]
     assert told[1]["refusal"] == "WORKER_NOT_FOUND: there is no such worker"
     assert [one["sequence"] for one in told] == [1, 2, 3]
+    first = told[0]["candidates"][0]
+    assert (first["worker_id"], first["chosen"], first["answer_tokens"]) == ("w1", True, 40)
+    assert first["answer_measured"]
+    assert [len(one["candidates"]) for one in told] == [3, 0, 0]
 
 
 async def test_lost_decisions_are_said(service: Service) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from beeyard_core.choice import Assigned, NoCapacity, PlacementInput, place, placement_trace
+from beeyard_core.choice import Assigned, NoCapacity, PlacementInput, place
 from beeyard_core.dispatch import enqueue
 from beeyard_core.event import PoolReported, WorkerAttached
 from beeyard_core.fleet import Fleet, WorkerReport, WorkerState
@@ -61,9 +61,22 @@ def test_the_score_is_the_wait_the_first_token_and_the_answer_by_measured_speed(
     assert (free.score.decode_ms, free.score.end_ms) == (2_000.0, 4_000.0)
 
 
+def test_an_answer_takes_as_long_as_such_answers_were_measured_to_and_the_trace_says_so() -> None:
+    """A slow worker that has the prompt ends first if the answer is short, and last if it is as long as it may be."""
+    fleet = fleet_of(report_of("w1", tokens_per_s=16.0), report_of("w2", tokens_per_s=32.0))
+    spec, held = spec_of(prompt_tokens=640, max_tokens=64), {W1: 640}
+    longest = placed(fleet, spec, held=held)
+    assert longest.worker_id == W2
+    usual = placed(fleet, spec, held=held, expected_tokens=8)
+    assert usual.worker_id == W1
+    scores = [each.score for decision in (longest, usual) for each in decision.trace]
+    told = [(each.answer_tokens, each.is_measured, each.decode_ms) for each in scores if each]
+    assert told == [(64, False, 2_000.0), (64, False, 4_000.0), (8, True, 500.0), (8, True, 250.0)]
+
+
 def test_a_full_worker_is_scored_with_the_wait_for_a_slot_and_not_chosen() -> None:
     fleet = fleet_of(report_of("w1", tokens_per_s=32.0, slots_total=0))
-    given = PlacementInput(spec=spec_of(), fleet=fleet, now_ms=NOW_MS, service_ms=800.0)
+    given = PlacementInput(spec=spec_of(), fleet=fleet, now_ms=NOW_MS, slot_waits={W1: 800.0})
     decision = place(given)
     assert isinstance(decision, NoCapacity)
     assert decision.reason is Refusal.WORKER_BUSY
@@ -163,7 +176,6 @@ def test_of_several_reasons_the_one_nearest_to_a_placement_is_given() -> None:
     assert decision.reason is Refusal.WORKER_BUSY
     order = [each.worker.report.worker_id for each in decision.trace]
     assert order == ["w3", "w4", "w2", "w1"]
-    assert placement_trace(spec, fleet, NOW_MS, 2) == decision.trace[:2]
 
 
 # --- Properties ---
@@ -232,13 +244,17 @@ def world_of(reports: list[WorkerReport], taken: list[int]) -> QueenState:
 
 
 @in_cases(40)
-@given(REPORTS, st.lists(st.integers(0, 2), max_size=8), SPECS)
+@given(REPORTS, st.lists(st.integers(0, 2), max_size=8), SPECS, st.sampled_from([0, 1, 15, 80]))
 def test_the_platform_policy_places_where_the_specification_does(
-    reports: list[WorkerReport], taken: list[int], spec: JobSpec
+    reports: list[WorkerReport], taken: list[int], spec: JobSpec, expected_tokens: int
 ) -> None:
     state = world_of(reports, taken)
-    decision = place(PlacementInput(spec=spec, fleet=state.fleet, now_ms=NOW_MS))
+    given_ = PlacementInput(
+        spec=spec, fleet=state.fleet, now_ms=NOW_MS, expected_tokens=expected_tokens
+    )
+    decision = place(given_)
     job = job_of("j", state.next_sequence(), spec)
+    job.expected_tokens = expected_tokens
     state.jobs[job.job_id] = job
     enqueue(state, job)
     schedule(state, Projection(), Twin(), START, [])

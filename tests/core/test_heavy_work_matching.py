@@ -3,7 +3,7 @@
 import pytest
 from beeyard_core import limits
 from beeyard_core.capacity import rooms
-from beeyard_core.choice import placement_trace
+from beeyard_core.choice import PlacementInput, place
 from beeyard_core.event import ApiMeasured, CancelRequested, JobSubmitted, Ticked, WorkerAttached
 from beeyard_core.fleet import HostLoad
 from beeyard_core.ids import JobId, ModelName, PoolId, TenantId, WorkerId, WorkId
@@ -272,7 +272,9 @@ def test_inference_waits_where_it_is_gated_until_its_host_has_been_rated() -> No
     apiary = gated()
     apiary.happen(JobSubmitted(job_id=JobId("j0"), spec=spec_of()))
     job = apiary.state.jobs[JobId("j0")]
-    (found,) = placement_trace(job.spec, apiary.state.fleet, apiary.now.mono_ms, 9)
+    (found,) = place(
+        PlacementInput(spec=job.spec, fleet=apiary.state.fleet, now_ms=apiary.now.mono_ms)
+    ).trace
     assert found.exclusion is not None
     assert found.exclusion.reason is Refusal.CAPACITY_GATED
     apiary.happen(ApiMeasured(IDLE_API))

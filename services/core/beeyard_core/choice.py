@@ -24,6 +24,7 @@ from beeyard_core.refusal import Refusal
 from beeyard_core.speeds import PREFILL_SPEEDUP
 
 _NOTHING: Final[Mapping[WorkerId, int]] = MappingProxyType({})
+_NO_WAITS: Final[Mapping[WorkerId, float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +34,16 @@ class Score:
     Attributes:
         admission_ms: Until a slot is free; 0 if one is, since a worker never queues.
         first_token_ms: From there to the first token: the part of the prompt that is not in the worker's cache.
-        decode_ms: From there to the end of the longest answer.
+        decode_ms: From there to the end of the answer.
+        answer_tokens: So long the answer is taken to be.
+        is_measured: That is what answers of such jobs were found to have; if not, it is the longest that may be.
     """
 
     admission_ms: float = 0.0
     first_token_ms: float
     decode_ms: float
+    answer_tokens: int
+    is_measured: bool
 
     @property
     def end_ms(self) -> float:
@@ -74,14 +79,16 @@ class PlacementInput:
         fleet: Hosts and workers, as they report themselves.
         now_ms: Monotonic time: what is stale takes nothing.
         held: Tokens of the prompt in the workers' caches.
-        service_ms: How long a job of the model holds a slot on average; 0: unknown.
+        expected_tokens: Tokens that the answer is expected to have, as measured; 0: unknown, so the most that it may.
+        slot_waits: How long it should take until a worker has a slot free, in milliseconds; 0 where that is unknown.
     """
 
     spec: JobSpec
     fleet: Fleet
     now_ms: int
     held: Mapping[WorkerId, int] = field(default_factory=lambda: _NOTHING)
-    service_ms: float = 0.0
+    expected_tokens: int = 0
+    slot_waits: Mapping[WorkerId, float] = field(default_factory=lambda: _NO_WAITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +127,6 @@ def place(given: PlacementInput) -> PlacementDecision:
     return NoCapacity(first.exclusion.reason, first.exclusion.detail, trace)
 
 
-def placement_trace(
-    spec: JobSpec,
-    fleet: Fleet,
-    now_ms: int,
-    most: int,
-    *,
-    held: Mapping[WorkerId, int] = _NOTHING,
-    service_ms: float = 0.0,
-) -> tuple[Candidate, ...]:
-    """Return up to `most` workers in the order in which they would be chosen, then those that are excluded."""
-    given = PlacementInput(spec=spec, fleet=fleet, now_ms=now_ms, held=held, service_ms=service_ms)
-    return place(given).trace[:most]
-
-
 def _look(given: PlacementInput, worker: Worker) -> Candidate:
     spec, fleet = given.spec, given.fleet
     why = exclusion(spec, fleet, worker, given.now_ms)
@@ -154,12 +147,16 @@ def _score(given: PlacementInput, worker: Worker, cached_tokens: int) -> Score |
     speed = tokens_per_s_of(given.fleet, worker)
     if not speed:
         return None
-    spec, slots = given.spec, worker.report.slots_total
+    spec = given.spec
+    answer_tokens = given.expected_tokens or spec.max_tokens
+    wait_ms = given.slot_waits.get(worker.report.worker_id, 0.0)
     speedup = given.fleet.speeds.prefill_speedup(spec.model) or PREFILL_SPEEDUP
     return Score(
-        admission_ms=0.0 if worker.slots_free else given.service_ms / max(slots, 1),
+        admission_ms=0.0 if worker.slots_free else wait_ms,
         first_token_ms=(spec.prompt_tokens - cached_tokens) / speedup * 1000 / speed,
-        decode_ms=spec.max_tokens * 1000 / speed,
+        decode_ms=answer_tokens * 1000 / speed,
+        answer_tokens=answer_tokens,
+        is_measured=bool(given.expected_tokens),
     )
 
 

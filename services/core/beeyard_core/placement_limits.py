@@ -20,5 +20,7 @@ PREFIX_BLOCKS_MAX: Final = 1 << 17
 assert PREFIX_BLOCKS_PER_WORKER_MAX >= 16 * PREFIX_BLOCKS_PER_PROMPT_MAX
 # Of a block that more workers hold, policies are not told: a decision looks at every holder that it knows.
 PREFIX_HOLDERS_TOLD_MAX: Final = 8
+# Workers that whoever watches decisions is told of with each placement, the chosen one among them.
+CONSIDERED_TOLD_MAX: Final = 5
 # Jobs that policies' mirrors are told of in one turn of the queen: some 20 ms of work, in which nobody else is served.
 JOBS_TOLD_AT_ONCE_MAX: Final = 1_000

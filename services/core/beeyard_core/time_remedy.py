@@ -20,9 +20,9 @@ from beeyard_core.governor import BUSY_MAX
 from beeyard_core.ids import LeaseId
 from beeyard_core.instant import Instant
 from beeyard_core.job import Job
-from beeyard_core.lease import Lease
 from beeyard_core.placement import exclusion
 from beeyard_core.remedy import Remedy, RemedyKind, scene_of, smallest_remedy
+from beeyard_core.slot_waits import predicted_ends, runner
 from beeyard_core.state import QueenState, TimerKind
 
 
@@ -61,7 +61,7 @@ def _first_fit(
     opening: dict[str, int],
 ) -> Iterator[int]:
     """Yield the first moment at which the worker takes the job, if there is one that can be known."""
-    ends = _ends(state, worker, now)
+    ends = predicted_ends(state, worker, now)
     opens_ms = opening.get(worker.report.pool_id, 0)
     for wait_ms in sorted({kept_ms, *(max(at, kept_ms) for at in (opens_ms, *ends.values()))}):
         gone = {lease_id for lease_id, at_ms in ends.items() if at_ms <= wait_ms}
@@ -71,23 +71,6 @@ def _first_fit(
         if exclusion(job.spec, scene, changed, now.mono_ms) is None:
             yield wait_ms
             return
-
-
-def _ends(state: QueenState, worker: Worker, now: Instant) -> dict[LeaseId, int]:
-    """Return in how many milliseconds each lease of a worker is predicted to end, where that can be said."""
-    found: dict[LeaseId, int] = {}
-    for lease_id in worker.leases:
-        job = _runner(state, state.leases[lease_id])
-        if job is not None and job.leased_at is not None and job.expected_ms:
-            left_ms = job.leased_at.mono_ms + job.expected_ms - now.mono_ms
-            if left_ms > 0:
-                found[lease_id] = left_ms
-    return found
-
-
-def _runner(state: QueenState, lease: Lease) -> Job | None:
-    """Return the job that runs by a lease; None: it was taken back, and nobody knows when its worker stops."""
-    return state.jobs[lease.job_id] if lease.is_current else None
 
 
 def _openings(state: QueenState, now: Instant) -> dict[str, int]:
@@ -132,7 +115,7 @@ def _taken_at_once(state: QueenState, job: Job, worker: Worker, now: Instant) ->
     """Yield by how much the job came after each of those that took a free slot of the worker as they came."""
     for lease_id in worker.leases:
         lease = state.leases[lease_id]
-        other = _runner(state, lease)
+        other = runner(state, lease)
         if other is None or other.attempt != 1 or other.waited_ms != 0:
             continue
         ahead_ms = job.accepted_at.mono_ms - other.accepted_at.mono_ms

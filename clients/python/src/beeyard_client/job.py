@@ -200,7 +200,9 @@ class Job:
 class Candidate:
     """One worker that was looked at; `excluded_by` is the first constraint that excluded it, empty if none did.
 
-    `predicted_end_ms` is when the job would end on it, milliseconds from then; 0: unknown.
+    `predicted_end_ms` is when the job would end on it, milliseconds from then; 0: unknown. It is the sum of the wait
+    for a slot, the time to the first token and that of the answer. That is taken to have `answer_tokens`: as many as
+    answers were measured to have (`answer_measured`), or the most that the job may.
     """
 
     worker_id: str
@@ -209,6 +211,12 @@ class Candidate:
     excluded_by: str
     detail: str
     predicted_end_ms: float = 0.0
+    slot_wait_ms: float = 0.0
+    first_token_ms: float = 0.0
+    answer_ms: float = 0.0
+    answer_tokens: int = 0
+    answer_measured: bool = False
+    cached_prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
+from beeyard_client.job import Candidate
+
 #: What a policy is written in.
 PolicyLanguage = Literal["lua", "yaml"]
 
@@ -194,6 +196,7 @@ class Decision:
         refusal: Why it did not; empty if it did.
         fallback: Whether the policy failed and the platform policy decided instead.
         cpu_us: What the policy took, in microseconds of CPU.
+        candidates: Of a dispatch: how workers of the model looked just before, the chosen one first.
     """
 
     sequence: int
@@ -205,3 +208,4 @@ class Decision:
     refusal: str
     fallback: bool
     cpu_us: int
+    candidates: tuple[Candidate, ...] = ()

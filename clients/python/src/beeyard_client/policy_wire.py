@@ -24,7 +24,7 @@ from beeyard_client.policy import (
     Validation,
     WaitIntent,
 )
-from beeyard_client.wire import moment
+from beeyard_client.wire import candidate, moment
 
 _INT64: Final = 2**63
 _LANGUAGES: Final = MappingProxyType[str, "pb.PolicyLanguage.ValueType"](
@@ -139,6 +139,7 @@ def decision(wire: pb.Decision) -> Decision:
         refusal=wire.refusal,
         fallback=wire.fallback,
         cpu_us=wire.cpu_us,
+        candidates=tuple(map(candidate, wire.candidates)),
     )
 
 

@@ -319,21 +319,29 @@ def explanation(wire: inference_service_pb2.JobExplanation) -> Explanation:
     return Explanation(
         job=job(wire.job),
         summary=wire.summary,
-        candidates=tuple(
-            Candidate(
-                worker_id=one.worker_id,
-                pool_id=one.pool_id,
-                chosen=one.chosen,
-                excluded_by=one.excluded_by,
-                detail=one.detail,
-                predicted_end_ms=one.predicted_end_ms,
-            )
-            for one in wire.candidates
-        ),
+        candidates=tuple(map(candidate, wire.candidates)),
         remedy=_remedy(wire.remedy) if wire.HasField("remedy") else None,
         leases=tuple(_lease(one) for one in wire.leases),
         held_ms=wire.held_ms,
         other_remedies=tuple(_remedy(one) for one in wire.other_remedies),
+    )
+
+
+def candidate(wire: inference_service_pb2.Candidate) -> Candidate:
+    """Return one worker that was looked at."""
+    return Candidate(
+        worker_id=wire.worker_id,
+        pool_id=wire.pool_id,
+        chosen=wire.chosen,
+        excluded_by=wire.excluded_by,
+        detail=wire.detail,
+        predicted_end_ms=wire.predicted_end_ms,
+        slot_wait_ms=wire.slot_wait_ms,
+        first_token_ms=wire.first_token_ms,
+        answer_ms=wire.answer_ms,
+        answer_tokens=wire.answer_tokens,
+        answer_measured=wire.answer_measured,
+        cached_prompt_tokens=wire.cached_prompt_tokens,
     )
 
 

@@ -14,6 +14,7 @@ from beeyard_core.policy.intent import (
     Wait,
 )
 
+from beeyard_queen.ingress.candidate_wire import candidate_message
 from beeyard_queen.ingress.wire import timestamp_of
 from beeyard_queen.policy.decision_feed import DecisionRecord
 
@@ -60,6 +61,7 @@ def wire_decision_of(sequence: int, record: DecisionRecord) -> pb.Decision:
         refusal=f"{refused.reason.value}: {refused.message}" if refused else "",
         fallback=record.is_fallback,
         cpu_us=record.cpu_us,
+        candidates=map(candidate_message, record.considered),
     )
     if record.intent is not None:
         _add_intent(wire, record.intent)

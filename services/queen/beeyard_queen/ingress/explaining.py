@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from beeyard.queen.v1 import inference_service_pb2 as pb
 from beeyard.queen.v1 import job_pb2
 from beeyard_core import history_limits, limits
-from beeyard_core.choice import Candidate, placement_trace
+from beeyard_core.choice import Candidate
 from beeyard_core.instant import Instant
 from beeyard_core.job import Decision, Job, JobState
 from beeyard_core.state import QueenState
 from beeyard_core.time_remedy import remedies
 from beeyard_runtime.clock import Clock
 
+from beeyard_queen.ingress.candidate_wire import candidate_message
 from beeyard_queen.ingress.history_wire import add_lease, remedy_message, remedy_text
 from beeyard_queen.ingress.reading import answer_or_refuse
 from beeyard_queen.pictures import Pictures
+from beeyard_queen.policy.considered import Considered, trace_of
 from beeyard_queen.policy.decision_feed import DecisionFeed
 from beeyard_queen.store.history import HistoryFilter, HistoryReader
 
@@ -46,10 +48,9 @@ class Explaining:
     def _explain_wait(self, job: Job, explanation: pb.JobExplanation) -> None:
         state, now = self.state, self.clock.now()
         now_ms = now.mono_ms
-        held = state.prefixes.held(job.job_id)
-        found = placement_trace(
-            job.spec, state.fleet, now_ms, limits.CANDIDATES_KEPT_MAX, held=held
-        )
+        found = trace_of(state, job, state.fleet.workers.values(), now)[
+            : limits.CANDIDATES_KEPT_MAX
+        ]
         ahead = state.queue.position(job) if job.job_id in state.queue else 0
         explanation.summary = f"waits with {ahead} jobs before it"
         if job.is_resting:
@@ -68,7 +69,7 @@ class Explaining:
                 f"{refused.reason.value}, {refused.message}"
             )
         for candidate in found:
-            _add_candidate(explanation, candidate)
+            explanation.candidates.append(candidate_message(Considered.of(candidate)))
 
     def _add_remedies(
         self,
@@ -103,14 +104,3 @@ class Explaining:
                 excluded_by=seen.excluded_by,
                 detail=seen.detail,
             )
-
-
-def _add_candidate(explanation: pb.JobExplanation, candidate: Candidate) -> None:
-    report, exclusion, score = candidate.worker.report, candidate.exclusion, candidate.score
-    explanation.candidates.add(
-        worker_id=report.worker_id,
-        pool_id=report.pool_id,
-        excluded_by=exclusion.reason.value if exclusion else "",
-        detail=exclusion.detail if exclusion else "",
-        predicted_end_ms=score.end_ms if score is not None else 0.0,
-    )

@@ -14,6 +14,8 @@ from beeyard_core.instant import Instant
 from beeyard_core.policy.intent import Dispatch, Intent, Preempt, Reject, Wait
 from beeyard_core.refusal import Refused
 
+from beeyard_queen.policy.considered import Considered
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionRecord:
@@ -28,6 +30,7 @@ class DecisionRecord:
         refused: Why that was dropped; None: it was applied.
         is_fallback: The active policy failed or was late, and this one decided in its place.
         cpu_us: What the policy took, microseconds; CPU time where it can be read, else wall time.
+        considered: How workers looked when it was made; only of placements, and while somebody watches.
     """
 
     at: Instant
@@ -38,6 +41,7 @@ class DecisionRecord:
     refused: Refused | None = None
     is_fallback: bool = False
     cpu_us: int = 0
+    considered: tuple[Considered, ...] = ()
 
 
 def _concerns(record: DecisionRecord, job_id: str) -> bool:

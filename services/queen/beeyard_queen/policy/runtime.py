@@ -32,6 +32,7 @@ from beeyard_core.state import QueenState
 from beeyard_runtime.clock import Clock
 from beeyard_runtime.log import get_log
 
+from beeyard_queen.policy.considered import Considered, considered
 from beeyard_queen.policy.context_file import Scene
 from beeyard_queen.policy.decision_feed import DecisionFeed, DecisionRecord
 from beeyard_queen.policy.deltas import Delta, deltas_of
@@ -80,7 +81,9 @@ class _Both:
     platform: PlatformPolicy
     tell: Callable[[Sequence[Change]], None]
     journal: Callable[[int, int, Intent], None]
+    look: Callable[[Intent], tuple[Considered, ...]]
     spent_ns: list[int] = field(default_factory=list)
+    seen: list[tuple[Considered, ...]] = field(default_factory=list)
     label: str = PLATFORM_LABEL
 
     def take(self, changes: Sequence[Change]) -> None:
@@ -93,6 +96,7 @@ class _Both:
         intent = self.platform.decide(now_ms, seed)
         self.spent_ns.append(time.thread_time_ns() - began)
         self.journal(now_ms, seed, intent)
+        self.seen.append(self.look(intent))
         return intent
 
 
@@ -151,7 +155,7 @@ class PolicyRuntime:
         self._projection = Projection()
         self._platform = PlatformPolicy()
         self._platform.apply(self._config())
-        self._both = _Both(self._platform, self._tell, self._journal_platform)
+        self._both = _Both(self._platform, self._tell, self._journal_platform, self._look)
         self._turn_ms = 0
         self._journal: DecisionJournal | None = None
         if journal_folder is not None:
@@ -322,13 +326,15 @@ class PolicyRuntime:
             self.counts.fallbacks[because] += 1
             self._state.ask_at_ms = now.mono_ms  # it is asked even if nothing changed since
         self._both.spent_ns.clear()
+        self._both.seen.clear()
         outcomes = schedule(
             self._state, self._projection, self._both, now, effects, is_fallback=bool(because)
         )
-        for outcome, spent_ns in zip(outcomes, self._both.spent_ns, strict=True):
+        both = zip(outcomes, self._both.spent_ns, self._both.seen, strict=True)
+        for outcome, spent_ns, seen in both:
             self._record(
-                now, PLATFORM_LABEL, outcome.state_version, outcome.seed, outcome.intent,
-                outcome.refused, is_fallback=bool(because), cpu_us=spent_ns // 1000,
+                now, PLATFORM_LABEL, outcome.state_version, outcome.intent, outcome.refused,
+                is_fallback=bool(because), cpu_us=spent_ns // 1000, seen=seen,
             )  # fmt: skip
 
     def _ask(self, hosted: _Hosted, now: Instant) -> None:
@@ -386,21 +392,22 @@ class PolicyRuntime:
 
         A long answer goes on with the next turns: a thousand intents at once would hold the loop up.
         """
-        version, seed = hosted.asked_version, seed_of(hosted.asked_version)
+        version = hosted.asked_version
         intent: Intent | None
         refused: Refused | None
         part = list(islice(answer, limits.DECISIONS_PER_ROUND_MAX))
         for read in part:
+            seen: tuple[Considered, ...] = ()
             if isinstance(read, DroppedIntent):
                 intent, refused = None, read.refused
             else:
-                intent = read
+                intent, seen = read, self._look(read)
                 refused = apply(self._state, read, now, effects, label=hosted.label)
             if refused is not None:
                 # The same question would get the same answer, unless something changes.
                 self._state.ask_at_ms = now.mono_ms + limits.POLICY_RETRY_MS
             self._record(
-                now, hosted.label, version, seed, intent, refused, is_fallback=False, cpu_us=cpu_us
+                now, hosted.label, version, intent, refused, is_fallback=False, cpu_us=cpu_us, seen=seen
             )  # fmt: skip
 
         is_over = len(part) < limits.DECISIONS_PER_ROUND_MAX
@@ -442,17 +449,23 @@ class PolicyRuntime:
             if (label, name) in metrics or len(metrics) < limits.POLICY_METRICS_MAX:
                 metrics[label, name] = value
 
+    def _look(self, intent: Intent) -> tuple[Considered, ...]:
+        """Return how workers look to a placement that is not applied yet, if anybody watches."""
+        return (
+            considered(self._state, intent, self._clock.now()) if self.decisions.is_watched else ()
+        )
+
     def _record(
         self,
         now: Instant,
         label: str,
         version: int,
-        seed: int,
         intent: Intent | None,
         refused: Refused | None,
         *,
         is_fallback: bool,
         cpu_us: int,
+        seen: tuple[Considered, ...],
     ) -> None:
         action = intent.action if intent is not None else "unreadable"
         result = "dropped" if refused else "fallback" if is_fallback else "applied"
@@ -466,11 +479,12 @@ class PolicyRuntime:
             at=now,
             label=label,
             state_version=version,
-            seed=seed,
+            seed=seed_of(version),
             intent=intent,
             refused=refused,
             is_fallback=is_fallback,
             cpu_us=cpu_us,
+            considered=seen,
         )
         if self.on_decided is not None:
             self.on_decided(record, result)

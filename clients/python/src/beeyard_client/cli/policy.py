@@ -4,6 +4,7 @@ What needs no queen is the queen's own (`python -m beeyard_queen.policy`), becau
 which it will run; here those commands only get the name that people remember.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -15,6 +16,7 @@ from beeyard_client.cli.printing import clock, print_json, print_table, say
 from beeyard_client.cli.services import PASS_ON, become
 from beeyard_client.cli.session import OK, ask
 from beeyard_client.client import BeeyardClient
+from beeyard_client.job import Candidate
 from beeyard_client.policy import (
     Decision,
     DispatchIntent,
@@ -222,7 +224,17 @@ def decision_line(decision: Decision) -> str:
         outcome = ""
     marks = " (fallback)" if decision.fallback else ""
     told = f"{clock(decision.create_time)} {decision.policy_version}{marks} {wanted}"
-    return f"{told}; {outcome}" if outcome else told
+    told = f"{told}; {outcome}" if outcome else told
+    return f"{told}; {_compared(decision.candidates)}" if decision.candidates else told
+
+
+def _compared(candidates: Sequence[Candidate]) -> str:
+    """Return how the workers compared that a placement chose from, the chosen one first."""
+    return ", ".join(f"{one.worker_id} {one.excluded_by or _end(one)}" for one in candidates)
+
+
+def _end(candidate: Candidate) -> str:
+    return f"{candidate.predicted_end_ms / 1000:.1f} s" if candidate.predicted_end_ms else "unknown"
 
 
 def _wanted(intent: Intent | None) -> str:

@@ -1008,8 +1008,20 @@ type Candidate struct {
 	Detail string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
 	// When the job would end on it, in milliseconds from then, by measured speeds; 0: unknown, or it is excluded for good.
 	PredictedEndMs float64 `protobuf:"fixed64,6,opt,name=predicted_end_ms,json=predictedEndMs,proto3" json:"predicted_end_ms,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The first part of that: until a slot is free, by the predicted ends of the jobs that have them; 0: one is, or unknown.
+	SlotWaitMs float64 `protobuf:"fixed64,7,opt,name=slot_wait_ms,json=slotWaitMs,proto3" json:"slot_wait_ms,omitempty"`
+	// The second: from there to the first token.
+	FirstTokenMs float64 `protobuf:"fixed64,8,opt,name=first_token_ms,json=firstTokenMs,proto3" json:"first_token_ms,omitempty"`
+	// The third: from there to the end of the answer.
+	AnswerMs float64 `protobuf:"fixed64,9,opt,name=answer_ms,json=answerMs,proto3" json:"answer_ms,omitempty"`
+	// So many tokens the answer is taken to have for that.
+	AnswerTokens int32 `protobuf:"varint,10,opt,name=answer_tokens,json=answerTokens,proto3" json:"answer_tokens,omitempty"`
+	// True: answers of such jobs were found to have so many. False: it is the most that the job may have.
+	AnswerMeasured bool `protobuf:"varint,11,opt,name=answer_measured,json=answerMeasured,proto3" json:"answer_measured,omitempty"`
+	// Tokens of the prompt that are in the worker's cache, as far as is known, and need not be computed.
+	CachedPromptTokens int32 `protobuf:"varint,12,opt,name=cached_prompt_tokens,json=cachedPromptTokens,proto3" json:"cached_prompt_tokens,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Candidate) Reset() {
@@ -1080,6 +1092,48 @@ func (x *Candidate) GetDetail() string {
 func (x *Candidate) GetPredictedEndMs() float64 {
 	if x != nil {
 		return x.PredictedEndMs
+	}
+	return 0
+}
+
+func (x *Candidate) GetSlotWaitMs() float64 {
+	if x != nil {
+		return x.SlotWaitMs
+	}
+	return 0
+}
+
+func (x *Candidate) GetFirstTokenMs() float64 {
+	if x != nil {
+		return x.FirstTokenMs
+	}
+	return 0
+}
+
+func (x *Candidate) GetAnswerMs() float64 {
+	if x != nil {
+		return x.AnswerMs
+	}
+	return 0
+}
+
+func (x *Candidate) GetAnswerTokens() int32 {
+	if x != nil {
+		return x.AnswerTokens
+	}
+	return 0
+}
+
+func (x *Candidate) GetAnswerMeasured() bool {
+	if x != nil {
+		return x.AnswerMeasured
+	}
+	return false
+}
+
+func (x *Candidate) GetCachedPromptTokens() int32 {
+	if x != nil {
+		return x.CachedPromptTokens
 	}
 	return 0
 }
@@ -1570,7 +1624,7 @@ const file_beeyard_queen_v1_inference_service_proto_rawDesc = "" +
 	"\x06remedy\x18\x04 \x01(\v2\x18.beeyard.queen.v1.RemedyR\x06remedy\x125\n" +
 	"\x06leases\x18\x05 \x03(\v2\x1d.beeyard.queen.v1.LeaseRecordR\x06leases\x12\x17\n" +
 	"\aheld_ms\x18\x06 \x01(\x03R\x06heldMs\x12?\n" +
-	"\x0eother_remedies\x18\a \x03(\v2\x18.beeyard.queen.v1.RemedyR\rotherRemedies\"\xbc\x01\n" +
+	"\x0eother_remedies\x18\a \x03(\v2\x18.beeyard.queen.v1.RemedyR\rotherRemedies\"\xa1\x03\n" +
 	"\tCandidate\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x12\x17\n" +
 	"\apool_id\x18\x02 \x01(\tR\x06poolId\x12\x16\n" +
@@ -1578,7 +1632,15 @@ const file_beeyard_queen_v1_inference_service_proto_rawDesc = "" +
 	"\vexcluded_by\x18\x04 \x01(\tR\n" +
 	"excludedBy\x12\x16\n" +
 	"\x06detail\x18\x05 \x01(\tR\x06detail\x12(\n" +
-	"\x10predicted_end_ms\x18\x06 \x01(\x01R\x0epredictedEndMs\"\xab\x03\n" +
+	"\x10predicted_end_ms\x18\x06 \x01(\x01R\x0epredictedEndMs\x12 \n" +
+	"\fslot_wait_ms\x18\a \x01(\x01R\n" +
+	"slotWaitMs\x12$\n" +
+	"\x0efirst_token_ms\x18\b \x01(\x01R\ffirstTokenMs\x12\x1b\n" +
+	"\tanswer_ms\x18\t \x01(\x01R\banswerMs\x12#\n" +
+	"\ranswer_tokens\x18\n" +
+	" \x01(\x05R\fanswerTokens\x12'\n" +
+	"\x0fanswer_measured\x18\v \x01(\bR\x0eanswerMeasured\x120\n" +
+	"\x14cached_prompt_tokens\x18\f \x01(\x05R\x12cachedPromptTokens\"\xab\x03\n" +
 	"\x06Remedy\x121\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1d.beeyard.queen.v1.Remedy.KindR\x04kind\x12\x16\n" +
 	"\x06amount\x18\x02 \x01(\x03R\x06amount\x12\x1b\n" +

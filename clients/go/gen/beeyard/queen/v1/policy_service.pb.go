@@ -2267,7 +2267,10 @@ type Decision struct {
 	// True: the policy failed or took too long, and the platform policy decided instead.
 	Fallback bool `protobuf:"varint,13,opt,name=fallback,proto3" json:"fallback,omitempty"`
 	// What the policy took, in microseconds of CPU.
-	CpuUs         int64 `protobuf:"varint,14,opt,name=cpu_us,json=cpuUs,proto3" json:"cpu_us,omitempty"`
+	CpuUs int64 `protobuf:"varint,14,opt,name=cpu_us,json=cpuUs,proto3" json:"cpu_us,omitempty"`
+	// Of a dispatch: how workers of the job's model looked just before. First the one that the policy wants, then the best of
+	// the others, at most 5 in all, of at most 33 that are looked at. By measured speeds, whatever the policy went by.
+	Candidates    []*Candidate `protobuf:"bytes,15,rep,name=candidates,proto3" json:"candidates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2417,6 +2420,13 @@ func (x *Decision) GetCpuUs() int64 {
 		return x.CpuUs
 	}
 	return 0
+}
+
+func (x *Decision) GetCandidates() []*Candidate {
+	if x != nil {
+		return x.Candidates
+	}
+	return nil
 }
 
 type isDecision_Intent interface {
@@ -2955,7 +2965,7 @@ var File_beeyard_queen_v1_policy_service_proto protoreflect.FileDescriptor
 
 const file_beeyard_queen_v1_policy_service_proto_rawDesc = "" +
 	"\n" +
-	"%beeyard/queen/v1/policy_service.proto\x12\x10beeyard.queen.v1\x1a\x1abeeyard/queen/v1/job.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"`\n" +
+	"%beeyard/queen/v1/policy_service.proto\x12\x10beeyard.queen.v1\x1a(beeyard/queen/v1/inference_service.proto\x1a\x1abeeyard/queen/v1/job.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"`\n" +
 	"\fPolicySource\x12<\n" +
 	"\blanguage\x18\x01 \x01(\x0e2 .beeyard.queen.v1.PolicyLanguageR\blanguage\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"\x8c\x03\n" +
@@ -3139,7 +3149,7 @@ const file_beeyard_queen_v1_policy_service_proto_rawDesc = "" +
 	"\x06p95_ms\x18\x06 \x01(\x01R\x05p95Ms\"S\n" +
 	"\x15WatchDecisionsRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12#\n" +
-	"\rinclude_waits\x18\x02 \x01(\bR\fincludeWaits\"\x8c\x05\n" +
+	"\rinclude_waits\x18\x02 \x01(\bR\fincludeWaits\"\xc9\x05\n" +
 	"\bDecision\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12;\n" +
 	"\vcreate_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -3156,7 +3166,10 @@ const file_beeyard_queen_v1_policy_service_proto_rawDesc = "" +
 	"\aapplied\x18\v \x01(\bR\aapplied\x12\x18\n" +
 	"\arefusal\x18\f \x01(\tR\arefusal\x12\x1a\n" +
 	"\bfallback\x18\r \x01(\bR\bfallback\x12\x15\n" +
-	"\x06cpu_us\x18\x0e \x01(\x03R\x05cpuUsB\b\n" +
+	"\x06cpu_us\x18\x0e \x01(\x03R\x05cpuUs\x12;\n" +
+	"\n" +
+	"candidates\x18\x0f \x03(\v2\x1b.beeyard.queen.v1.CandidateR\n" +
+	"candidatesB\b\n" +
 	"\x06intent\"D\n" +
 	"\x0eDispatchIntent\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1b\n" +
@@ -3268,6 +3281,7 @@ var file_beeyard_queen_v1_policy_service_proto_goTypes = []any{
 	nil,                                // 39: beeyard.queen.v1.SimulationReport.FallbacksByOutcomeEntry
 	(*timestamppb.Timestamp)(nil),      // 40: google.protobuf.Timestamp
 	(Priority)(0),                      // 41: beeyard.queen.v1.Priority
+	(*Candidate)(nil),                  // 42: beeyard.queen.v1.Candidate
 }
 var file_beeyard_queen_v1_policy_service_proto_depIdxs = []int32{
 	0,  // 0: beeyard.queen.v1.PolicySource.language:type_name -> beeyard.queen.v1.PolicyLanguage
@@ -3308,33 +3322,34 @@ var file_beeyard_queen_v1_policy_service_proto_depIdxs = []int32{
 	31, // 35: beeyard.queen.v1.Decision.evict:type_name -> beeyard.queen.v1.EvictIntent
 	32, // 36: beeyard.queen.v1.Decision.preempt:type_name -> beeyard.queen.v1.PreemptIntent
 	33, // 37: beeyard.queen.v1.Decision.reject:type_name -> beeyard.queen.v1.RejectIntent
-	36, // 38: beeyard.queen.v1.ListTemplatesResponse.templates:type_name -> beeyard.queen.v1.PolicyTemplate
-	3,  // 39: beeyard.queen.v1.PolicyTemplate.source:type_name -> beeyard.queen.v1.PolicySource
-	6,  // 40: beeyard.queen.v1.PolicyService.ValidatePolicy:input_type -> beeyard.queen.v1.ValidatePolicyRequest
-	8,  // 41: beeyard.queen.v1.PolicyService.DeployPolicy:input_type -> beeyard.queen.v1.DeployPolicyRequest
-	9,  // 42: beeyard.queen.v1.PolicyService.ListPolicyVersions:input_type -> beeyard.queen.v1.ListPolicyVersionsRequest
-	11, // 43: beeyard.queen.v1.PolicyService.GetPolicyVersion:input_type -> beeyard.queen.v1.GetPolicyVersionRequest
-	12, // 44: beeyard.queen.v1.PolicyService.RollbackPolicy:input_type -> beeyard.queen.v1.RollbackPolicyRequest
-	13, // 45: beeyard.queen.v1.PolicyService.GetPlatformSource:input_type -> beeyard.queen.v1.GetPlatformSourceRequest
-	14, // 46: beeyard.queen.v1.PolicyService.CompilePolicy:input_type -> beeyard.queen.v1.CompilePolicyRequest
-	16, // 47: beeyard.queen.v1.PolicyService.SimulatePolicy:input_type -> beeyard.queen.v1.SimulatePolicyRequest
-	26, // 48: beeyard.queen.v1.PolicyService.WatchDecisions:input_type -> beeyard.queen.v1.WatchDecisionsRequest
-	34, // 49: beeyard.queen.v1.PolicyService.ListTemplates:input_type -> beeyard.queen.v1.ListTemplatesRequest
-	7,  // 50: beeyard.queen.v1.PolicyService.ValidatePolicy:output_type -> beeyard.queen.v1.ValidatePolicyResponse
-	4,  // 51: beeyard.queen.v1.PolicyService.DeployPolicy:output_type -> beeyard.queen.v1.PolicyVersion
-	10, // 52: beeyard.queen.v1.PolicyService.ListPolicyVersions:output_type -> beeyard.queen.v1.ListPolicyVersionsResponse
-	4,  // 53: beeyard.queen.v1.PolicyService.GetPolicyVersion:output_type -> beeyard.queen.v1.PolicyVersion
-	4,  // 54: beeyard.queen.v1.PolicyService.RollbackPolicy:output_type -> beeyard.queen.v1.PolicyVersion
-	3,  // 55: beeyard.queen.v1.PolicyService.GetPlatformSource:output_type -> beeyard.queen.v1.PolicySource
-	15, // 56: beeyard.queen.v1.PolicyService.CompilePolicy:output_type -> beeyard.queen.v1.CompilePolicyResponse
-	21, // 57: beeyard.queen.v1.PolicyService.SimulatePolicy:output_type -> beeyard.queen.v1.SimulatePolicyResponse
-	27, // 58: beeyard.queen.v1.PolicyService.WatchDecisions:output_type -> beeyard.queen.v1.Decision
-	35, // 59: beeyard.queen.v1.PolicyService.ListTemplates:output_type -> beeyard.queen.v1.ListTemplatesResponse
-	50, // [50:60] is the sub-list for method output_type
-	40, // [40:50] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	42, // 38: beeyard.queen.v1.Decision.candidates:type_name -> beeyard.queen.v1.Candidate
+	36, // 39: beeyard.queen.v1.ListTemplatesResponse.templates:type_name -> beeyard.queen.v1.PolicyTemplate
+	3,  // 40: beeyard.queen.v1.PolicyTemplate.source:type_name -> beeyard.queen.v1.PolicySource
+	6,  // 41: beeyard.queen.v1.PolicyService.ValidatePolicy:input_type -> beeyard.queen.v1.ValidatePolicyRequest
+	8,  // 42: beeyard.queen.v1.PolicyService.DeployPolicy:input_type -> beeyard.queen.v1.DeployPolicyRequest
+	9,  // 43: beeyard.queen.v1.PolicyService.ListPolicyVersions:input_type -> beeyard.queen.v1.ListPolicyVersionsRequest
+	11, // 44: beeyard.queen.v1.PolicyService.GetPolicyVersion:input_type -> beeyard.queen.v1.GetPolicyVersionRequest
+	12, // 45: beeyard.queen.v1.PolicyService.RollbackPolicy:input_type -> beeyard.queen.v1.RollbackPolicyRequest
+	13, // 46: beeyard.queen.v1.PolicyService.GetPlatformSource:input_type -> beeyard.queen.v1.GetPlatformSourceRequest
+	14, // 47: beeyard.queen.v1.PolicyService.CompilePolicy:input_type -> beeyard.queen.v1.CompilePolicyRequest
+	16, // 48: beeyard.queen.v1.PolicyService.SimulatePolicy:input_type -> beeyard.queen.v1.SimulatePolicyRequest
+	26, // 49: beeyard.queen.v1.PolicyService.WatchDecisions:input_type -> beeyard.queen.v1.WatchDecisionsRequest
+	34, // 50: beeyard.queen.v1.PolicyService.ListTemplates:input_type -> beeyard.queen.v1.ListTemplatesRequest
+	7,  // 51: beeyard.queen.v1.PolicyService.ValidatePolicy:output_type -> beeyard.queen.v1.ValidatePolicyResponse
+	4,  // 52: beeyard.queen.v1.PolicyService.DeployPolicy:output_type -> beeyard.queen.v1.PolicyVersion
+	10, // 53: beeyard.queen.v1.PolicyService.ListPolicyVersions:output_type -> beeyard.queen.v1.ListPolicyVersionsResponse
+	4,  // 54: beeyard.queen.v1.PolicyService.GetPolicyVersion:output_type -> beeyard.queen.v1.PolicyVersion
+	4,  // 55: beeyard.queen.v1.PolicyService.RollbackPolicy:output_type -> beeyard.queen.v1.PolicyVersion
+	3,  // 56: beeyard.queen.v1.PolicyService.GetPlatformSource:output_type -> beeyard.queen.v1.PolicySource
+	15, // 57: beeyard.queen.v1.PolicyService.CompilePolicy:output_type -> beeyard.queen.v1.CompilePolicyResponse
+	21, // 58: beeyard.queen.v1.PolicyService.SimulatePolicy:output_type -> beeyard.queen.v1.SimulatePolicyResponse
+	27, // 59: beeyard.queen.v1.PolicyService.WatchDecisions:output_type -> beeyard.queen.v1.Decision
+	35, // 60: beeyard.queen.v1.PolicyService.ListTemplates:output_type -> beeyard.queen.v1.ListTemplatesResponse
+	51, // [51:61] is the sub-list for method output_type
+	41, // [41:51] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_beeyard_queen_v1_policy_service_proto_init() }
@@ -3342,6 +3357,7 @@ func file_beeyard_queen_v1_policy_service_proto_init() {
 	if File_beeyard_queen_v1_policy_service_proto != nil {
 		return
 	}
+	file_beeyard_queen_v1_inference_service_proto_init()
 	file_beeyard_queen_v1_job_proto_init()
 	file_beeyard_queen_v1_policy_service_proto_msgTypes[5].OneofWrappers = []any{}
 	file_beeyard_queen_v1_policy_service_proto_msgTypes[8].OneofWrappers = []any{}

@@ -557,6 +557,12 @@ class Candidate(_message.Message):
     EXCLUDED_BY_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     PREDICTED_END_MS_FIELD_NUMBER: _builtins.int
+    SLOT_WAIT_MS_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    ANSWER_MS_FIELD_NUMBER: _builtins.int
+    ANSWER_TOKENS_FIELD_NUMBER: _builtins.int
+    ANSWER_MEASURED_FIELD_NUMBER: _builtins.int
+    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """The worker."""
     pool_id: _builtins.str
@@ -569,6 +575,18 @@ class Candidate(_message.Message):
     """What was needed and what there is, in words."""
     predicted_end_ms: _builtins.float
     """When the job would end on it, in milliseconds from then, by measured speeds; 0: unknown, or it is excluded for good."""
+    slot_wait_ms: _builtins.float
+    """The first part of that: until a slot is free, by the predicted ends of the jobs that have them; 0: one is, or unknown."""
+    first_token_ms: _builtins.float
+    """The second: from there to the first token."""
+    answer_ms: _builtins.float
+    """The third: from there to the end of the answer."""
+    answer_tokens: _builtins.int
+    """So many tokens the answer is taken to have for that."""
+    answer_measured: _builtins.bool
+    """True: answers of such jobs were found to have so many. False: it is the most that the job may have."""
+    cached_prompt_tokens: _builtins.int
+    """Tokens of the prompt that are in the worker's cache, as far as is known, and need not be computed."""
     def __init__(
         self,
         *,
@@ -578,10 +596,16 @@ class Candidate(_message.Message):
         excluded_by: _builtins.str = ...,
         detail: _builtins.str = ...,
         predicted_end_ms: _builtins.float = ...,
+        slot_wait_ms: _builtins.float = ...,
+        first_token_ms: _builtins.float = ...,
+        answer_ms: _builtins.float = ...,
+        answer_tokens: _builtins.int = ...,
+        answer_measured: _builtins.bool = ...,
+        cached_prompt_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen", "detail", b"detail", "excluded_by", b"excluded_by", "pool_id", b"pool_id", "predicted_end_ms", b"predicted_end_ms", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_measured", b"answer_measured", "answer_ms", b"answer_ms", "answer_tokens", b"answer_tokens", "cached_prompt_tokens", b"cached_prompt_tokens", "chosen", b"chosen", "detail", b"detail", "excluded_by", b"excluded_by", "first_token_ms", b"first_token_ms", "pool_id", b"pool_id", "predicted_end_ms", b"predicted_end_ms", "slot_wait_ms", b"slot_wait_ms", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,7 @@
 isort:skip_file
 Scheduling policies: the operator's own programs that decide which job runs where."""
 
+from beeyard.queen.v1 import inference_service_pb2 as _inference_service_pb2
 from beeyard.queen.v1 import job_pb2 as _job_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -1162,6 +1163,7 @@ class Decision(_message.Message):
     REFUSAL_FIELD_NUMBER: _builtins.int
     FALLBACK_FIELD_NUMBER: _builtins.int
     CPU_US_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Counts up by one with every decision that matches the request."""
     policy_version: _builtins.str
@@ -1204,6 +1206,12 @@ class Decision(_message.Message):
     def reject(self) -> Global___RejectIntent:
         """Refuse a queued job."""
 
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[_inference_service_pb2.Candidate]:
+        """Of a dispatch: how workers of the job's model looked just before. First the one that the policy wants, then the best of
+        the others, at most 5 in all, of at most 33 that are looked at. By measured speeds, whatever the policy went by.
+        """
+
     def __init__(
         self,
         *,
@@ -1221,10 +1229,11 @@ class Decision(_message.Message):
         refusal: _builtins.str = ...,
         fallback: _builtins.bool = ...,
         cpu_us: _builtins.int = ...,
+        candidates: _abc.Iterable[_inference_service_pb2.Candidate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dispatch", b"dispatch", "evict", b"evict", "intent", b"intent", "preempt", b"preempt", "reject", b"reject", "start_worker", b"start_worker", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "cpu_us", b"cpu_us", "create_time", b"create_time", "dispatch", b"dispatch", "evict", b"evict", "fallback", b"fallback", "intent", b"intent", "policy_version", b"policy_version", "preempt", b"preempt", "refusal", b"refusal", "reject", b"reject", "sequence", b"sequence", "start_worker", b"start_worker", "state_version", b"state_version", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "candidates", b"candidates", "cpu_us", b"cpu_us", "create_time", b"create_time", "dispatch", b"dispatch", "evict", b"evict", "fallback", b"fallback", "intent", b"intent", "policy_version", b"policy_version", "preempt", b"preempt", "refusal", b"refusal", "reject", b"reject", "sequence", b"sequence", "start_worker", b"start_worker", "state_version", b"state_version", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_intent: _TypeAlias = _typing.Literal["dispatch", "wait", "start_worker", "evict", "preempt", "reject"]  # noqa: Y015
     _WhichOneofArgType_intent: _TypeAlias = _typing.Literal["intent", b"intent"]  # noqa: Y015
