@@ -1,7 +1,6 @@
 """The systemd units of deploy/systemd: systemd itself reads them, and they say what the services need of them.
 
-No systemd runs here as the first process, so nothing is started: what a unit does to a running service is argued in
-docs/deploying.md and not proven.
+No systemd runs here as the first process, so nothing is started: docs/deploying.md says what was tried by hand.
 """
 
 import re
