@@ -18,6 +18,7 @@ from benchmarks import (
     restart,
     returned_worker,
     simulator,
+    slow_readers,
 )
 from benchmarks.measure import ROUNDS, Figure, write
 
@@ -34,6 +35,7 @@ MEASURES: dict[str, Callable[[int], Awaitable[Figure]]] = {
     "host_respawn": policy_hosts.measure_respawn,
     "host_memory": policy_hosts.measure_memory,
     "restart": restart.measure,
+    "slow_readers": slow_readers.measure,
     "simulator": simulator.measure,
     "prefix_affinity": prefix_affinity.measure,
     "returned_worker": returned_worker.measure,

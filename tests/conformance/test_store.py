@@ -221,6 +221,11 @@ async def test_output_comes_back_in_order_and_without_gaps(store: Store) -> None
     assert "".join(row.text for row in kept) == "The honey bee\N{HONEYBEE}"
     assert await store.tokens("job-2") == [other]
     assert await store.tokens("job-404") == []
+    # From the row with a token on, and no more rows than asked for.
+    assert list(await store.tokens("job-1", from_index=3)) == runs[1:]
+    assert list(await store.tokens("job-1", from_index=1, rows_max=2)) == runs[:2]
+    assert list(await store.tokens("job-1", from_index=4, rows_max=2)) == runs[2:]
+    assert list(await store.tokens("job-1", from_index=5)) == []
 
 
 async def test_output_without_token_ids_comes_back(store: Store) -> None:

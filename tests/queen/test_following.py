@@ -1,7 +1,7 @@
 """Clients that follow a job: live, late, from any index, again after the end, and too late."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
 import pytest
@@ -11,10 +11,13 @@ from beeyard.worker.v1 import engine_service_pb2 as engine_pb
 from beeyard.worker.v1 import worker_service_pb2 as worker_pb
 from beeyard_core import limits
 from beeyard_core.ids import JobId
+from beeyard_queen.store.memory import MemoryStore
+from beeyard_queen.store.port import TokensRow
 
 from tests.support.attached_worker import AttachedWorker, attached_worker, failed_of, frame_of
 from tests.support.eventually import eventually
-from tests.support.running_queen import RunningQueen
+from tests.support.running_queen import RunningQueen, running_queen
+from tests.support.store_rows import ended_row, jobs_batch, tokens_row
 from tests.support.told import indexes_of, kinds, refusal, text_of
 
 WORDS = [" the", " bee", " finds", " its", " hive", " at", " last"]
@@ -254,3 +257,38 @@ async def test_two_workers_do_not_mix_two_jobs(queen: RunningQueen, worker: Atta
         await other.serve(theirs, " x", " y", " z")
         texts = {text_of(story) for story in await asyncio.gather(*calls)}
     assert texts == {" a b c", " x y z"}
+
+
+class PiecewiseStore(MemoryStore):
+    """Notes how many rows of output each reading was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[int] = []
+
+    async def tokens(
+        self, job_id: str, *, from_index: int = 0, rows_max: int = 0
+    ) -> Sequence[TokensRow]:
+        rows = await super().tokens(job_id, from_index=from_index, rows_max=rows_max)
+        self.given.append(len(rows))
+        return rows
+
+
+async def test_a_long_answer_is_read_back_in_pieces() -> None:
+    store = PiecewiseStore()
+    rows = 3 * limits.REPLAYED_ROWS_MAX + 1
+    batch = jobs_batch(ended_row(1, next_index=3 * rows))
+    batch.tokens = [tokens_row("job-1", 3 * row, ["a", "bee", str(row)]) for row in range(rows)]
+    whole = "".join(row.text for row in batch.tokens)
+    await store.open()
+    await store.commit(batch)
+    await store.close()
+    async with running_queen(store) as queen:
+        for index in (0, 1, 3 * limits.REPLAYED_ROWS_MAX - 1, 3 * rows - 2, 3 * rows):
+            store.given.clear()
+            events = await told(watch(queen, "job-1", index))
+            assert kinds(events)[-1] == "finished"
+            assert indexes_of(events) == list(range(index, 3 * rows))
+            assert whole.endswith(text_of(events))
+            assert all(given <= limits.REPLAYED_ROWS_MAX for given in store.given)
+            assert sum(store.given) == rows - index // 3 if index < 3 * rows else not store.given

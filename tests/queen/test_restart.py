@@ -270,7 +270,9 @@ async def test_two_queens_do_not_share_a_store(queen: RunningQueen, jobs: int) -
 class UnreadableStore(MemoryStore):
     """A store that opens and then cannot read what was delivered."""
 
-    async def tokens(self, job_id: str) -> Sequence[TokensRow]:
+    async def tokens(
+        self, job_id: str, *, from_index: int = 0, rows_max: int = 0
+    ) -> Sequence[TokensRow]:
         raise StoreUnavailable("the disk gives an I/O error, as the test wants it")
 
 

@@ -36,9 +36,11 @@ class DeafStore(MemoryStore):
         self._listen()
         return await super().jobs(job_filter)
 
-    async def tokens(self, job_id: str) -> Sequence[TokensRow]:
+    async def tokens(
+        self, job_id: str, *, from_index: int = 0, rows_max: int = 0
+    ) -> Sequence[TokensRow]:
         self._listen()
-        return await super().tokens(job_id)
+        return await super().tokens(job_id, from_index=from_index, rows_max=rows_max)
 
     async def prompts(self, job_ids: Sequence[str]) -> dict[str, bytes]:
         self._listen()

@@ -154,9 +154,11 @@ class MountedStore:
         await self._read()
         return await self._disk.memory.jobs(job_filter)
 
-    async def tokens(self, job_id: str) -> Sequence[TokensRow]:
+    async def tokens(
+        self, job_id: str, *, from_index: int = 0, rows_max: int = 0
+    ) -> Sequence[TokensRow]:
         await self._read()
-        return await self._disk.memory.tokens(job_id)
+        return await self._disk.memory.tokens(job_id, from_index=from_index, rows_max=rows_max)
 
     async def prompts(self, job_ids: Sequence[str]) -> dict[str, bytes]:
         await self._read()

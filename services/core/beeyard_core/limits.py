@@ -169,6 +169,8 @@ FLEET_INTERVAL_DEFAULT_MS: Final = 1_000
 # Output is written to the store at least this often while a long job runs; what is not written yet, the worker keeps.
 CHECKPOINT_INTERVAL_MS: Final = 1_000
 CHECKPOINT_TOKENS: Final = 256
+# Rows of an ended job's output that are read at a time; a client that does not read them holds about 64 KiB.
+REPLAYED_ROWS_MAX: Final = 4
 
 # --- How many workers a model has ---
 WORKERS_PER_MODEL_MAX: Final = 1_024

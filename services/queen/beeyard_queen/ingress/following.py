@@ -139,22 +139,40 @@ class Following:
         job = job_of(row, self.clock.now())
         if from_token > job.next_index:
             raise _beyond(job.next_index)
-        log = TokenLog()
-        for tokens in await self.reader.tokens(job_id):
-            log.append(frame_of(tokens))
-        if log.next_index < job.next_index:
-            message = "the output of this job is no longer kept"
-            raise refuse(
-                Refusal.RESUME_OFFSET_GONE, message, metadata={"first_index": str(job.next_index)}
-            )
+        log = await self._piece(job, from_token)
         await context.write(queued_event(job_id, 0, 0))
         if job.decision is not None and job.attempt:
             # Of all attempts the store remembers the last; where and on which device it ran, it does not.
             await context.write(started_event(job_id, _last_attempt(job, job.decision)))
-        reader = log.reader(from_token)
-        while (frame := reader.take()) is not None:
-            await context.write(tokens_event(job_id, frame))
+        index = from_token
+        while index < job.next_index:
+            reader = log.reader(index)
+            while (frame := reader.take()) is not None:
+                await context.write(tokens_event(job_id, frame))
+            index = log.next_index
+            log = await self._piece(job, index)
         await context.write(ending_event(job))
+
+    async def _piece(self, job: Job, index: int) -> TokenLog:
+        """Return some of an ended job's output from a token on: whoever does not read holds no more than that.
+
+        Raises:
+            RpcRefusal: RESUME_OFFSET_GONE.
+        """
+        if index == job.next_index:
+            return TokenLog(index)
+        rows = await self.reader.tokens(
+            job.job_id, from_index=index, rows_max=limits.REPLAYED_ROWS_MAX
+        )
+        if not rows or rows[0].first_index > index:
+            message = "the output of this job is no longer kept"
+            raise refuse(
+                Refusal.RESUME_OFFSET_GONE, message, metadata={"first_index": str(job.next_index)}
+            )
+        log = TokenLog(rows[0].first_index)
+        for row in rows:
+            log.append(frame_of(row))
+        return log
 
 
 def _last_attempt(job: Job, decision: Decision) -> AttemptStarted:

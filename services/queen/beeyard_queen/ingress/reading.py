@@ -33,9 +33,12 @@ class RefusingReader:
         """Return at most `limit` jobs that match, newest first."""
         return await answer_or_refuse(self.reader.jobs(job_filter))
 
-    async def tokens(self, job_id: str) -> Sequence[TokensRow]:
+    async def tokens(
+        self, job_id: str, *, from_index: int = 0, rows_max: int = 0
+    ) -> Sequence[TokensRow]:
         """Return the output of one job in order."""
-        return await answer_or_refuse(self.reader.tokens(job_id))
+        rows = self.reader.tokens(job_id, from_index=from_index, rows_max=rows_max)
+        return await answer_or_refuse(rows)
 
     async def prompts(self, job_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the serialized requests of those jobs that still have one."""

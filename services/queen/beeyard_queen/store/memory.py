@@ -155,11 +155,18 @@ class MemoryStore:
         matching.sort(key=lambda row: -row.sequence)
         return matching[: min(max(job_filter.limit, 0), limits.LIST_PAGE_MAX + 1)]
 
-    async def tokens(self, job_id: str) -> Sequence[TokensRow]:
+    async def tokens(
+        self, job_id: str, *, from_index: int = 0, rows_max: int = 0
+    ) -> Sequence[TokensRow]:
         """Return the output of one job in order."""
         self._check_open()
         rows = self._tokens.get(job_id, {})
-        return [rows[first_index] for first_index in sorted(rows)]
+        wanted = [
+            rows[first_index]
+            for first_index in sorted(rows)
+            if first_index + rows[first_index].count > from_index
+        ]
+        return wanted[: rows_max or None]
 
     async def prompts(self, job_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the serialized requests of those jobs that still have one."""

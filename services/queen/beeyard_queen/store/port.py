@@ -213,8 +213,16 @@ class JobReader(Protocol):
         """Return at most `limit` jobs that match, newest first."""
         ...
 
-    async def tokens(self, job_id: str) -> Sequence[TokensRow]:
-        """Return the output of one job in order."""
+    async def tokens(
+        self, job_id: str, *, from_index: int = 0, rows_max: int = 0
+    ) -> Sequence[TokensRow]:
+        """Return the output of one job in order.
+
+        Args:
+            job_id: Which job.
+            from_index: Only rows with tokens from here on.
+            rows_max: So many rows at most; 0: all.
+        """
         ...
 
     async def prompts(self, job_ids: Sequence[str]) -> dict[str, bytes]:

@@ -287,7 +287,8 @@ JOB_BY_REQUEST: Final = (
 )
 TOKENS: Final = (
     "SELECT job_id, first_index, count, ids, text, text_lengths "
-    "FROM jobs JOIN tokens USING (sequence) WHERE job_id = ? ORDER BY first_index"
+    "FROM jobs JOIN tokens USING (sequence) WHERE job_id = ? AND first_index + count > ? "
+    "ORDER BY first_index LIMIT ?"
 )
 PROMPT: Final = "SELECT request FROM jobs JOIN prompts USING (sequence) WHERE job_id = ?"
 

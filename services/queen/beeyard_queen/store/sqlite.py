@@ -136,10 +136,12 @@ class SqliteStore:
         reader = self._opened(self._reader)
         return await self._run(self._reading, lambda: reader.jobs(job_filter))
 
-    async def tokens(self, job_id: str) -> Sequence[TokensRow]:
+    async def tokens(
+        self, job_id: str, *, from_index: int = 0, rows_max: int = 0
+    ) -> Sequence[TokensRow]:
         """Return the output of one job in order."""
         reader = self._opened(self._reader)
-        return await self._run(self._reading, lambda: reader.tokens(job_id))
+        return await self._run(self._reading, lambda: reader.tokens(job_id, from_index, rows_max))
 
     async def prompts(self, job_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the serialized requests of those jobs that still have one."""

@@ -63,9 +63,10 @@ class SqliteReader:
             values += [state, *bounds]
         return [job_row(row) for row in self._all(statement, (*(values or bounds), limit))]
 
-    def tokens(self, job_id: str) -> Sequence[TokensRow]:
-        """Return the output of one job in order."""
-        return [TokensRow(*row) for row in self._all(sql.TOKENS, (job_id,))]
+    def tokens(self, job_id: str, from_index: int, rows_max: int) -> Sequence[TokensRow]:
+        """Return the output of one job in order: so many rows (0: all), from the one with that token on."""
+        arguments = (job_id, from_index, rows_max or -1)
+        return [TokensRow(*row) for row in self._all(sql.TOKENS, arguments)]
 
     def prompts(self, job_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the serialized requests of those jobs that still have one."""
