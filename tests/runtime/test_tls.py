@@ -211,6 +211,22 @@ async def test_half_a_renewal_changes_nothing_until_it_is_whole(
     assert files.now() is files.now()
 
 
+async def test_a_certificate_that_nobody_renews_is_complained_of_once_a_day(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lab, clock = Lab(tmp_path), ManualClock(wall_ms=NOW_MS)
+    files = TlsFiles(lab.settings(lab.certificate("queen", days=15)), clock)
+    assert "expires_soon" not in capfd.readouterr().err
+    told = []
+    for _ in range(16):
+        await clock.advance(link_limits.CERTS_WARN_MS)
+        for _ in range(3):
+            files.now()
+        told.append(capfd.readouterr().err)
+    assert [line.count("certificate_expires_soon") for line in told] == [1] * 14 + [0] * 2
+    assert [line.count("certificate_expired") for line in told] == [0] * 14 + [1] * 2
+
+
 async def test_a_channel_shows_a_renewed_certificate_in_calls_that_begin_later(
     tmp_path: Path,
 ) -> None:

@@ -4,6 +4,8 @@ from typing import Final
 
 #: How often a process looks whether its certificates were renewed, at most, when somebody connects.
 CERTS_LOOK_MS: Final = 1_000
+#: How often it complains of a certificate that ends soon and was not renewed.
+CERTS_WARN_MS: Final = 24 * 3_600_000
 
 #: Who reads the figures of one process at once.
 METRICS_SCRAPES_MAX: Final = 16

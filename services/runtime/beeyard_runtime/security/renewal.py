@@ -42,6 +42,7 @@ class TlsFiles:
         now = clock.now()
         self._tls = read_tls(settings, now_ms=now.wall_ms)
         self._look_at_ms = now.mono_ms + link_limits.CERTS_LOOK_MS
+        self._warn_at_ms = now.mono_ms + link_limits.CERTS_WARN_MS
 
     def now(self) -> Tls:
         """Return what counts for a new connection."""
@@ -51,6 +52,10 @@ class TlsFiles:
         if now.mono_ms >= self._look_at_ms:
             self._look_at_ms = now.mono_ms + link_limits.CERTS_LOOK_MS
             self._look(now.wall_ms)
+            if now.mono_ms >= self._warn_at_ms:
+                # Whoever should have renewed it may not know that nobody did.
+                self._warn_at_ms = now.mono_ms + link_limits.CERTS_WARN_MS
+                self._tls.warn_of_end(now.wall_ms)
         return self._tls
 
     def _look(self, wall_ms: int) -> None:

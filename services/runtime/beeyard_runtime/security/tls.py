@@ -56,6 +56,11 @@ class Tls:
     ca: bytes | None = None
     needs_client_cert: bool = False
 
+    def warn_of_end(self, now_ms: int) -> None:
+        """Complain in the log if what is shown ends soon, or has ended."""
+        if self.own is not None:
+            _warn_of_end(x509.load_pem_x509_certificates(self.own.cert)[0], "tls_cert", now_ms)
+
     def now(self) -> "Tls":
         """Return itself, which does not change."""
         return self
@@ -200,10 +205,14 @@ def _refuse_out_of_date(
             f"the certificate {path} ({setting}) is not valid before "
             f"{certificate.not_valid_before_utc:%Y-%m-%d}; is the clock of this machine right?"
         )
-    if ends_ms - now_ms < limits.CERT_WARNING_MS:
-        _log.warning(
-            "certificate_expires_soon", setting=setting, days=(ends_ms - now_ms) // _DAY_MS
-        )
+    _warn_of_end(certificate, setting, now_ms)
+
+
+def _warn_of_end(certificate: x509.Certificate, setting: str, now_ms: int) -> None:
+    left_ms = _ms(certificate.not_valid_after_utc) - now_ms
+    if left_ms < limits.CERT_WARNING_MS:
+        event = "certificate_expires_soon" if left_ms > 0 else "certificate_expired"
+        _log.warning(event, setting=setting, days=left_ms // _DAY_MS)
 
 
 def _ms(moment: dt.datetime) -> int:
