@@ -1,11 +1,15 @@
 """The week as it usually is, and background work that steps aside before urgent work comes."""
 
+from dataclasses import replace
+
 from beeyard_core import history_limits
 from beeyard_core.event import CancelRequested, JobSubmitted
 from beeyard_core.holding import hold_ms, hold_timer
 from beeyard_core.ids import JobId, ModelName
 from beeyard_core.instant import Instant
 from beeyard_core.job import Job, JobState, Priority
+from beeyard_core.policy.cutting import history_row
+from beeyard_core.policy.world import HistoryRow
 from beeyard_core.profile import HOUR_MS, WeekProfile
 from beeyard_core.state import QueenState, Settings
 from hypothesis import given
@@ -174,3 +178,25 @@ def test_a_new_queen_knows_the_week_of_an_earlier_one() -> None:
     for number in range(history_limits.FORECAST_MODELS_MAX + 1):
         forecast.recall(job_record(model=ModelName(f"model-{number}")))
     assert len(forecast.profiles) == history_limits.FORECAST_MODELS_MAX
+
+
+def test_policies_hear_with_the_first_job_of_an_hour_what_is_usual_in_it_and_the_next() -> None:
+    apiary = Apiary()
+    apiary.attach(report_of("w1"))
+    state = apiary.state
+    state.forecast.recall(job_record(device="gpu"))
+    apiary.now = Instant(apiary.now.mono_ms, TEN + HOUR_MS - 1_000)
+    apiary.happen(JobSubmitted(job_id=JobId("j1"), spec=spec_of()))
+    state.forecast.profiles.pop(M, None)
+    key = next(iter(state.forecast.told))
+    assert history_row(state, *key)[-2:] == (None, None)
+    state.forecast.profiles[M] = busy_week(slots=3.0)
+    assert history_row(state, *key)[-2:] == (0.0, 3.0)
+    apiary.happen(JobSubmitted(job_id=JobId("j2"), spec=spec_of()))
+    assert not state.forecast.touched, "it is the same hour"
+    apiary.now = apiary.now.later(1_000)
+    job = replace(job_of("j4", 4, spec_of()), accepted_at=apiary.now)
+    state.forecast.waits(job, apiary.now.mono_ms)
+    told = apiary.projection.drain(state, apiary.now.mono_ms)
+    (row,) = (each for each in told if isinstance(each, HistoryRow))
+    assert (row.urgent_slots, row.urgent_slots_next) == (3.0, 0.0)

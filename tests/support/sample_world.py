@@ -222,6 +222,7 @@ def sample_world() -> World:
         )
     world.aliases["llama"] = "llama-7b"
     world.history["llama-7b", "NVIDIA GeForce RTX 4090"] = HistoryRow(
-        model_ref="llama-7b", device="NVIDIA GeForce RTX 4090", mean_ms=2_500.0, p95_ms=4_000.0, n=8
-    )
+        model_ref="llama-7b", device="NVIDIA GeForce RTX 4090", mean_ms=2_500.0, p95_ms=4_000.0, n=8,
+        urgent_slots=1.5, urgent_slots_next=3.0,
+    )  # fmt: skip
     return world

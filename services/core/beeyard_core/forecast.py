@@ -18,7 +18,7 @@ from beeyard_core.history import NEVER, JobRecord
 from beeyard_core.ids import ModelName
 from beeyard_core.job import Job, JobSpec, JobState, Priority
 from beeyard_core.prediction import Estimate, Figure, Moments, Prediction
-from beeyard_core.profile import WeekProfile
+from beeyard_core.profile import HOUR_MS, WeekProfile
 from beeyard_core.residuals import Residuals
 from beeyard_core.service_times import Distribution, Expectation, ModelTimes, measured_of
 
@@ -113,11 +113,24 @@ class Forecast:
         # What comes back was counted when it came.
         if job.attempt:
             return
-        self.wall_ms = job.accepted_at.wall_ms
+        self._turn_hour(job.accepted_at.wall_ms)
         if job.expected_ms:
             self.backlog.arrives(model, priority, job.expected_ms, now_ms)
             if priority <= Priority.NORMAL:
                 self._profile(model).add(job.expected_ms, job.accepted_at.wall_ms)
+
+    def _turn_hour(self, wall_ms: int) -> None:
+        """Let policies know what is usual in an hour with the first job that is accepted in it."""
+        if wall_ms // HOUR_MS != self.wall_ms // HOUR_MS:
+            self.touched.update(dict.fromkeys(self.told))
+        self.wall_ms = wall_ms
+
+    def usual_slots(self, model: ModelName) -> tuple[float | None, float | None]:
+        """Return how many slots urgent work usually keeps busy in this hour of the week and the next; None: unknown."""
+        profile = self.profiles.get(model)
+        if profile is None:
+            return None, None
+        return profile.slots_at(self.wall_ms), profile.slots_at(self.wall_ms + HOUR_MS)
 
     def leaves(self, job: Job) -> None:
         """Count a job out of the queue."""

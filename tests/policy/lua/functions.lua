@@ -453,6 +453,8 @@ function cases.history_is_told_by_device_and_together()
   expect(helpers.get_historical_metrics("llama-7b", "other").p50_ms, 450)
   expect(helpers.get_historical_metrics("llama-7b", "other").p95_ms, 900)
   expect(helpers.get_historical_metrics("llama-7b", "none"), nil)
+  M.history("llama-7b", "other", 500, 900, 8, 450, 1.5, 3)
+  expect(helpers.get_historical_metrics("llama-7b", "other").urgent_slots_next, 3)
   expect(helpers.get_historical_metrics("nothing"), nil)
 end
 

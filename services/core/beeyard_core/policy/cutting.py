@@ -303,8 +303,9 @@ def merged(holders: dict[PoolId, ModelRow], pools_count: int) -> ModelRow | None
 
 def history_row(state: QueenState, model: ModelName, device: str) -> HistoryRow:
     """Return what jobs of a model took on a kind of device as a policy sees it."""
-    told = state.forecast.told[model, device]
-    return HistoryRow(model, device, told.mean_ms, told.p95_ms, told.n, told.p50_ms)
+    forecast = state.forecast
+    told, usual = forecast.told[model, device], forecast.usual_slots(model)
+    return HistoryRow(model, device, told.mean_ms, told.p95_ms, told.n, told.p50_ms, *usual)
 
 
 def tenant_row(state: QueenState, tenant_id: TenantId) -> TenantRow:

@@ -204,7 +204,13 @@ class ModelRow(NamedTuple):
 
 
 class HistoryRow(NamedTuple):
-    """Measured durations of a model's jobs on a kind of device."""
+    """Measured durations of a model's jobs on a kind of device, and how busy its week usually is.
+
+    Attributes:
+        urgent_slots: Slots of the model that urgent work usually keeps busy in this hour of the week, on whatever
+            device; None: the hour was never watched.
+        urgent_slots_next: The same in the next hour.
+    """
 
     model_ref: str
     device: str
@@ -212,6 +218,8 @@ class HistoryRow(NamedTuple):
     p95_ms: float = 0.0
     n: int = 0
     p50_ms: float = 0.0
+    urgent_slots: float | None = None
+    urgent_slots_next: float | None = None
 
 
 Row = (

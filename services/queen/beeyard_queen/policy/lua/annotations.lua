@@ -808,7 +808,9 @@ function Helpers.random(low, high) end
 
 -- ## History
 
----What jobs of a model took, all devices or one: `mean_ms`, `p50_ms`, `p95_ms`, and of how many jobs, `n`.
+---What jobs of a model took, all devices or one: `mean_ms`, `p50_ms`, `p95_ms`, and of how many jobs, `n`. And how many of
+---the model's slots urgent work usually keeps busy in this hour of the week and the next: `urgent_slots` and
+---`urgent_slots_next`; nil where that hour was never watched.
 ---@param model_ref string
 ---@param device? string
 ---@return table? # nil: none has ended

@@ -315,7 +315,9 @@ V.run = run_view
 local _, model_view = kind({ "context", "family", "id", "pool_ids", "quantization", "ref", "size_bytes", "vram_required" }, {})
 V.model = model_view
 
-local _, history_view = kind({ "device", "mean_ms", "model_ref", "n", "p50_ms", "p95_ms" }, {})
+local _, history_view = kind({
+  "device", "mean_ms", "model_ref", "n", "p50_ms", "p95_ms", "urgent_slots", "urgent_slots_next",
+}, {})
 V.history = history_view
 
 local function views_of(list, view)

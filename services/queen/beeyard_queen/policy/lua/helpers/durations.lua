@@ -79,9 +79,15 @@ function H.get_historical_metrics(model_ref, device)
   if optional_text(device, 2, "get_historical_metrics") == nil then
     local mean, p95, p50 = history_of(model)
     if not mean then return nil end
-    local jobs = 0
-    for _, node in next, devices do jobs = jobs + node.raw.n end
-    return { model_ref = model, mean_ms = mean, p50_ms = p50, p95_ms = p95, n = jobs }
+    local jobs, now, coming = 0, nil, nil
+    for _, node in next, devices do
+      -- What is usual in an hour is the model's, and the same on every device.
+      jobs, now, coming = jobs + node.raw.n, node.raw.urgent_slots, node.raw.urgent_slots_next
+    end
+    return {
+      model_ref = model, mean_ms = mean, p50_ms = p50, p95_ms = p95, n = jobs,
+      urgent_slots = now, urgent_slots_next = coming,
+    }
   end
   local node = devices and devices[device]
   return node and V.history(node)

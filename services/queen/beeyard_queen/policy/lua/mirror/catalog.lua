@@ -36,7 +36,7 @@ function M.config(name, value)
 end
 
 -- What jobs of a model took on a device, from those that ended.
-function M.history(model_ref, device, mean_ms, p95_ms, n, p50_ms)
+function M.history(model_ref, device, mean_ms, p95_ms, n, p50_ms, urgent_slots, urgent_slots_next)
   local devices = history[model_ref]
   if not devices then
     devices = {}
@@ -46,6 +46,7 @@ function M.history(model_ref, device, mean_ms, p95_ms, n, p50_ms)
       and {
         raw = {
           model_ref = model_ref, device = device, mean_ms = mean_ms, p95_ms = p95_ms, n = n, p50_ms = p50_ms or 0,
+          urgent_slots = urgent_slots, urgent_slots_next = urgent_slots_next,
         },
       }
     or nil

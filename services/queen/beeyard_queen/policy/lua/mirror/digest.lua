@@ -50,7 +50,9 @@ local FIELDS = {
     "id", "quota_vram", "quota_used", "quota_jobs", "jobs_running", "tokens_served", "tokens_per_minute", "weight",
   },
   model = { "ref", "family", "vram_required", "size_bytes", "context", "quantization", "pool_ids" },
-  history = { "model_ref", "device", "mean_ms", "p95_ms", "n", "p50_ms" },
+  history = {
+    "model_ref", "device", "mean_ms", "p95_ms", "n", "p50_ms", "urgent_slots", "urgent_slots_next",
+  },
 }
 
 local tally
