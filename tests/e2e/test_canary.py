@@ -251,7 +251,7 @@ async def test_nothing_that_a_run_writes_or_tells_has_what_was_asked_or_answered
 
 
 def _check_that_all_happened(run: Run) -> None:
-    assert run.endings - {"go: ok"} == ENDINGS
+    assert run.endings - {"go: told"} == ENDINGS
     assert ASKED in json.dumps(run.upstream.asked)
 
 
