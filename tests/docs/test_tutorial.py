@@ -31,6 +31,11 @@ VARIABLE = re.compile(r"[\d.]+ m?s\b|[█|]+|[0-9a-f]*\d[0-9a-f]*")
 #: For one command, on a machine that does much else.
 PATIENCE_S = 240
 
+#: What asks a policy that has so many milliseconds, which a loaded machine may not give it: then the platform policy
+#: decides, and that is told. It changes nothing, so it can be asked again.
+ASKS_A_POLICY = ("beeyard infer", "beeyard policy try")
+TRIES = 3
+
 
 def shape_of(shown: str) -> re.Pattern[str]:
     """Return what matches each output that has the shape of what the page shows."""
@@ -188,9 +193,8 @@ def environment_of(folder: Path, mark: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(
-    1_800
-)  # two dozen processes one after the other, each with a second of processor time or more
+# Two dozen processes one after the other, each with a second of processor time or more.
+@pytest.mark.timeout(1_800)
 async def test_the_tour_goes_as_the_page_says(tmp_path: Path) -> None:
     mark = uuid.uuid4().hex
     environment = environment_of(tmp_path, mark)
@@ -207,8 +211,11 @@ async def test_the_tour_goes_as_the_page_says(tmp_path: Path) -> None:
                     continue
                 assert kind == "console", f"a block that nobody runs: {text}"
                 for command, shown in COMMAND.findall(text):
-                    told = await follow(command, terminal, yard, environment)
-                    if not shape_of(shown).fullmatch(told):
+                    for _ in range(TRIES if command.startswith(ASKS_A_POLICY) else 1):
+                        told = await follow(command, terminal, yard, environment)
+                        if shape_of(shown).fullmatch(told):
+                            break
+                    else:
                         differences.append(f"$ {command}\n{told}")
             await yard.down()
         assert await clear(mark) == []
