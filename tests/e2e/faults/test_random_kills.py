@@ -24,7 +24,7 @@ from tests.support.stack import Stack
 
 JOBS = scaled(2_000, 100_000)
 KILLS = scaled(30, 1_000)
-STOPS = scaled(2, 50)
+STOPS = scaled(4, 50)
 RESUMES = scaled(1_000, 20_000)
 AT_ONCE = 48
 #: Every client has checked its own answer; of so many, one is read once more at the end.
