@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import grpc
+from beeyard_client.cli import secured
 from beeyard_runtime.clock import SystemClock
 from beeyard_runtime.config import ServiceSettings
 from beeyard_runtime.rpc_channel import open_channel
@@ -29,20 +30,19 @@ class Secured:
     folder: Path
 
     @property
-    def queen(self) -> tuple[str, ...]:
+    def queen(self) -> list[str]:
         """Flags of the queen."""
-        return (*self._tls("queen"), self._required, f"--tokens={self.folder / 'tokens.json'}")
+        return self._lab.queen_flags()
 
     @property
-    def worker(self) -> tuple[str, ...]:
+    def worker(self) -> list[str]:
         """Flags of the worker, which takes its own token from whoever speaks with it directly."""
-        return (*self._tls("pool"), self._required, f"--token-file={self.folder / 'pool.token'}")
+        return [*self._lab.pool_flags(), f"--token-file={self.folder / 'pool.token'}"]
 
     @property
-    def gateway(self) -> tuple[str, ...]:
+    def gateway(self) -> list[str]:
         """Flags of the gateway."""
-        tokens = f"--tokens={self.folder / 'tokens.json'}"
-        return (*self._tls("gateway"), tokens, f"--token-file={self.folder / 'gateway.token'}")
+        return self._lab.gateway_flags()
 
     def token(self, who: str) -> str:
         """Return what is shown to the queen and the gateway (`me`), or to the worker (`pool`)."""
@@ -60,19 +60,15 @@ class Secured:
         return ssl.create_default_context(cafile=self.folder / "ca.pem")
 
     @property
-    def _required(self) -> str:
-        return "--tls-client-certs=required"
-
-    def _tls(self, name: str) -> tuple[str, ...]:
-        files = {"cert": f"{name}.pem", "key": f"{name}.key", "ca": "ca.pem"}
-        return tuple(f"--tls-{flag}={self.folder / file}" for flag, file in files.items())
+    def _lab(self) -> secured.Secured:
+        return secured.Secured(self.folder)
 
 
-def channel_to(address: str, secured: Secured | None, who: str) -> grpc.aio.Channel:
+def channel_to(address: str, lab: Secured | None, who: str) -> grpc.aio.Channel:
     """Open a channel, plain where nothing is secured."""
-    if secured is None:
+    if lab is None:
         return grpc.aio.insecure_channel(address)
-    return open_channel(address, dialing=secured.dialing(who))
+    return open_channel(address, dialing=lab.dialing(who))
 
 
 @contextmanager

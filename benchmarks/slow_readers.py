@@ -101,7 +101,9 @@ async def _gap_ms(channel: grpc.aio.Channel) -> float:
     await asyncio.sleep(MEASURED_S)
     for stream in streams:
         stream.cancel()
-    await asyncio.gather(*streams, return_exceptions=True)
+    endings = await asyncio.gather(*streams, return_exceptions=True)
+    broken = [one for one in endings if not isinstance(one, asyncio.CancelledError)]
+    assert not broken, f"streams that ended by themselves: {broken}"
     return statistics.quantiles(gaps, n=100)[98]
 
 

@@ -13,9 +13,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import apsw
 import pytest
 from beeyard_core import limits
 from beeyard_queen.store import sql
@@ -153,6 +154,15 @@ async def test_no_prompt_is_left_after_many_came_and_went_in_any_order(
     wanted = set(open_jobs)
     found = {each for each in range(1, number + 1) if f"<secret-{each:06}>".encode() in left}
     assert found == wanted
+
+
+async def test_a_piece_of_an_answer_is_found_without_walking_what_is_before_it(
+    store: SqliteStore, path: Path
+) -> None:
+    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+        plan = list(connection.execute(f"EXPLAIN QUERY PLAN {sql.TOKENS}", ("job-1", 500, 4)))
+    steps = [step[-1] for step in plan]
+    assert "SEARCH tokens USING PRIMARY KEY (sequence=? AND first_index>?)" in steps, plan
 
 
 async def test_the_log_is_cut_off_when_it_is_long(store: SqliteStore, path: Path) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from beeyard_queen.store import sql
 from beeyard_queen.store.backup import EPOCHS_SKIPPED, backup, restore
-from beeyard_queen.store.checking import StoreFinding, check_store
+from beeyard_queen.store.checking import check_store
 from beeyard_queen.store.port import JobFilter, StoreRefused
 from beeyard_queen.store.sqlite import SqliteStore
+from beeyard_runtime.finding import Finding
 
 from tests.support.store_rows import ended_row, job_row, jobs_batch, tokens_row
 
@@ -47,7 +48,7 @@ async def fill(store: SqliteStore) -> None:
     await store.commit(batch)
 
 
-def told(findings: list[StoreFinding]) -> dict[str, tuple[str, str]]:
+def told(findings: list[Finding]) -> dict[str, tuple[str, str]]:
     return {each.check: (each.level, each.message) for each in findings}
 
 

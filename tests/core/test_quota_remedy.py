@@ -8,14 +8,12 @@ from beeyard_core.ids import JobId, TenantId
 from beeyard_core.quota import Quota, QuotaSettings
 from beeyard_core.refusal import Refused
 from beeyard_core.state import Settings
-from beeyard_core.work_ask import Told
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.apiary import Apiary
 from tests.support.cases import in_cases
 from tests.support.core_values import GIB, cached_of, pool_of, report_of, spec_of
-from tests.support.heavy_work import HeavyWork
 
 ANN = TenantId("ann")
 QUOTAS = st.sampled_from(
@@ -92,15 +90,6 @@ def test_two_quotas_in_the_way_have_no_single_remedy() -> None:
     told = told_by(Quota(requests_per_second=0.5, tokens_per_minute=1), jobs)
     assert isinstance(told, Refuse)
     assert "let in" not in told.refused.message
-
-
-def test_heavy_work_is_told_as_well() -> None:
-    quotas = QuotaSettings(by_tenant={ANN: Quota(concurrent_jobs=1)}, is_enforced=True)
-    work = HeavyWork(settings=Settings(quotas=quotas))
-    assert isinstance(work.ask(work.submission(tenant_id=ANN)), Told)
-    answer = work.ask(work.submission(tenant_id=ANN))
-    assert isinstance(answer, Refused)
-    assert answer.metadata["missing"] == "1"
 
 
 def test_what_was_refused_for_another_reason_is_left_as_it_is() -> None:

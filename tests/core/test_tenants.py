@@ -83,6 +83,7 @@ def test_heavy_work_counts_as_a_job() -> None:
     answer = work.ask(work.submission(tenant_id=ANN))
     assert isinstance(answer, Refused)
     assert answer.reason is Refusal.QUOTA_EXCEEDED
+    assert answer.metadata["missing"] == "1", "and how many more would have been enough"
     work.restart()
     assert isinstance(work.ask(work.submission(tenant_id=ANN)), Refused), "it is still there"
     work.ask(Completion(claim_of(work.lease())))

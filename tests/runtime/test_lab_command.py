@@ -46,6 +46,17 @@ def test_what_is_in_the_way_is_told_in_one_line(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_a_certificate_that_cannot_be_read_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    furnish(tmp_path, "p1", NOW)
+    (tmp_path / "queen.pem").write_text("no certificate", encoding="ascii")
+    assert main(["--dir", str(tmp_path), "--pool", "p1"], NOW) == 1
+    told = capsys.readouterr().err
+    assert str(tmp_path / "queen.pem") in told
+    assert "remove it" in told
+
+
 def inspected(
     capsys: pytest.CaptureFixture[str], folder: Path, now: dt.datetime = NOW
 ) -> dict[str, tuple[str, str]]:
@@ -94,3 +105,15 @@ def test_files_that_the_configuration_and_the_environment_name_are_looked_at(
         "fail",
         f"{tmp_path / 'missing.pem'}: No such file or directory",
     )
+
+
+def test_an_authority_is_not_renewed_in_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    furnish(tmp_path / "secure", "p1", NOW)
+    assert inspect(["--dir", "secure"], NOW + dt.timedelta(days=3_645)) == 0
+    advice = {one["check"]: one["advice"] for one in json.loads(capsys.readouterr().out)}
+    assert advice["queen.pem"] == "beeyard certs renew queen --dir secure"
+    assert "new authority" in advice["ca.pem"]
+    assert "renew" not in advice["ca.pem"], "the command would refuse"

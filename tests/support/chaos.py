@@ -40,7 +40,10 @@ class Chaos:
 
     async def kill_one(self) -> None:
         """End a process by SIGKILL and start it again; a worker is started again by its pool manager."""
-        role = self.chance.choice(ROLES)
+        await self.kill(self.chance.choice(ROLES))
+
+    async def kill(self, role: Role) -> None:
+        """The same for a process of this role."""
         match role:
             case "worker":
                 self.chance.choice(await self._workers()).kill()

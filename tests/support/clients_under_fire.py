@@ -5,6 +5,7 @@ dropped every few tokens and opened again by index, or not at all between its su
 client that never comes back shows that streams do break.
 """
 
+import asyncio
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -93,11 +94,12 @@ class Gathered:
 class Clients:
     """All clients of one queen."""
 
-    def __init__(self, queen: str, book: Book, chance: random.Random) -> None:
-        """Ask this queen; `chance` says after how many tokens a stream is dropped."""
-        self._queen = queen
+    def __init__(self, book: Book, chance: random.Random) -> None:
+        """Keep this book; `chance` says after how many tokens a stream is dropped."""
         self._book = book
         self._chance = chance
+        #: Set once a client that never resumes is connected.
+        self.one_never_resumes = asyncio.Event()
 
     async def follow(self, client: BeeyardClient, asked: Asked) -> None:
         """Follow a job on one stream to its end."""
@@ -128,21 +130,23 @@ class Clients:
         await gathered.check()
 
     async def never_resume(self, channel: grpc.aio.Channel, asked: Asked) -> None:
-        """Follow a job on one stream and leave it at that: the control."""
+        """Ask until the job is accepted, follow it on that stream and leave it at that: the control."""
         request = pb.InferRequest(model=MODEL, prompt=asked.prompt, max_tokens=asked.max_tokens)
         request.request_id, request.seed, request.max_attempts = (
             asked.request_id,
             asked.seed,
             ATTEMPTS,
         )
-        call = rpc.InferenceServiceStub(channel).Infer(request, wait_for_ready=True)
-        try:
-            async for event in call:
-                self._book.accept(asked, event.job_id)
-        except grpc.aio.AioRpcError as error:
-            self._book.broken[error.code().name] += 1
-        finally:
-            call.cancel()
+        while asked.request_id not in self._book.accepted:
+            call = rpc.InferenceServiceStub(channel).Infer(request, wait_for_ready=True)
+            try:
+                async for event in call:
+                    self._book.accept(asked, event.job_id)
+                    self.one_never_resumes.set()
+            except grpc.aio.AioRpcError as error:
+                self._book.broken[error.code().name] += asked.request_id in self._book.accepted
+            finally:
+                call.cancel()
 
     def _infer(self, client: BeeyardClient, asked: Asked) -> JobStream:
         return client.infer(asked.prompt, **options_of(asked))  # type: ignore[arg-type]

@@ -8,18 +8,17 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import apsw
+from beeyard_runtime.finding import Finding
 
 from beeyard_queen.store import sql
 from beeyard_queen.store.port import StoreRefused
 from beeyard_queen.store.sqlite_faults import refusal_of
 from beeyard_queen.store.sqlite_file import owner_fault
 
-Level = Literal["ok", "warn", "fail"]
 _NAMED_MAX: Final = 3
 _FREE_BYTES_MIN: Final = 1 << 30
 _LOG_BYTES_MAX: Final = 256 << 20
@@ -27,52 +26,42 @@ _PROBLEMS_MAX: Final = 10
 _RESTORE: Final = "stop the queen and restore a backup with: beeyard restore BACKUP --store FILE"
 
 
-@dataclass(frozen=True, slots=True)
-class StoreFinding:
-    """One thing that was looked at; `advice` is empty when there is nothing to do."""
-
-    check: str
-    level: Level
-    message: str
-    advice: str = ""
-
-
-def check_store(path: Path) -> list[StoreFinding]:
+def check_store(path: Path) -> list[Finding]:
     """Return every finding about the store at `path`; what cannot be opened ends the list early."""
     if not path.is_file():
         message = f"there is no file {path}"
-        return [StoreFinding("store", "fail", message, "give the file that the queen uses")]
+        return [Finding("store", "fail", message, "give the file that the queen uses")]
     findings = list(_about_file(path))
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     except apsw.Error as fault:
-        return [*findings, StoreFinding("store", "fail", str(refusal_of(fault, path)))]
+        return [*findings, Finding("store", "fail", str(refusal_of(fault, path)))]
     try:
         connection.set_busy_timeout(5_000)
         findings += _about_content(connection, path)
     except apsw.Error as fault:
-        findings.append(StoreFinding("store", "fail", str(refusal_of(fault, path)), _RESTORE))
+        findings.append(Finding("store", "fail", str(refusal_of(fault, path)), _RESTORE))
     finally:
         connection.close()
     return findings
 
 
-def _about_file(path: Path) -> Iterator[StoreFinding]:
+def _about_file(path: Path) -> Iterator[Finding]:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         message = f"others may open {path} (mode {mode:o}); it holds prompts"
-        yield StoreFinding("permissions", "warn", message, f"chmod 600 {path}")
+        yield Finding("permissions", "warn", message, f"chmod 600 {path}")
     free = shutil.disk_usage(path.parent).free
     if free < _FREE_BYTES_MIN:
         message = f"only {free >> 20} MiB are free on its disk"
-        yield StoreFinding("disk", "warn", message, "a full disk stops acceptance; make room")
+        yield Finding("disk", "warn", message, "a full disk stops acceptance; make room")
     log = path.with_name(path.name + "-wal")
     if log.exists() and log.stat().st_size > _LOG_BYTES_MAX:
         message = f"the write-ahead log has {log.stat().st_size >> 20} MiB"
         advice = "something reads the store for a very long time, such as a backup that hangs"
-        yield StoreFinding("log", "warn", message, advice)
+        yield Finding("log", "warn", message, advice)
     holder = _holder(path)
-    yield StoreFinding("in use", "ok", f"by process {holder}" if holder else "by nobody")
+    yield Finding("in use", "ok", f"by process {holder}" if holder else "by nobody")
 
 
 def _holder(path: Path) -> int | None:
@@ -85,33 +74,33 @@ def _holder(path: Path) -> int | None:
     return pid
 
 
-def _about_content(connection: apsw.Connection, path: Path) -> Iterator[StoreFinding]:
+def _about_content(connection: apsw.Connection, path: Path) -> Iterator[Finding]:
     fault = owner_fault(connection, path)
     if fault:
-        yield StoreFinding("schema", "fail", fault)
+        yield Finding("schema", "fail", fault)
         return
     version = int(str(connection.execute("PRAGMA user_version").get))
     newest = len(sql.MIGRATIONS)
     known = f"schema {version} of {newest}"
     if version < newest:
         known += "; the next queen brings it up to date"
-    yield StoreFinding("schema", "ok", known)
+    yield Finding("schema", "ok", known)
     problems = [
         str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({_PROBLEMS_MAX})")
     ]
     if problems != ["ok"]:
-        yield StoreFinding("integrity", "fail", f"damaged: {problems[0]}", _RESTORE)
+        yield Finding("integrity", "fail", f"damaged: {problems[0]}", _RESTORE)
         return
-    yield StoreFinding("integrity", "ok", "every page and index is whole")
+    yield Finding("integrity", "ok", "every page and index is whole")
     for check in (_jobs, _prompts, _outputs, _epochs):
         yield from check(connection)
 
 
-def _jobs(connection: apsw.Connection) -> Iterator[StoreFinding]:
+def _jobs(connection: apsw.Connection) -> Iterator[Finding]:
     counts = connection.execute("SELECT is_ended, count(*) FROM jobs GROUP BY is_ended")
     found = {bool(is_ended): count for is_ended, count in counts}
     message = f"{found.get(False, 0)} unfinished, {found.get(True, 0)} ended"
-    yield StoreFinding("jobs", "ok", message)
+    yield Finding("jobs", "ok", message)
 
 
 def _names(connection: apsw.Connection, statement: str) -> list[str]:
@@ -123,7 +112,7 @@ def _told(names: list[str]) -> str:
     return f"{len(names)} ({shown}{', ...' if len(names) > _NAMED_MAX else ''})"
 
 
-def _prompts(connection: apsw.Connection) -> Iterator[StoreFinding]:
+def _prompts(connection: apsw.Connection) -> Iterator[Finding]:
     without = _names(
         connection,
         "SELECT job_id FROM jobs WHERE is_ended = 0 "
@@ -132,7 +121,7 @@ def _prompts(connection: apsw.Connection) -> Iterator[StoreFinding]:
     if without:
         message = f"unfinished jobs without their request: {_told(without)}"
         advice = "they will fail when a worker gets them; cancel and submit them again"
-        yield StoreFinding("requests", "fail", message, advice)
+        yield Finding("requests", "fail", message, advice)
     left = _names(
         connection,
         "SELECT ifnull(job_id, 'unknown') FROM prompts LEFT JOIN jobs USING (sequence) "
@@ -140,9 +129,9 @@ def _prompts(connection: apsw.Connection) -> Iterator[StoreFinding]:
     )
     if left:
         message = f"requests that should have been erased: {_told(left)}"
-        yield StoreFinding("requests", "warn", message, "tell the maintainers")
+        yield Finding("requests", "warn", message, "tell the maintainers")
     if not without and not left:
-        yield StoreFinding("requests", "ok", "every unfinished job has its own, no other is left")
+        yield Finding("requests", "ok", "every unfinished job has its own, no other is left")
 
 
 #: Pieces of an answer that do not begin where the one before ends.
@@ -159,17 +148,17 @@ SELECT job_id FROM jobs WHERE is_ended = 1 AND next_index >
 """
 
 
-def _outputs(connection: apsw.Connection) -> Iterator[StoreFinding]:
+def _outputs(connection: apsw.Connection) -> Iterator[Finding]:
     torn = _names(connection, _TORN)
     short = _names(connection, _SHORT)
     for what, names in (("answers with a gap or a repeat", torn), ("answers cut short", short)):
         if names:
-            yield StoreFinding("answers", "fail", f"{what}: {_told(names)}", _RESTORE)
+            yield Finding("answers", "fail", f"{what}: {_told(names)}", _RESTORE)
     if not torn and not short:
-        yield StoreFinding("answers", "ok", "every token of every answer is there once")
+        yield Finding("answers", "ok", "every token of every answer is there once")
 
 
-def _epochs(connection: apsw.Connection) -> Iterator[StoreFinding]:
+def _epochs(connection: apsw.Connection) -> Iterator[Finding]:
     tables = [name for name in ("jobs", "work") if _has(connection, name)]
     given = max(
         int(str(connection.execute(f"SELECT ifnull(max(epoch), 0) FROM {name}").get))  # noqa: S608
@@ -178,9 +167,9 @@ def _epochs(connection: apsw.Connection) -> Iterator[StoreFinding]:
     kept = int(str(connection.execute(sql.LAST_EPOCH).get))
     if given > kept:
         message = f"a lease has the epoch {given}, but the counter is at {kept}"
-        yield StoreFinding("epochs", "fail", message, _RESTORE)
+        yield Finding("epochs", "fail", message, _RESTORE)
     else:
-        yield StoreFinding("epochs", "ok", f"the last lease was number {kept}")
+        yield Finding("epochs", "ok", f"the last lease was number {kept}")
 
 
 def _has(connection: apsw.Connection, table: str) -> bool:

@@ -285,10 +285,13 @@ JOB: Final = f"{_SELECT_JOBS} WHERE job_id = ?"
 JOB_BY_REQUEST: Final = (
     f"{_SELECT_JOBS} WHERE tenant_id = ? AND request_id = ? AND request_id <> ''"
 )
+# Begins with the row in which the token is, and walks none before it: a long answer is read a few rows at a time.
 TOKENS: Final = (
     "SELECT job_id, first_index, count, ids, text, text_lengths "
-    "FROM jobs JOIN tokens USING (sequence) WHERE job_id = ? AND first_index + count > ? "
-    "ORDER BY first_index LIMIT ?"
+    "FROM jobs JOIN tokens USING (sequence) WHERE job_id = ?1 AND first_index + count > ?2 "
+    "AND first_index >= ifnull((SELECT max(first_index) FROM tokens AS before "
+    "WHERE before.sequence = jobs.sequence AND before.first_index <= ?2), 0) "
+    "ORDER BY first_index LIMIT ?3"
 )
 PROMPT: Final = "SELECT request FROM jobs JOIN prompts USING (sequence) WHERE job_id = ?"
 

@@ -134,22 +134,42 @@ def ends_of(certificates: bytes) -> dt.datetime:
     return min(one.not_valid_after_utc for one in x509.load_pem_x509_certificates(certificates))
 
 
+def is_authority(certificate: bytes) -> bool:
+    """Whether the first certificate of a file (PEM) may sign others.
+
+    Raises:
+        ValueError: There is none.
+    """
+    leaf = x509.load_pem_x509_certificates(certificate)[0]
+    try:
+        return leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
 def issued_to(certificate: bytes) -> tuple[list[str], PeerName | None]:
     """Return for which hosts a certificate (PEM) is good, and what of the fleet its holder is.
 
     Raises:
         ValueError: It is no certificate, or one without names.
     """
-    leaf = x509.load_pem_x509_certificates(certificate)[0]
+    hosts, uris = names_in(x509.load_pem_x509_certificates(certificate)[0])
+    if not (hosts or uris):
+        raise ValueError("it has no names to renew it for")
+    peers = [peer for peer in map(peer_name_of, uris) if peer is not None]
+    return hosts, peers[0] if peers else None
+
+
+def names_in(certificate: x509.Certificate) -> tuple[list[str], list[str]]:
+    """Return for which hosts a certificate is good, and the URIs in it; none where it has no such names."""
     try:
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
-        raise ValueError("it has no names to renew it for") from None
+        return [], []
     dns: list[str] = names.get_values_for_type(x509.DNSName)
     addresses = [str(address) for address in names.get_values_for_type(x509.IPAddress)]
     uris: list[str] = names.get_values_for_type(x509.UniformResourceIdentifier)
-    peers = [peer for peer in map(peer_name_of, uris) if peer is not None]
-    return [*dns, *addresses], peers[0] if peers else None
+    return [*dns, *addresses], uris
 
 
 def _builder(

@@ -13,14 +13,15 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 from beeyard_core import limits
 
 from beeyard_runtime.config import CONFIG_ENV, CONFIG_FILE, SECTIONS
-from beeyard_runtime.security.certificates import ends_of
+from beeyard_runtime.finding import Finding
+from beeyard_runtime.security.certificates import ends_of, is_authority
 
 _SOON: Final = dt.timedelta(milliseconds=limits.CERT_WARNING_MS)
 #: Settings that name files, and what kind of file it is.
@@ -32,16 +33,6 @@ _SETTINGS: Final = {
     "tokens": "tokens",
 }
 _SUFFIXES: Final = {".pem": "certificate", ".key": "secret", ".token": "secret"}
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One file: `level` is ok, warn or fail."""
-
-    check: str
-    level: str
-    message: str
-    advice: str = ""
 
 
 def main(arguments: list[str], now: dt.datetime) -> int:
@@ -83,31 +74,34 @@ def _named() -> Iterator[tuple[str, str]]:
             yield str(os.environ.get(f"BEEYARD_{section}_{setting}".upper(), value or "")), kind
 
 
-def _look(path: Path, kind: str, now: dt.datetime) -> Found:
+def _look(path: Path, kind: str, now: dt.datetime) -> Finding:
     name = path.name
     try:
         mode = path.stat().st_mode
         if kind == "certificate":
             return _certificate(path, now)
     except OSError as fault:
-        return Found(name, "fail", f"{path}: {fault.strerror}", "mend the path, or make the file")
+        return Finding(name, "fail", f"{path}: {fault.strerror}", "mend the path, or make the file")
     except ValueError:
-        return Found(name, "fail", f"{path} holds no certificate in PEM", "issue another")
+        return Finding(name, "fail", f"{path} holds no certificate in PEM", "issue another")
     if kind == "secret" and mode & stat.S_IRWXO:
-        return Found(name, "fail", f"{path} can be read by everybody here", f"chmod 600 {path}")
+        return Finding(name, "fail", f"{path} can be read by everybody here", f"chmod 600 {path}")
     if kind == "tokens" and mode & (stat.S_IWGRP | stat.S_IWOTH):
         message = f"{path} can be written by others, who could make tokens"
-        return Found(name, "fail", message, f"chmod 600 {path}")
-    return Found(name, "ok", f"{path} is for its owner")
+        return Finding(name, "fail", message, f"chmod 600 {path}")
+    return Finding(name, "ok", f"{path} is for its owner")
 
 
-def _certificate(path: Path, now: dt.datetime) -> Found:
-    ends = ends_of(path.read_bytes())
+def _certificate(path: Path, now: dt.datetime) -> Finding:
+    content = path.read_bytes()
+    ends = ends_of(content)
     until = f"{ends:%Y-%m-%d}"
     advice = f"beeyard certs renew {path.stem} --dir {path.parent}"
+    if is_authority(content):
+        advice = "make a new authority in another folder: docs/security.md says in which order it is taken up"
     if ends <= now:
-        return Found(path.name, "fail", f"{path} expired on {until}", advice)
+        return Finding(path.name, "fail", f"{path} expired on {until}", advice)
     if ends - now < _SOON:
         days = (ends - now).days
-        return Found(path.name, "warn", f"{path} expires in {days} days, on {until}", advice)
-    return Found(path.name, "ok", f"{path} is good until {until}")
+        return Finding(path.name, "warn", f"{path} expires in {days} days, on {until}", advice)
+    return Finding(path.name, "ok", f"{path} is good until {until}")

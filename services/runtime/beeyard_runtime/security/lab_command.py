@@ -71,7 +71,7 @@ def furnish(folder: Path, pool_id: str, now: dt.datetime) -> list[str]:
         made.append("ca")
     for name in _PROCESSES:
         peer = PeerName(pool_id) if name == "pool" else None
-        if made[:1] == ["ca"] or not _serves(folder, name, peer, now):
+        if "ca" in made or not _serves(folder, name, peer, now):
             signer = (folder / "ca.pem").read_bytes(), (folder / "ca.key").read_bytes()
             one = issue(signer, name, peer=peer, days=CERT_DAYS, now=now)
             replace(folder / f"{name}.key", one.key)
@@ -82,7 +82,14 @@ def furnish(folder: Path, pool_id: str, now: dt.datetime) -> list[str]:
 
 
 def _is_good(cert: Path, now: dt.datetime) -> bool:
-    return cert.exists() and ends_of(cert.read_bytes()) - now > _SOON
+    if not cert.exists():
+        return False
+    try:
+        return ends_of(cert.read_bytes()) - now > _SOON
+    except ValueError:
+        raise ValueError(
+            f"{cert} holds no certificate in PEM; remove it to have another made"
+        ) from None
 
 
 def _serves(folder: Path, name: str, peer: PeerName | None, now: dt.datetime) -> bool:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from beeyard_runtime.config import ServiceSettings
 from beeyard_runtime.faults import ConfigInvalid, StartFailed
 from beeyard_runtime.log import get_log
+from beeyard_runtime.security.certificates import names_in
 
 _log = get_log("tls")
 _DAY_MS = 86_400_000
@@ -37,7 +38,8 @@ class Certificate:
     @property
     def name(self) -> str:
         """A name for which the certificate is good; empty if it has none."""
-        return _name_in(x509.load_pem_x509_certificates(self.cert)[0])
+        hosts, _ = names_in(x509.load_pem_x509_certificates(self.cert)[0])
+        return next((host for host in hosts if not host.startswith("*")), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,13 +219,3 @@ def _warn_of_end(certificate: x509.Certificate, setting: str, now_ms: int) -> No
 
 def _ms(moment: dt.datetime) -> int:
     return int(moment.timestamp() * 1_000)
-
-
-def _name_in(certificate: x509.Certificate) -> str:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return ""
-    dns: list[str] = names.get_values_for_type(x509.DNSName)
-    addresses = [str(address) for address in names.get_values_for_type(x509.IPAddress)]
-    return next((name for name in [*dns, *addresses] if not name.startswith("*")), "")
