@@ -127,5 +127,6 @@ $(VENV)/.installed-demo: requirements/demo.lock requirements/bootstrap.lock pypr
 
 $(JUDGES)/.installed: requirements/judges.lock $(VENV)/.installed
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(JUDGES)
-	$(BIN)/uv pip install --quiet --link-mode copy --python $(JUDGES)/bin/python --require-hashes -r requirements/judges.lock
+	$(BIN)/uv pip install --quiet --system-certs --link-mode copy --python $(JUDGES)/bin/python --require-hashes \
+		-r requirements/judges.lock
 	@touch $@

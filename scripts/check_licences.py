@@ -48,7 +48,7 @@ def locks() -> list[str]:
 def locked(names: Sequence[str]) -> list[str]:
     """Return the names of all packages that these files lock."""
     text = "\n".join((REQUIREMENTS / name).read_text(encoding="utf-8") for name in names)
-    return sorted(set(re.findall(r"^([a-z0-9][a-z0-9._-]*)==", text, re.MULTILINE)))
+    return sorted(set(re.findall(r"^([a-z0-9][a-z0-9._-]*)(?:\[[^]]*\])?==", text, re.MULTILINE)))
 
 
 def licences_of(package: Distribution) -> list[str]:

@@ -37,8 +37,9 @@ fi
 echo "beeyard: installing $LOCK (once; later calls find it done)"
 PIP="$VENV/bin/python -m pip install --quiet --disable-pip-version-check"
 $PIP --require-hashes -r requirements/bootstrap.lock
-# --link-mode: a copy where the cache lies on another disk, without a warning.
-"$VENV/bin/uv" pip install --quiet --link-mode copy --python "$VENV/bin/python" --require-hashes -r "$LOCK" || {
+# --link-mode: a copy where the cache lies on another disk, without a warning. --system-certs: a machine behind a proxy
+# that signs for itself trusts it, and uv must, too.
+"$VENV/bin/uv" pip install --quiet --system-certs --link-mode copy --python "$VENV/bin/python" --require-hashes -r "$LOCK" || {
     echo "beeyard: uv could not install the packages; trying pip" >&2
     $PIP --require-hashes -r "$LOCK"
 }

@@ -14,8 +14,10 @@ cd "$(dirname "$0")/.."
 BIN=${BIN:-.venv/bin}
 DEV=requirements/dev.lock
 
+# --no-strip-extras: pip takes `coverage[toml]` for another thing than `coverage`, and wants both pinned.
 compile() {
-    "$BIN/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate "$@"
+    "$BIN/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+        --no-strip-extras "$@"
 }
 
 upgrades=--upgrade
