@@ -1,5 +1,7 @@
 """Following one job: the events, the text, the end."""
 
+import asyncio
+
 import grpc
 import pytest
 from beeyard.queen.v1 import inference_service_pb2, job_pb2
@@ -20,10 +22,12 @@ from beeyard_client import (
     Requirements,
     Started,
     Tokens,
+    limits,
 )
 
 from tests.support import scripted_queen as say
-from tests.support.scripted_queen import Hang, Refuse, ScriptedQueen
+from tests.support.eventually import eventually
+from tests.support.scripted_queen import Hang, Refuse, ScriptedQueen, Until
 
 
 async def test_events_come_in_order_and_as_values(
@@ -210,6 +214,28 @@ async def test_an_event_that_this_client_does_not_know_is_passed_over(
     queen.infer.append([say.queued(), job_pb2.JobEvent(job_id=say.JOB_ID), say.finished()])
     events = [event async for event in client.infer("hello")]
     assert [type(event) for event in events] == [Queued, Finished]
+
+
+async def test_a_call_that_has_told_everything_is_left_to_its_queen_to_end(
+    queen: ScriptedQueen, client: BeeyardClient
+) -> None:
+    # One that is cut in that moment costs a queen memory for good.
+    ended = asyncio.Event()
+    queen.infer.append([say.queued(), say.tokens(0, "a"), say.finished(), Until(ended)])
+    stream = client.infer("hello")
+    text = asyncio.create_task(stream.text())
+    await eventually(lambda: stream.ending is not None, "the last event is there")
+    assert not text.done()
+    ended.set()
+    assert await text == "a"
+
+
+async def test_a_call_that_its_queen_does_not_end_is_cut(
+    queen: ScriptedQueen, client: BeeyardClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "STREAM_END_MS", 1)
+    queen.infer.append([say.queued(), say.tokens(0, "a"), say.finished(), Hang()])
+    assert await client.infer("hello").text() == "a"
 
 
 async def test_closing_the_client_ends_an_open_stream(queen: ScriptedQueen, address: str) -> None:

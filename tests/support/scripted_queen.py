@@ -47,7 +47,14 @@ class Hang:
     """Keep the call open until the client ends it."""
 
 
-Script = Sequence[job_pb2.JobEvent | Refuse | Hang]
+@dataclasses.dataclass
+class Until:
+    """Say nothing more, and do not end the call, until this is set."""
+
+    event: asyncio.Event
+
+
+Script = Sequence[job_pb2.JobEvent | Refuse | Hang | Until]
 
 
 def queued(position: int = 0) -> job_pb2.JobEvent:
@@ -409,6 +416,8 @@ async def _play(script: Script, context: Context) -> AsyncIterator[job_pb2.JobEv
             case Hang():
                 while not context.cancelled():
                     await _until_cancelled()
+            case Until(event):
+                await event.wait()
             case _:
                 yield step
 

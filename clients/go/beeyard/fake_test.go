@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	queenv1 "github.com/beeyard/beeyard/clients/go/gen/beeyard/queen/v1"
 	workerv1 "github.com/beeyard/beeyard/clients/go/gen/beeyard/worker/v1"
@@ -33,6 +34,8 @@ type script struct {
 	err    error
 	// hang keeps the call open until its caller goes.
 	hang bool
+	// ended is told whether the call was cut before the queen ended it, which here takes a moment; may be nil.
+	ended chan bool
 }
 
 func (q *fakeQueen) play(stream grpc.ServerStreamingServer[queenv1.JobEvent]) error {
@@ -47,6 +50,14 @@ func (q *fakeQueen) play(stream grpc.ServerStreamingServer[queenv1.JobEvent]) er
 	}
 	if current.hang {
 		<-stream.Context().Done()
+	}
+	if current.ended != nil {
+		select {
+		case <-stream.Context().Done():
+			current.ended <- true
+		case <-time.After(20 * time.Millisecond):
+			current.ended <- false
+		}
 	}
 	return current.err
 }

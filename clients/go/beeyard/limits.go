@@ -18,6 +18,8 @@ const (
 	// resumeWindow is how long a stream that was accepted tries to resume before it gives up: longer than a queen needs
 	// to restart and its workers to come back. It starts anew with every event.
 	resumeWindow = 60 * time.Second
+	// streamEnd is how long a queen gets to end a connection behind the job's last event, before the connection is cut.
+	streamEnd = time.Second
 	// submitWindow is how long Submit tries without a deadline of the caller's: a queen that is not there should be
 	// reported soon.
 	submitWindow = 2 * time.Second

@@ -225,6 +225,17 @@ func (s *Stream) drop() {
 	s.call, s.hangUp = nil, nil
 }
 
+// letEnd leaves a connection that has told everything to its queen to end, and cuts it if that takes long. One that is
+// cut in that moment costs a queen memory for good: https://github.com/grpc/grpc/issues/43360.
+func (s *Stream) letEnd() {
+	timer := time.AfterFunc(streamEnd, s.hangUp)
+	defer timer.Stop()
+	for err := error(nil); err == nil; {
+		_, err = s.call.Recv()
+	}
+	s.drop()
+}
+
 // admit returns the event of a message, or nil if the reader has seen it already: a resumed stream tells the job's
 // story from its beginning, but for the tokens.
 func (s *Stream) admit(message *queenv1.JobEvent) (Event, error) {
@@ -258,7 +269,7 @@ func (s *Stream) admit(message *queenv1.JobEvent) (Event, error) {
 		return event, nil
 	case Finished, Failed, Cancelled:
 		s.ended = io.EOF
-		s.drop()
+		s.letEnd()
 		return event, nil
 	default:
 		return event, nil

@@ -84,6 +84,29 @@ func TestABrokenStreamGoesOnAtTheNextToken(t *testing.T) {
 	}
 }
 
+func TestAConnectionThatHasToldEverythingIsLeftToItsQueenToEnd(t *testing.T) {
+	ended := make(chan bool, 1)
+	client, _ := dialFake(t, script{events: []*queenv1.JobEvent{queued(), started(1), finished()}, ended: ended})
+	stream, err := client.Infer(t.Context(), Request{Prompt: "p"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, tell(t, stream), []string{"queued", "started 1", "finished"})
+	stream.Close()
+	if <-ended {
+		t.Error("the connection was cut")
+	}
+}
+
+func TestAConnectionThatItsQueenDoesNotEndIsCut(t *testing.T) {
+	client, _ := dialFake(t, script{events: []*queenv1.JobEvent{queued(), started(1), finished()}, hang: true})
+	stream, err := client.Infer(t.Context(), Request{Prompt: "p"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, tell(t, stream), []string{"queued", "started 1", "finished"})
+}
+
 func TestTokensThatWereSeenAreDroppedAndAGapIsFetched(t *testing.T) {
 	client, queen := dialFake(t,
 		script{events: []*queenv1.JobEvent{queued(), started(1), tokens(0, "a"), tokens(0, "a"), tokens(5, "f")}},

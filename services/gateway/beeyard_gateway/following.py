@@ -18,6 +18,7 @@ from beeyard.queen.v1 import job_pb2
 from beeyard_core import limits
 from beeyard_core.refusal import Refusal
 from beeyard_runtime.clock import Clock
+from beeyard_runtime.rpc_channel import let_end
 
 from beeyard_gateway.faults import Fault, Headers, HttpReason
 from beeyard_gateway.queen_link import QueenLink, fault_of
@@ -57,6 +58,10 @@ class EventCall(Protocol):
 
     def cancel(self) -> bool:
         """End it; grpc.aio never does so by itself."""
+        ...
+
+    async def code(self) -> grpc.StatusCode:
+        """Wait until it has ended, and return how."""
         ...
 
 
@@ -119,6 +124,8 @@ class JobFollow:
                         if self.has_ended:
                             return
                 finally:
+                    if self.has_ended:
+                        await let_end(call)
                     call.cancel()
                 fault = Fault(HttpReason.QUEEN_UNREACHABLE, "the stream ended before the job did")
             except grpc.aio.AioRpcError as error:

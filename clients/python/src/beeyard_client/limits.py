@@ -16,6 +16,8 @@ KEEPALIVE_TIMEOUT_MS: Final = 3_000
 RECONNECT_MIN_MS: Final = 100
 RECONNECT_MAX_MS: Final = 2_000
 DEADLINE_MS_MAX: Final = 24 * 3_600_000
+# A queen ends a call right behind the job's last event; this long a client waits for that before it cuts the call.
+STREAM_END_MS: Final = 1_000
 
 # --- Streams ---
 # How far a queen may run ahead of a client that stops reading.
