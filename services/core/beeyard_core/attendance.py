@@ -17,7 +17,7 @@ from beeyard_core.event import (
     WorkerDetached,
     WorkerReported,
 )
-from beeyard_core.fleet import Pool, Worker, WorkerReport, WorkerState
+from beeyard_core.fleet import SERVING, Pool, Worker, WorkerReport
 from beeyard_core.ids import Epoch, LeaseId
 from beeyard_core.inference_gate import host_reported
 from beeyard_core.instant import Instant
@@ -104,8 +104,10 @@ def _take_report(state: QueenState, worker: Worker, report: WorkerReport, now: I
     """Replace what is known of a worker."""
     worker.report, worker.heard_at_ms, worker.is_saturated = report, now.mono_ms, False
     state.fleet.known_models.add(report.model)
-    if report.state in (WorkerState.READY, WorkerState.BUSY):
+    if report.state in SERVING:
         state.failures.pop(report.model, None)
+        if (wish := state.wishes.get(report.worker_id)) is not None:
+            wish.has_loaded = True
         worker.resident_since_ms = worker.resident_since_ms or now.mono_ms
     state.fleet.reindex(worker)
     note_speed(state.fleet, worker)

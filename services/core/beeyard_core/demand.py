@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from beeyard_core import limits
-from beeyard_core.fleet import CachedModel, DesiredState, Device, Pool, WorkerState
+from beeyard_core.fleet import SERVING, CachedModel, DesiredState, Device, Pool, WorkerState
 from beeyard_core.ids import ModelName, PoolId, WorkerId
 from beeyard_core.instant import Instant
 from beeyard_core.job import Job, JobSpec, Priority
@@ -16,7 +16,7 @@ from beeyard_core.placement import incompatibility, offering_of_model, offering_
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.state import QueenState
 
-_ALIVE = (WorkerState.STARTING, WorkerState.READY, WorkerState.BUSY)
+_ALIVE = (WorkerState.STARTING, *SERVING)
 
 #: The workers of each model that run, load, or were wished for, and the pool of each.
 Present = dict[ModelName, dict[WorkerId, PoolId]]

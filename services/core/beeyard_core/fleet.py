@@ -31,6 +31,10 @@ class WorkerState(Enum):
     FAILED = "failed"
 
 
+#: A worker that is in one of these has its model loaded and takes jobs.
+SERVING: Final = (WorkerState.READY, WorkerState.BUSY)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReport:
     """What a worker says of itself.
@@ -234,7 +238,7 @@ class Worker:
             and self.slots_free > 0
             and not self.is_saturated
             and not self.is_drained
-            and self.report.state in (WorkerState.READY, WorkerState.BUSY)
+            and self.report.state in SERVING
         )
 
 

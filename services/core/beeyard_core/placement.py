@@ -6,7 +6,7 @@ What a policy wants is held against this before it counts (`policy/apply.py`), a
 from dataclasses import dataclass
 from typing import Final
 
-from beeyard_core.fleet import CachedModel, Device, Fleet, Worker, WorkerState
+from beeyard_core.fleet import SERVING, CachedModel, Device, Fleet, Worker, WorkerState
 from beeyard_core.ids import PoolId
 from beeyard_core.job import JobSpec
 from beeyard_core.refusal import Refusal
@@ -155,7 +155,7 @@ def unavailability(fleet: Fleet, worker: Worker, now_ms: int) -> Exclusion | Non
         return Exclusion(Refusal.DRAINING, "takes no new work")
     if worker.session == 0 or not fleet.is_fresh(worker, now_ms):
         return Exclusion(Refusal.POOL_UNREADY, "its reports are stale")
-    if report.state not in (WorkerState.READY, WorkerState.BUSY):
+    if report.state not in SERVING:
         return Exclusion(Refusal.POOL_UNREADY, f"is {report.state.value}")
     if fleet.is_gated(report.pool_id):
         return Exclusion(Refusal.CAPACITY_GATED, "its host is too busy for more")

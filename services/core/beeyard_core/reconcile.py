@@ -21,7 +21,7 @@ from beeyard_core.demand import (
 )
 from beeyard_core.dispatch import end
 from beeyard_core.effect import Effect, SendDesired
-from beeyard_core.fleet import DesiredState, DesiredWorker, ProcessReport, WorkerState
+from beeyard_core.fleet import SERVING, DesiredState, DesiredWorker, ProcessReport, WorkerState
 from beeyard_core.ids import ModelName, PoolId, WorkerId
 from beeyard_core.instant import Instant
 from beeyard_core.job import JobVerb
@@ -152,21 +152,28 @@ def see_process(state: QueenState, process: ProcessReport, now: Instant) -> None
         return
     wish.is_seen = True
     if not process.exited and process.state is not WorkerState.FAILED:
+        wish.has_loaded = wish.has_loaded or process.state in SERVING
         return
     del state.wishes[process.worker_id]
     state.fleet.touched[process.worker_id] = None
     if wish.desired.state is DesiredState.RUNNING:
-        note_failure(state, process.model, process.failure, now)
+        note_failure(state, wish, process.failure, now)
 
 
-def note_failure(state: QueenState, model: ModelName, message: str, now: Instant) -> None:
-    """Remember that a worker of a model ended by a fault, and wait longer before each further try."""
-    earlier = state.failures.get(model)
-    count = earlier.count + 1 if earlier else 1
-    wait_ms = min(
-        limits.RESTART_BACKOFF_MIN_MS * 2 ** min(count - 1, 16), limits.RESTART_BACKOFF_MAX_MS
-    )
-    state.failures[model] = LoadFailures(count, now.mono_ms + wait_ms, message)
+def note_failure(state: QueenState, wish: Wish, message: str, now: Instant) -> None:
+    """Remember that a worker ended by a fault, and wait longer after each further try to load its model that failed.
+
+    A worker that had loaded it says nothing about that by its end, and those that were wished for before the last
+    failure are of the same try: a host that loses all its workers at once fails no job.
+    """
+    model = wish.desired.model
+    known = state.failures.get(model) or LoadFailures(0, -1, 0, "")
+    if not wish.has_loaded and wish.wished_at_ms > known.counted_at_ms:
+        known.count, known.counted_at_ms = known.count + 1, now.mono_ms
+    doublings = min(max(known.count - 1, 0), 16)
+    wait_ms = min(limits.RESTART_BACKOFF_MIN_MS << doublings, limits.RESTART_BACKOFF_MAX_MS)
+    known.retry_at_ms, known.message = now.mono_ms + wait_ms, message
+    state.failures[model] = known
 
 
 def _give_up_on_unseen(state: QueenState, now: Instant) -> None:
@@ -183,7 +190,7 @@ def _give_up_on_unseen(state: QueenState, now: Instant) -> None:
         del state.wishes[worker_id]
         state.fleet.touched[worker_id] = None
         if wish.desired.state is DesiredState.RUNNING:
-            note_failure(state, wish.desired.model, "its host does not report the worker", now)
+            note_failure(state, wish, "its host does not report the worker", now)
 
 
 def _forgive(state: QueenState, now: Instant) -> None:

@@ -19,7 +19,7 @@ from beeyard_core import limits
 from beeyard_core.demand import Present, present_workers
 from beeyard_core.effect import AnswerCall, Effect, SaveScale
 from beeyard_core.event import ModelScaleRequested
-from beeyard_core.fleet import Worker, WorkerState
+from beeyard_core.fleet import SERVING, Worker
 from beeyard_core.ids import ModelName, PoolId, WorkerId
 from beeyard_core.instant import Instant
 from beeyard_core.operation import stop_worker
@@ -27,8 +27,6 @@ from beeyard_core.reconcile import wish_spread
 from beeyard_core.refusal import Refusal, Refused
 from beeyard_core.scaling import Scale
 from beeyard_core.state import QueenState
-
-_SERVING = (WorkerState.READY, WorkerState.BUSY)
 
 
 def scale(state: QueenState, now: Instant, effects: list[Effect]) -> None:
@@ -123,7 +121,7 @@ def _scale_in(state: QueenState, present: Present, now: Instant, effects: list[E
 
 def _serves(state: QueenState, worker_id: WorkerId) -> bool:
     worker = state.fleet.workers.get(worker_id)
-    return worker is not None and worker.session != 0 and worker.report.state in _SERVING
+    return worker is not None and worker.session != 0 and worker.report.state in SERVING
 
 
 def _is_cold(state: QueenState, worker: Worker, wanted: Scale, now: Instant) -> bool:

@@ -45,13 +45,23 @@ class Wish:
     wished_at_ms: int
     #: The host reported the process at least once.
     is_seen: bool = False
+    #: Its model was loaded: whatever ends it now, the model can be.
+    has_loaded: bool = False
 
 
 @dataclass(slots=True)
 class LoadFailures:
-    """How often in a row a model could not be loaded, why, and when it may be tried again."""
+    """How often in a row a model could not be loaded, why, and when it may be tried again.
+
+    Attributes:
+        count: Tries that failed; workers that were started side by side are one.
+        counted_at_ms: When the last of them failed.
+        retry_at_ms: No worker of the model is wished for before.
+        message: What the last worker that ended by a fault left behind.
+    """
 
     count: int
+    counted_at_ms: int
     retry_at_ms: int
     message: str
 

@@ -31,8 +31,8 @@ MAX_TOKENS = 8
 MANY_TOKENS = 500
 IS_JUDGED = MINUTES >= MINUTES_JUDGED_MIN
 #: Until the queen holds all the ended jobs that it may; a slope that is judged must wait, too, until SQLite's cache of
-#: pages is full: 64 MiB, of which a job takes about 1.5 KiB.
-WARM_UP_JOBS = 80_000 if IS_JUDGED else limits.ENDED_JOBS_KEPT_MAX + 1_000
+#: pages is full: 64 MiB, of which a job takes 1.5 to 2.4 KiB.
+WARM_UP_JOBS = 50_000 if IS_JUDGED else limits.ENDED_JOBS_KEPT_MAX + 1_000
 SAMPLES = 120
 
 
