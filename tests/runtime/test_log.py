@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -87,3 +89,10 @@ def test_the_console_form_names_the_event(capfd: pytest.CaptureFixture[str]) -> 
 def test_a_level_nobody_knows_is_refused() -> None:
     with pytest.raises(ValueError, match="none of debug, info, warning, error"):
         setup_log("queen", fmt="json", level="loud")
+
+
+def test_a_service_starts_without_rich_and_whoever_wants_it_gets_it() -> None:
+    code = "import sys, beeyard_runtime.log; print('rich' in sys.modules); import rich.console"
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told == "False\n"

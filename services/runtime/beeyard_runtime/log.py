@@ -6,11 +6,12 @@ renderer, so a JSON log stays JSON when something unexpected speaks up.
 
 import logging
 import sys
-from typing import Literal, cast
+from typing import Literal, TypeAlias, cast
 
-import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from beeyard_runtime.plain_structlog import structlog
 
+FilteringBoundLogger: TypeAlias = structlog.typing.FilteringBoundLogger
+Processor: TypeAlias = structlog.typing.Processor
 LogFormat = Literal["json", "console"]
 _LEVELS = {
     "debug": logging.DEBUG,

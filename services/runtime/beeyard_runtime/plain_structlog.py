@@ -1,0 +1,23 @@
+"""structlog, imported as on a machine that has no rich.
+
+Where rich is installed structlog imports it for coloured tracebacks. Those of services are plain, and the import is a
+seventh of the processor time that a queen needs until it listens.
+"""
+
+import sys
+from typing import Final
+
+#: An entry without a module makes an import fail as if nothing of that name were installed.
+_ABSENT: Final = {"rich": None}
+
+if "rich" in sys.modules:
+    import structlog
+else:
+    sys.modules.update(_ABSENT)  # type: ignore[arg-type]
+    try:
+        import structlog
+    finally:
+        # Whoever wants rich itself, such as the command line, gets it.
+        del sys.modules["rich"]
+
+__all__ = ["structlog"]
