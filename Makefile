@@ -34,6 +34,7 @@ install: $(VENV)/.installed ## everything that a contributor needs, into .venv
 test: lint ## everything that a contributor must pass
 	$(BIN)/pytest -n $(TEST_PROCESSES) tests/core tests/scenarios --quiet --cov --cov-report=term
 	BEEYARD_CASES=$(CASES) BEEYARD_SCHEDULING_CASES=$(SCHEDULING_CASES) $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile \
+		--no-loadscope-reorder \
 		--durations=30 --durations-min=5
 
 judges: install $(JUDGES)/.installed ## LiteLLM and LangChain against the gateway, out of an environment of their own
