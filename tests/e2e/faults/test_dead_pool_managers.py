@@ -52,6 +52,8 @@ async def crash_at_a_start(stack: Stack, number: int, chance: random.Random) -> 
     """Kill the pool manager while it starts one more worker: before, during or after the spawn."""
     stub = fleet_rpc.FleetServiceStub(stack.channel(stack.queen_address))
     request = fleet_pb.StartWorkerRequest(model="tiny", request_id=f"more-{number}")
+    # The queen starts nothing on a host that it has not heard of since the last crash.
+    await stack.wait_for(lambda fleet: all(p.fresh for p in fleet.pools), "the host reports")
     # Before the order: the process may have begun by the time that the answer is here.
     before = pids_of(stack)
     started = await stub.StartWorker(request, timeout=10, wait_for_ready=True)
