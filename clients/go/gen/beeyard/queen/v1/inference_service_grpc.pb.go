@@ -41,7 +41,8 @@ const (
 type InferenceServiceClient interface {
 	// Submits a job and follows it to its end. The first event is `queued`, and it is sent when the job is durable.
 	// The job does not end with the call: a client that lost its connection resumes with WatchJob, one that wants the job
-	// stopped calls CancelJob.
+	// stopped calls CancelJob. The queen ends the call right behind the terminal event: read to that end instead of
+	// cancelling the call, which races the queen's own ending of it.
 	Infer(ctx context.Context, in *InferRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[JobEvent], error)
 	// Submits a job and returns once it is durable.
 	SubmitJob(ctx context.Context, in *SubmitJobRequest, opts ...grpc.CallOption) (*Job, error)
@@ -179,7 +180,8 @@ func (c *inferenceServiceClient) GetJobTimeline(ctx context.Context, in *GetJobT
 type InferenceServiceServer interface {
 	// Submits a job and follows it to its end. The first event is `queued`, and it is sent when the job is durable.
 	// The job does not end with the call: a client that lost its connection resumes with WatchJob, one that wants the job
-	// stopped calls CancelJob.
+	// stopped calls CancelJob. The queen ends the call right behind the terminal event: read to that end instead of
+	// cancelling the call, which races the queen's own ending of it.
 	Infer(*InferRequest, grpc.ServerStreamingServer[JobEvent]) error
 	// Submits a job and returns once it is durable.
 	SubmitJob(context.Context, *SubmitJobRequest) (*Job, error)

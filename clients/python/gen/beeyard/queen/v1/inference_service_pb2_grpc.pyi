@@ -40,7 +40,8 @@ class InferenceServiceStub:
     Infer: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.InferRequest, _job_pb2.JobEvent]
     """Submits a job and follows it to its end. The first event is `queued`, and it is sent when the job is durable.
     The job does not end with the call: a client that lost its connection resumes with WatchJob, one that wants the job
-    stopped calls CancelJob.
+    stopped calls CancelJob. The queen ends the call right behind the terminal event: read to that end instead of
+    cancelling the call, which races the queen's own ending of it.
     """
     SubmitJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.SubmitJobRequest, _job_pb2.Job]
     """Submits a job and returns once it is durable."""
@@ -74,7 +75,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Infer: _aio.UnaryStreamMultiCallable[_inference_service_pb2.InferRequest, _job_pb2.JobEvent]  # type: ignore[assignment]
     """Submits a job and follows it to its end. The first event is `queued`, and it is sent when the job is durable.
     The job does not end with the call: a client that lost its connection resumes with WatchJob, one that wants the job
-    stopped calls CancelJob.
+    stopped calls CancelJob. The queen ends the call right behind the terminal event: read to that end instead of
+    cancelling the call, which races the queen's own ending of it.
     """
     SubmitJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.SubmitJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Submits a job and returns once it is durable."""
@@ -111,7 +113,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_job_pb2.JobEvent], _abc.AsyncIterator[_job_pb2.JobEvent]]:
         """Submits a job and follows it to its end. The first event is `queued`, and it is sent when the job is durable.
         The job does not end with the call: a client that lost its connection resumes with WatchJob, one that wants the job
-        stopped calls CancelJob.
+        stopped calls CancelJob. The queen ends the call right behind the terminal event: read to that end instead of
+        cancelling the call, which races the queen's own ending of it.
         """
 
     @_abc_1.abstractmethod

@@ -1008,7 +1008,8 @@ export const InferenceService: GenService<{
   /**
    * Submits a job and follows it to its end. The first event is `queued`, and it is sent when the job is durable.
    * The job does not end with the call: a client that lost its connection resumes with WatchJob, one that wants the job
-   * stopped calls CancelJob.
+   * stopped calls CancelJob. The queen ends the call right behind the terminal event: read to that end instead of
+   * cancelling the call, which races the queen's own ending of it.
    *
    * @generated from rpc beeyard.queen.v1.InferenceService.Infer
    */
