@@ -16,7 +16,7 @@ Commands (words in brackets may be left out; `5s`, `250ms`, `24g` are what they 
     accept|token|stopped LEASE [epoch= by=W]
     refuse LEASE REASON     finish LEASE [next=5]     fail LEASE REASON [next=5]
     pool P [devices=gpu0:24g:20g:8.6,... models=m:4g,... first]
-    process P W model= [state= by-hand exited failure=]
+    process P W model= [state= by-hand exited gone failure=]
     start MODEL [pool= request=]          stop W [keep]
     drain          restart [away=5s]          advance 10s
     settings [default=m keep=m:2 depth= depths=batch:2,... overflow= high_water=]         before anything else;
@@ -206,6 +206,10 @@ class Story:
             failure=words.text("failure").replace("-", " "),
         )
         others = tuple(p for p in report.processes if p.worker_id != process.worker_id)
+        if words.flag("gone"):
+            # It ended while no pool manager was there to see it.
+            self.apiary.pools[report.pool_id] = replace(report, processes=others)
+            return self.apiary.snapshot(self.apiary.pools[report.pool_id])
         # A host tells of an exit once; what is gone is not in the next snapshot.
         told = self.apiary.snapshot(replace(report, processes=(*others, process)))
         kept = others if process.exited else (*others, process)

@@ -189,7 +189,8 @@ def _give_up_on_unseen(state: QueenState, now: Instant) -> None:
             continue
         del state.wishes[worker_id]
         state.fleet.touched[worker_id] = None
-        if wish.desired.state is DesiredState.RUNNING:
+        # One that was seen and is gone ended while nobody looked, with its host perhaps: no word about its model.
+        if wish.desired.state is DesiredState.RUNNING and not wish.is_seen:
             note_failure(state, wish, "its host does not report the worker", now)
 
 
