@@ -9,9 +9,11 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psutil
+from beeyard.queen.v1 import fleet_service_pb2 as fleet_pb
 from beeyard_core import limits
 
 from tests.support.eventually import eventually
@@ -75,23 +77,37 @@ class Chaos:
         await self._stop(queen, lambda: now() > until, "time passes")
 
     async def _stop(self, process: psutil.Process, noticed: Callable[[], bool], what: str) -> None:
-        process.send_signal(signal.SIGSTOP)
-        try:
-            await eventually(noticed, what, PATIENCE_S, look_again_s=LOOK_AGAIN_S)
-        finally:
-            process.send_signal(signal.SIGCONT)
-        self.stops += 1
+        """Stop a process until somebody has noticed; one that is gone by now is not stopped."""
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGSTOP)
+            try:
+                await eventually(noticed, what, PATIENCE_S, look_again_s=LOOK_AGAIN_S)
+            finally:
+                process.send_signal(signal.SIGCONT)
+            self.stops += 1
 
     async def _busy_worker(self) -> tuple[str, psutil.Process]:
-        fleet = await self.stack.wait_for(
-            lambda fleet: any(w.leases and w.pid and w.attached for w in fleet.workers),
-            "a worker works",
-        )
-        busy = [w for w in fleet.workers if w.leases and w.pid and w.attached]
-        chosen = self.chance.choice(busy)
-        process = psutil.Process(chosen.pid)
-        assert process.environ().get(MARK) == self.stack.environment[MARK]
-        return chosen.status.worker_id, process
+        """Return a worker that works, and its process."""
+        found: list[tuple[str, psutil.Process]] = []
+
+        def look(fleet: fleet_pb.FleetSnapshot) -> bool:
+            busy = [w for w in fleet.workers if w.leases and w.pid and w.attached]
+            found[:] = [
+                (w.status.worker_id, process) for w in busy if (process := self._running(w.pid))
+            ]
+            return bool(found)
+
+        await self.stack.wait_for(look, "a worker works")
+        return self.chance.choice(found)
+
+    def _running(self, pid: int) -> psutil.Process | None:
+        """Return a process of ours; None if it was killed just now, and the queen does not know it yet."""
+        try:
+            process = psutil.Process(pid)
+            mark = process.environ().get(MARK)
+        except psutil.Error:
+            return None
+        return process if mark == self.stack.environment[MARK] else None
 
     async def _workers(self) -> list[psutil.Process]:
         """Return the worker processes that run, one at least."""
