@@ -6,6 +6,7 @@ were broken: nobody gets through such a run by luck.
 """
 
 import asyncio
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -21,13 +22,16 @@ from tests.support.service_log import queen_log
 from tests.support.soak import IS_SOAK, drawn_seed, figure_of, scaled
 from tests.support.stack import Stack
 
-JOBS = scaled(2_000, 100_000)
-KILLS = scaled(30, 1_000)
-STOPS = scaled(2, 50)
+#: BEEYARD_SOAK_JOBS chooses another number for `make soak`; kills, stops and resumes go with it.
+JOBS = scaled(2_000, int(os.environ.get("BEEYARD_SOAK_JOBS") or 100_000))
+KILLS = scaled(30, JOBS // 100)
+STOPS = scaled(2, JOBS // 2_000)
 #: A process that was stopped may have had nothing left to write; so many are stopped at most until one had.
 STOPS_MAX = scaled(12, 60)
-RESUMES = scaled(1_000, 20_000)
+RESUMES = scaled(1_000, JOBS // 5)
 AT_ONCE = 48
+#: How often a run that takes an hour says where it is, in kills.
+TOLD_EVERY = 50
 #: Every client has checked its own answer; of so many, one is read once more at the end.
 REPLAYED_EVERY = 10
 #: One job in so many is long; of the long ones most are followed by clients that drop their streams.
@@ -107,8 +111,17 @@ class Run:
                 self._progressed.clear()
                 await self._progressed.wait()
             await deed()
+            if number and number % TOLD_EVERY == 0:
+                self._tell()
             if 0 < self.chaos.stops < STOPS_MAX and not self.stale_writes:
                 await self._stop_one()
+
+    def _tell(self) -> None:
+        """Say how far a long run is; `pytest -s` shows it as it goes."""
+        kills, book = sum(self.chaos.kills.values()), self.book
+        print(  # noqa: T201 - progress
+            f"{kills} of {KILLS} kills, {self._done} of {JOBS} jobs, {book.resumes} resumes, {len(book.faults)} faults"
+        )
 
     async def _kill_under_a_stream(self) -> None:
         """Kill the queen while somebody is connected who does not come back: one at least sees a stream break."""
