@@ -24,6 +24,8 @@ from tests.support.stack import Role, Stack
 ROLES: tuple[Role, ...] = ("queen", "pool_manager", "worker")
 LOOK_AGAIN_S = 0.05
 PATIENCE_S = 60.0
+#: A host whose workers died one after the other within a minute waits so long before it starts the next.
+REST_S = limits.RESTART_BACKOFF_MAX_MS / 1_000
 
 
 @dataclass
@@ -117,7 +119,7 @@ class Chaos:
             found[:] = sorted(workers_of(self.stack), key=lambda process: process.pid)
             return bool(found)
 
-        await eventually(look, "a worker runs", PATIENCE_S, look_again_s=LOOK_AGAIN_S)
+        await eventually(look, "a worker runs", REST_S + PATIENCE_S, look_again_s=LOOK_AGAIN_S)
         return found
 
 
