@@ -99,7 +99,7 @@ class Chaos:
             ]
             return bool(found)
 
-        await self.stack.wait_for(look, "a worker works")
+        await self.stack.wait_for(look, "a worker works", timeout_s=REST_S + PATIENCE_S)
         return self.chance.choice(found)
 
     def _running(self, pid: int) -> psutil.Process | None:
