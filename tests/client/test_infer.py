@@ -230,6 +230,18 @@ async def test_a_call_that_has_told_everything_is_left_to_its_queen_to_end(
     assert await text == "a"
 
 
+async def test_a_call_is_cut_when_its_caller_is_cancelled_while_the_queen_ends_it(
+    queen: ScriptedQueen, client: BeeyardClient
+) -> None:
+    hang = Hang()
+    queen.infer.append([say.queued(), say.finished(), hang])
+    stream = client.infer("hello")
+    text = asyncio.create_task(stream.text())
+    await eventually(lambda: stream.ending is not None, "the last event is there")
+    text.cancel()
+    await eventually(hang.left.is_set, "the queen sees that the call was cut")
+
+
 async def test_a_call_that_its_queen_does_not_end_is_cut(
     queen: ScriptedQueen, client: BeeyardClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

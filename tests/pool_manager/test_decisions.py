@@ -119,7 +119,9 @@ def test_a_resting_worker_is_not_started() -> None:
 
 def test_each_crash_doubles_the_wait_up_to_a_bound() -> None:
     backoff = RestartBackoff()
-    waits = [backoff.failed("m", served_ms=0, now=NOW) for _ in range(20)]
+    waits = [
+        backoff.failed("m", began_mono_ms=NOW.mono_ms, served_ms=0, now=NOW) for _ in range(20)
+    ]
     assert waits[:3] == [1_000, 2_000, 4_000]
     assert waits[-1] == limits.RESTART_BACKOFF_MAX_MS
     assert backoff.wait_ms("m", NOW) == limits.RESTART_BACKOFF_MAX_MS
@@ -129,6 +131,26 @@ def test_each_crash_doubles_the_wait_up_to_a_bound() -> None:
 
 def test_a_worker_that_served_long_is_replaced_at_once() -> None:
     backoff = RestartBackoff()
-    backoff.failed("m", served_ms=0, now=NOW)
-    assert backoff.failed("m", served_ms=limits.RESTART_BACKOFF_MAX_MS, now=NOW) == 0
-    assert backoff.failed("m", served_ms=0, now=NOW) == limits.RESTART_BACKOFF_MIN_MS
+    backoff.failed("m", began_mono_ms=NOW.mono_ms, served_ms=0, now=NOW)
+    assert (
+        backoff.failed(
+            "m", began_mono_ms=NOW.mono_ms, served_ms=limits.RESTART_BACKOFF_MAX_MS, now=NOW
+        )
+        == 0
+    )
+    assert (
+        backoff.failed("m", began_mono_ms=NOW.mono_ms, served_ms=0, now=NOW)
+        == limits.RESTART_BACKOFF_MIN_MS
+    )
+
+
+def test_workers_that_fail_side_by_side_are_one_failure() -> None:
+    backoff = RestartBackoff()
+
+    def failed(began_ms: int, failed_ms: int) -> int:
+        began = NOW.later(began_ms).mono_ms
+        return backoff.failed("m", began_mono_ms=began, served_ms=0, now=NOW.later(failed_ms))
+
+    assert [failed(0, 3_000), failed(0, 4_000), failed(100, 6_000)] == [1_000] * 3
+    # The next try; one that began between two failures of the first belongs to neither, and counts.
+    assert failed(5_000, 9_000) == 2_000

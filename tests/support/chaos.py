@@ -13,12 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psutil
-from beeyard.queen.v1 import fleet_service_pb2 as fleet_pb
 from beeyard_core import limits
 
 from tests.support.eventually import eventually
 from tests.support.service import MARK, marked
-from tests.support.service_log import queen_log
 from tests.support.stack import Role, Stack
 
 ROLES: tuple[Role, ...] = ("queen", "pool_manager", "worker")
@@ -58,58 +56,29 @@ class Chaos:
                 await service.start(["--listen", address])
         self.kills[role] += 1
 
-    async def stop_worker(self) -> None:
-        """Stop a worker that works, until the queen has given its jobs away, and let it go on."""
-        log = queen_log(self.stack.folder)
-        # Before it is chosen: on a busy machine it may be lost for a moment while it is, and then not once more.
-        before = Counter(entry["worker_id"] for entry in log.entries("worker_lost"))
-        worker_id, process = await self._busy_worker()
-        await self._stop(
-            process,
-            lambda: log.count("worker_lost", worker_id=worker_id) > before[worker_id],
-            f"the silence of {worker_id} is noticed",
-        )
+    async def stop_worker(self, worker_id: str, noticed: Callable[[], bool]) -> None:
+        """Stop a worker until its silence was noticed, and let it go on; one that was killed by now is left alone."""
+        fleet = await self.stack.fleet()
+        pids = [worker.pid for worker in fleet.workers if worker.status.worker_id == worker_id]
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            for process in map(psutil.Process, pids):
+                assert process.environ().get(MARK) == self.stack.environment[MARK]
+                await self._stop(process, noticed, f"the silence of {worker_id} is noticed")
 
     async def stop_queen(self, ttl_ms: int) -> None:
         """Stop the queen for longer than leases live, and let it go on: it finds what workers wrote meanwhile."""
-        await self._busy_worker()
         queen = psutil.Process(self.stack.queen.pid)
         now = asyncio.get_running_loop().time
         until = now() + (ttl_ms + 2 * limits.TICK_INTERVAL_MS) / 1_000
         await self._stop(queen, lambda: now() > until, "time passes")
 
     async def _stop(self, process: psutil.Process, noticed: Callable[[], bool], what: str) -> None:
-        """Stop a process until somebody has noticed; one that is gone by now is not stopped."""
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGSTOP)
-            try:
-                await eventually(noticed, what, PATIENCE_S, look_again_s=LOOK_AGAIN_S)
-            finally:
-                process.send_signal(signal.SIGCONT)
-            self.stops += 1
-
-    async def _busy_worker(self) -> tuple[str, psutil.Process]:
-        """Return a worker that works, and its process."""
-        found: list[tuple[str, psutil.Process]] = []
-
-        def look(fleet: fleet_pb.FleetSnapshot) -> bool:
-            busy = [w for w in fleet.workers if w.leases and w.pid and w.attached]
-            found[:] = [
-                (w.status.worker_id, process) for w in busy if (process := self._running(w.pid))
-            ]
-            return bool(found)
-
-        await self.stack.wait_for(look, "a worker works", timeout_s=REST_S + PATIENCE_S)
-        return self.chance.choice(found)
-
-    def _running(self, pid: int) -> psutil.Process | None:
-        """Return a process of ours; None if it was killed just now, and the queen does not know it yet."""
+        process.send_signal(signal.SIGSTOP)
         try:
-            process = psutil.Process(pid)
-            mark = process.environ().get(MARK)
-        except psutil.Error:
-            return None
-        return process if mark == self.stack.environment[MARK] else None
+            await eventually(noticed, what, REST_S + PATIENCE_S, look_again_s=LOOK_AGAIN_S)
+        finally:
+            process.send_signal(signal.SIGCONT)
+        self.stops += 1
 
     async def _workers(self) -> list[psutil.Process]:
         """Return the worker processes that run, one at least."""

@@ -44,7 +44,9 @@ class Refuse:
 
 @dataclasses.dataclass
 class Hang:
-    """Keep the call open until the client ends it."""
+    """Keep the call open until the client ends it, and note that it did."""
+
+    left: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
 
 @dataclasses.dataclass
@@ -413,9 +415,11 @@ async def _play(script: Script, context: Context) -> AsyncIterator[job_pb2.JobEv
         match step:
             case Refuse():
                 await _refuse(step, context)
-            case Hang():
-                while not context.cancelled():
+            case Hang(left):
+                try:
                     await _until_cancelled()
+                finally:
+                    left.set()
             case Until(event):
                 await event.wait()
             case _:

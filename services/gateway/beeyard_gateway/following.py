@@ -18,7 +18,7 @@ from beeyard.queen.v1 import job_pb2
 from beeyard_core import limits
 from beeyard_core.refusal import Refusal
 from beeyard_runtime.clock import Clock
-from beeyard_runtime.rpc_channel import let_end
+from beeyard_runtime.rpc_channel import Leavable, leave
 
 from beeyard_gateway.faults import Fault, Headers, HttpReason
 from beeyard_gateway.queen_link import QueenLink, fault_of
@@ -49,19 +49,11 @@ def place_headers(queued: job_pb2.JobQueued) -> Headers:
     return headers
 
 
-class EventCall(Protocol):
+class EventCall(Leavable, Protocol):
     """The call that brings the events: `Infer` or `WatchJob`."""
 
     def __aiter__(self) -> AsyncIterator[job_pb2.JobEvent]:
         """Return its messages."""
-        ...
-
-    def cancel(self) -> bool:
-        """End it; grpc.aio never does so by itself."""
-        ...
-
-    async def code(self) -> grpc.StatusCode:
-        """Wait until it has ended, and return how."""
         ...
 
 
@@ -124,9 +116,7 @@ class JobFollow:
                         if self.has_ended:
                             return
                 finally:
-                    if self.has_ended:
-                        await let_end(call)
-                    call.cancel()
+                    await leave(call, has_ended=self.has_ended)
                 fault = Fault(HttpReason.QUEEN_UNREACHABLE, "the stream ended before the job did")
             except grpc.aio.AioRpcError as error:
                 fault = fault_of(error)

@@ -5,15 +5,12 @@ seventh of the processor time that a queen needs until it listens.
 """
 
 import sys
-from typing import Final
-
-#: An entry without a module makes an import fail as if nothing of that name were installed.
-_ABSENT: Final = {"rich": None}
 
 if "rich" in sys.modules:
     import structlog
 else:
-    sys.modules.update(_ABSENT)  # type: ignore[arg-type]
+    # An entry without a module makes an import fail as if nothing of that name were installed.
+    sys.modules["rich"] = None  # type: ignore[assignment]
     try:
         import structlog
     finally:

@@ -112,23 +112,31 @@ async def stream(call: CallT) -> AsyncIterator[CallT]:
         call.cancel()
 
 
-class Ending(Protocol):
-    """A call whose end can be waited for."""
+class Leavable(Protocol):
+    """A call that can be left."""
+
+    def cancel(self) -> bool:
+        """End it."""
+        ...
 
     async def code(self) -> grpc.StatusCode:
         """Wait until it has ended, and return how."""
         ...
 
 
-async def let_end(call: Ending) -> None:
-    """Wait for the end of a call that has told everything, no longer than STREAM_END_MS.
+async def leave(call: Leavable, *, has_ended: bool) -> None:
+    """Cancel a call; one that has told everything gets a moment, STREAM_END_MS, to end by itself.
 
     A call that is cut while its server ends it costs a server on grpc.aio memory for good: 80 bytes and the message
     that was under way (https://github.com/grpc/grpc/issues/43360).
     """
-    with suppress(TimeoutError):
-        async with asyncio.timeout(limits.STREAM_END_MS / 1_000):
-            await call.code()
+    try:
+        if has_ended:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limits.STREAM_END_MS / 1_000):
+                    await call.code()
+    finally:
+        call.cancel()
 
 
 class _CarryingChannel:

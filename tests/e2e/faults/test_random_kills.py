@@ -15,9 +15,11 @@ import pytest
 from beeyard_client import BeeyardClient
 from beeyard_client.job import JobState
 
-from tests.support.chaos import Chaos
+from tests.support.chaos import PATIENCE_S, REST_S, Chaos
 from tests.support.clients_under_fire import PATIENCE_MS, Book, Clients, replay
+from tests.support.eventually import eventually
 from tests.support.expected_answer import Asked
+from tests.support.followed import Followed
 from tests.support.service_log import queen_log
 from tests.support.soak import IS_SOAK, drawn_seed, figure_of, scaled
 from tests.support.stack import Stack
@@ -26,7 +28,7 @@ from tests.support.stack import Stack
 JOBS = scaled(2_000, int(os.environ.get("BEEYARD_SOAK_JOBS") or 100_000))
 KILLS = scaled(30, JOBS // 100)
 STOPS = scaled(2, JOBS // 2_000)
-#: A process that was stopped may have had nothing left to write; so many are stopped at most until one had.
+#: So many are stopped at most until somebody wrote for a lease that was over.
 STOPS_MAX = scaled(12, 60)
 RESUMES = scaled(1_000, JOBS // 5)
 AT_ONCE = 48
@@ -39,6 +41,8 @@ LONG_EVERY = 16
 #: Of the short ones one in so many, since on a slow machine a long answer comes in few, large messages.
 SHORT_DROPPED_EVERY = 3
 LONG_TOKENS = (150, 250)
+#: Some seconds of answer: whoever is stopped at its beginning has more to write than fits into the life of a lease.
+BAIT_TOKENS = 1_000
 SHORT_TOKENS = (2, 10)
 TTL_MS = 2_000
 MODELS = {"tiny": "synthetic:200"}
@@ -64,6 +68,7 @@ class Run:
         self.book = Book()
         self.jobs = jobs_of(chance)
         self.chaos = Chaos(stack, random.Random(chance.random()))
+        self.baits: list[Followed] = []
         self._stack = stack
         self._client = client
         self._clients = Clients(self.book, chance)
@@ -129,8 +134,21 @@ class Run:
         await self.chaos.kill("queen")
 
     async def _stop_one(self) -> None:
-        """Stop the queen and workers by turns."""
-        await (self.chaos.stop_worker() if self.chaos.stops % 2 else self.chaos.stop_queen(TTL_MS))
+        """Stop the queen and workers by turns, in the middle of a long answer."""
+        number = len(self.baits)
+        bait = Followed(self._client, Asked(f"bait{number}", f"bait {number}", BAIT_TOKENS, number))
+        self.baits.append(bait)
+        await eventually(
+            lambda: bait.tokens > 0 or bait.task.done(), "the bait is taken", REST_S + PATIENCE_S
+        )
+        begun = len(bait.started)
+        if self.chaos.stops % 2:
+            await self.chaos.stop_worker(
+                bait.started[-1].worker_id,
+                lambda: len(bait.started) > begun or bait.task.done(),
+            )
+        else:
+            await self.chaos.stop_queen(TTL_MS)
 
     @property
     def stale_writes(self) -> int:
@@ -146,6 +164,9 @@ class Run:
             async with room:
                 await replay(self._client, job_id, by_request[request_id], self.book)
 
+        for bait in self.baits:
+            await bait.task
+            self.book.faults += bait.book.faults
         async with asyncio.TaskGroup() as group:
             for request_id, job_id in list(self.book.accepted.items())[::REPLAYED_EVERY]:
                 group.create_task(one(request_id, job_id))
@@ -189,7 +210,7 @@ async def test_nothing_is_lost_or_done_twice_while_every_role_is_killed(
         assert run.book.faults == []
         asked = {each.request_id for each in run.jobs}
         assert asked == run.book.accepted.keys(), asked - run.book.accepted.keys()
-        assert IS_SOAK or states == {JobState.COMPLETED: JOBS}
+        assert IS_SOAK or states == {JobState.COMPLETED: JOBS + len(run.baits)}
         assert [job_id for job_id, count in ends.items() if count > 1] == []
         # And it was not for want of faults.
         assert sum(run.chaos.kills.values()) == KILLS

@@ -193,10 +193,7 @@ class JobStream:
             # Nobody cancelled us: the client was closed, and its calls with it.
             raise BeeyardError(STREAM_READ_ERROR, "the client was closed") from None
         finally:
-            if self.ending is not None:
-                await _let_end(call)
-            # grpc.aio never cancels an abandoned call by itself.
-            call.cancel()
+            await _leave(call, has_ended=self.ending is not None)
         raise LinkBrokenError(STREAM_READ_ERROR, "the stream ended before the job did")
 
     def _take(self, message: job_pb2.JobEvent) -> Event | None:
@@ -227,12 +224,16 @@ class JobStream:
                 pass
 
 
-async def _let_end(call: EventCall) -> None:
-    """Wait for the end of a call that has told everything.
+async def _leave(call: EventCall, *, has_ended: bool) -> None:
+    """Cancel a call, since grpc.aio never does so by itself; one that has told everything gets a moment to end.
 
     A call that is cut while its server ends it costs a server on grpc.aio memory for good: 80 bytes and the message
     that was under way (https://github.com/grpc/grpc/issues/43360).
     """
-    with suppress(TimeoutError):
-        async with asyncio.timeout(limits.STREAM_END_MS / 1_000):
-            await call.code()
+    try:
+        if has_ended:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limits.STREAM_END_MS / 1_000):
+                    await call.code()
+    finally:
+        call.cancel()

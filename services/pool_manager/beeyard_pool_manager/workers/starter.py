@@ -84,7 +84,9 @@ class WorkerStarter:
                 return await self._supervisor.start(spec)
             except LaunchFailed as failure:
                 now = self._clock.now()
-                self._supervisor.backoff.failed(model, served_ms=0, now=now)
+                self._supervisor.backoff.failed(
+                    model, began_mono_ms=now.mono_ms, served_ms=0, now=now
+                )
                 return Refused(reason=Refusal.MODEL_LOAD_FAILED, message=str(failure))
 
     async def _place(

@@ -206,7 +206,10 @@ class Supervisor:
             self._launcher.forget(watch.handle.record)
             if not watch.is_stopping:
                 wait_ms = self.backoff.failed(
-                    watch.spec.model, served_ms=watch.served_ms(), now=self._clock.now()
+                    watch.spec.model,
+                    began_mono_ms=watch.began_mono_ms,
+                    served_ms=watch.served_ms(),
+                    now=self._clock.now(),
                 )
                 _log.warning("model_backs_off", model=watch.spec.model, wait_ms=wait_ms)
         self._tell()

@@ -40,6 +40,9 @@ class WorkerWatch:
         start_timeout_ms: How long it may take to listen, milliseconds.
         status_interval_ms: Time between two questions to it, milliseconds.
         adopted: An earlier pool manager started it.
+
+    Attributes:
+        began_mono_ms: When it was started, or adopted.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class WorkerWatch:
         self._start_timeout_ms = start_timeout_ms
         self._status_interval_ms = status_interval_ms
         self._adopted = adopted
-        self._began_mono_ms = clock.now().mono_ms
+        self.began_mono_ms = clock.now().mono_ms
         self._served_since_mono_ms: int | None = None
         self._state = WorkerState.STARTING
         self._address = ""
@@ -191,7 +194,7 @@ class WorkerWatch:
             elif now_ms - heard_mono_ms > limits.WORKER_SILENCE_MAX_MS:
                 return f"it has not answered for {limits.WORKER_SILENCE_MAX_MS} ms"
             is_loading = self._state is WorkerState.STARTING
-            if is_loading and now_ms - self._began_mono_ms > limits.WORKER_LOAD_TIMEOUT_MS:
+            if is_loading and now_ms - self.began_mono_ms > limits.WORKER_LOAD_TIMEOUT_MS:
                 return f"it had not loaded its model after {limits.WORKER_LOAD_TIMEOUT_MS} ms"
             pause_ms = limits.LOADING_POLL_MS if is_loading else self._status_interval_ms
             await self._clock.sleep_ms(pause_ms)
