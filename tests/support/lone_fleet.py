@@ -18,6 +18,7 @@ import grpc
 from beeyard.queen.v1 import fleet_service_pb2 as fleet_pb
 from beeyard.queen.v1 import fleet_service_pb2_grpc as fleet_rpc
 from beeyard.worker.v1 import engine_service_pb2 as engine_pb
+from beeyard.worker.v1 import engine_service_pb2_grpc as engine_rpc
 from beeyard_runtime.rpc_channel import open_channel
 
 from tests.support.service import MARK, Service, StackFailed, clear, lone_worker
@@ -123,6 +124,12 @@ class LoneFleet:
         finally:
             call.cancel()
         raise AssertionError("the stream ended")
+
+    async def is_decoding(self, worker_id: str) -> bool:
+        """Whether a worker has a slot in use, as it says itself, at its own address."""
+        stub = engine_rpc.EngineServiceStub(self.channel(self.workers[worker_id].address))
+        answer = await stub.GetStatus(engine_pb.GetStatusRequest(), timeout=10)
+        return bool(answer.slots_free < answer.slots_total)
 
     async def stale_writes(self) -> int:
         """Return how much the queen refused for a stale epoch."""

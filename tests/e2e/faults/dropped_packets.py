@@ -6,8 +6,6 @@ Prints what it found, as JSON. Runs in a network of its own (`tests/support/fire
 import asyncio
 import json
 
-from beeyard.worker.v1 import engine_service_pb2 as engine_pb
-from beeyard.worker.v1 import engine_service_pb2_grpc as engine_rpc
 from beeyard_client import BeeyardClient
 from beeyard_client.events import Finished
 
@@ -21,13 +19,6 @@ TTL_MS = 2_000
 RATE = 60
 #: Some seconds of answer, and some of it behind the firewall.
 TOKENS = 600
-
-
-async def is_decoding(fleet: LoneFleet, worker_id: str) -> bool:
-    """Whether a worker has a slot in use, as it says at its own door, which is open."""
-    stub = engine_rpc.EngineServiceStub(fleet.channel(fleet.workers[worker_id].address))
-    answer = await stub.GetStatus(engine_pb.GetStatusRequest(), timeout=10)
-    return bool(answer.slots_free < answer.slots_total)
 
 
 async def story(fleet: LoneFleet, client: BeeyardClient) -> dict[str, object]:
@@ -52,7 +43,7 @@ async def story(fleet: LoneFleet, client: BeeyardClient) -> dict[str, object]:
     await until_all(
         [job], lambda job: len(job.started) > attempts_after_a_moment, "it is elsewhere"
     )
-    still_decoding = await is_decoding(fleet, "far")
+    still_decoding = await fleet.is_decoding("far")
     far_log = fleet.folder / "far.log"
     await eventually(
         lambda: "stream_broke" in far_log.read_text(), "the worker notices", PATIENCE_S

@@ -9,8 +9,6 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from beeyard.worker.v1 import engine_service_pb2 as engine_pb
-from beeyard.worker.v1 import engine_service_pb2_grpc as engine_rpc
 from beeyard_client import BeeyardClient
 from beeyard_client.events import Event, Finished, Tokens
 from beeyard_core import limits
@@ -33,13 +31,6 @@ STOPPED = [f"w{number}" for number in range(5)]
 ROUNDS = scaled(1, 40)
 
 
-async def is_decoding(fleet: LoneFleet, worker_id: str) -> bool:
-    """Whether a worker has a slot in use, as it says itself."""
-    stub = engine_rpc.EngineServiceStub(fleet.channel(fleet.workers[worker_id].address))
-    answer = await stub.GetStatus(engine_pb.GetStatusRequest(), timeout=10)
-    return bool(answer.slots_free < answer.slots_total)
-
-
 async def stop_and_go_on(fleet: LoneFleet, client: BeeyardClient, number: int) -> int:
     """Stop all but one worker until their jobs are elsewhere, let them go on; return how many still decoded then."""
     jobs = [
@@ -59,7 +50,7 @@ async def stop_and_go_on(fleet: LoneFleet, client: BeeyardClient, number: int) -
     deadline = asyncio.get_running_loop().time() + HEARTBEAT_S
     decoding = list(STOPPED)
     while decoding and asyncio.get_running_loop().time() < deadline:
-        decoding = [each for each in decoding if await is_decoding(fleet, each)]
+        decoding = [each for each in decoding if await fleet.is_decoding(each)]
     had = {job.gathered.asked.request_id: job.tokens for job in jobs}
     await until_all(jobs, lambda job: job.tokens > had[job.gathered.asked.request_id], "all go on")
     for job in jobs:
