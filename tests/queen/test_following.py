@@ -152,6 +152,28 @@ async def test_an_index_beyond_the_end_is_gone(
         assert (outcome.code, outcome.reason) == GONE
 
 
+async def test_whoever_has_more_than_was_kept_of_a_cut_answer_hears_how_it_ended(
+    queen: RunningQueen, worker: AttachedWorker
+) -> None:
+    # As after the death of a queen that had told some tokens further than its store was.
+    job = await queen.inference.SubmitJob(
+        pb.SubmitJobRequest(model="tiny", prompt="bee", max_tokens=9)
+    )
+    offer = await worker.offer()
+    running = asyncio.ensure_future(told(watch(queen, job.job_id, 8)))
+    await eventually(lambda: _followers(queen, job.job_id), "it is followed")
+    await worker.tokens(offer, 0, *WORDS)
+    feed = queen.queen._feeds.by_job[JobId(job.job_id)]
+    await eventually(lambda: feed.log.next_index == 7, "seven tokens")
+    await queen.inference.CancelJob(pb.CancelJobRequest(job_id=job.job_id))
+    for story in (await running, await told(watch(queen, job.job_id, 8))):
+        assert kinds(story)[-1] == "cancelled"
+        assert indexes_of(story) == []
+    # But no answer to this job was ever so long.
+    outcome = await refusal(watch(queen, job.job_id, 10))
+    assert (outcome.code, outcome.reason) == GONE
+
+
 async def test_a_client_that_hangs_up_leaves_nothing_behind(
     queen: RunningQueen, worker: AttachedWorker
 ) -> None:

@@ -8,10 +8,13 @@ from tests.support.attached_queen import Attachment
 from tests.support.eventually import eventually
 from tests.worker.conftest import OpenRig, Rig
 
-WARM_UP = 150
-JOBS = 500
+#: After fewer, caches are still being filled: by some 400 blocks more.
+WARM_UP = 500
+JOBS = 1_000
 #: Fewer of a kind are the loop's and gRPC's, which come and go.
 KEPT_MAX = JOBS // 10
+#: The loop keeps cancelled timers until they are many: 200 blocks more or less from one look to the next.
+BLOCKS_MAX = JOBS // 2
 
 
 class Chores:
@@ -65,7 +68,7 @@ async def test_jobs_leave_nothing_behind_in_a_worker(open_rig: OpenRig) -> None:
         later_live, later_blocks = await chores.do(JOBS)
         grown = {kind: n for kind, n in (later_live - live).items() if n > KEPT_MAX}
         assert grown == {}
-        assert later_blocks - blocks < JOBS
+        assert later_blocks - blocks < BLOCKS_MAX
         # The control: kept messages would have been seen.
         _, kept_blocks = await chores.do(JOBS, keeps=True)
         assert kept_blocks - later_blocks > JOBS

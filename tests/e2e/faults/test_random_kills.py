@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 
 import pytest
-from beeyard_client import BeeyardClient
+from beeyard_client import BeeyardClient, BeeyardError
 from beeyard_client.job import JobState
 
 from tests.support.chaos import PATIENCE_S, REST_S, Chaos
@@ -87,6 +87,9 @@ class Run:
     async def _one(self, number: int, asked: Asked, room: asyncio.Semaphore) -> None:
         try:
             await self._way_of(number)(asked)
+        except BeeyardError as error:
+            # Told with everything else at the end: what else broke explains it.
+            self.book.faults.append(f"{asked.request_id}: {error}")
         finally:
             self._done += 1
             self._progressed.set()
@@ -125,7 +128,8 @@ class Run:
         """Say how far a long run is; `pytest -s` shows it as it goes."""
         kills, book = sum(self.chaos.kills.values()), self.book
         print(  # noqa: T201 - progress
-            f"{kills} of {KILLS} kills, {self._done} of {JOBS} jobs, {book.resumes} resumes, {len(book.faults)} faults"
+            f"{kills} of {KILLS} kills, {self._done} of {JOBS} jobs, {book.resumes} resumes, "
+            f"{len(book.faults)} faults{''.join(f'; {fault}' for fault in book.faults[-1:])}"
         )
 
     async def _kill_under_a_stream(self) -> None:
@@ -190,7 +194,8 @@ async def test_nothing_is_lost_or_done_twice_while_every_role_is_killed(
         run = Run(stack, client, random.Random(seed))
         await run.play()
         await run.verify()
-        states = Counter([job.state async for job in client.list_jobs(page_size=1_000)])
+        ended = [job async for job in client.list_jobs(page_size=1_000)]
+        states = Counter(job.state for job in ended)
         log = queen_log(stack.folder)
         ends = Counter(entry["job_id"] for entry in log.entries("job_ended"))
         stale = run.stale_writes
@@ -207,6 +212,7 @@ async def test_nothing_is_lost_or_done_twice_while_every_role_is_killed(
             streams_broken_without_resume=dict(run.book.broken),
         )
         # No promise was broken.
+        run.book.faults += [f"{job.request_id}: {job.failure}" for job in ended if job.failure]
         assert run.book.faults == []
         asked = {each.request_id for each in run.jobs}
         assert asked == run.book.accepted.keys(), asked - run.book.accepted.keys()

@@ -110,8 +110,7 @@ class Following:
             case FeedClosed(refused):
                 raise RpcRefusal(refused)
             case _:
-                if follower.index > job.next_index:
-                    raise _beyond(job.next_index)
+                _check_place(job, follower.index)
                 await context.write(ending_event(job, budget_of(self.state, job.spec)))
                 return True
 
@@ -137,8 +136,7 @@ class Following:
                 "there is no such job, or it ended so long ago that it was forgotten",
             )
         job = job_of(row, self.clock.now())
-        if from_token > job.next_index:
-            raise _beyond(job.next_index)
+        _check_place(job, from_token)
         log = await self._piece(job, from_token)
         await context.write(queued_event(job_id, 0, 0))
         if job.decision is not None and job.attempt:
@@ -159,7 +157,7 @@ class Following:
         Raises:
             RpcRefusal: RESUME_OFFSET_GONE.
         """
-        if index == job.next_index:
+        if index >= job.next_index:
             return TokenLog(index)
         rows = await self.reader.tokens(
             job.job_id, from_index=index, rows_max=limits.REPLAYED_ROWS_MAX
@@ -187,6 +185,20 @@ def _last_attempt(job: Job, decision: Decision) -> AttemptStarted:
         policy_version=decision.policy_version,
         decision=decision.summary,
     )
+
+
+def _check_place(job: Job, from_token: int) -> None:
+    """Refuse a place that an ended job's answer cannot have reached.
+
+    An answer that was cut short may have been told further than it was kept, by a queen that died before it had saved
+    the last of it: whoever holds that much wants to know how the job ended.
+
+    Raises:
+        RpcRefusal: RESUME_OFFSET_GONE.
+    """
+    is_whole = job.state is JobState.COMPLETED
+    if from_token > (job.next_index if is_whole else job.spec.max_tokens):
+        raise _beyond(job.next_index)
 
 
 def _beyond(next_index: int) -> RpcRefusal:

@@ -48,8 +48,10 @@ type InferenceServiceClient interface {
 	SubmitJob(ctx context.Context, in *SubmitJobRequest, opts ...grpc.CallOption) (*Job, error)
 	// Follows a job from a token index on. May be called for ended jobs while the queen keeps their output, by several
 	// callers at once, and again after a break. OUT_OF_RANGE with reason RESUME_OFFSET_GONE when the output is gone or
-	// `from_token` lies beyond it. A caller that reads nothing for 90 s, though there is something to read, finds the stream
-	// ended with UNAVAILABLE, reason READER_STALLED, behind what it was sent; it goes on with another call, as after Infer.
+	// `from_token` lies beyond it. Of a job that failed, expired or was cancelled any `from_token` up to its `max_tokens`
+	// is told the ending: a queen that died may have told more of the answer than was kept. A caller that reads nothing
+	// for 90 s, though there is something to read, finds the stream ended with UNAVAILABLE, reason READER_STALLED, behind
+	// what it was sent; it goes on with another call, as after Infer.
 	WatchJob(ctx context.Context, in *WatchJobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[JobEvent], error)
 	// Returns one job. NOT_FOUND with reason JOB_NOT_FOUND if there is none.
 	GetJob(ctx context.Context, in *GetJobRequest, opts ...grpc.CallOption) (*Job, error)
@@ -187,8 +189,10 @@ type InferenceServiceServer interface {
 	SubmitJob(context.Context, *SubmitJobRequest) (*Job, error)
 	// Follows a job from a token index on. May be called for ended jobs while the queen keeps their output, by several
 	// callers at once, and again after a break. OUT_OF_RANGE with reason RESUME_OFFSET_GONE when the output is gone or
-	// `from_token` lies beyond it. A caller that reads nothing for 90 s, though there is something to read, finds the stream
-	// ended with UNAVAILABLE, reason READER_STALLED, behind what it was sent; it goes on with another call, as after Infer.
+	// `from_token` lies beyond it. Of a job that failed, expired or was cancelled any `from_token` up to its `max_tokens`
+	// is told the ending: a queen that died may have told more of the answer than was kept. A caller that reads nothing
+	// for 90 s, though there is something to read, finds the stream ended with UNAVAILABLE, reason READER_STALLED, behind
+	// what it was sent; it goes on with another call, as after Infer.
 	WatchJob(*WatchJobRequest, grpc.ServerStreamingServer[JobEvent]) error
 	// Returns one job. NOT_FOUND with reason JOB_NOT_FOUND if there is none.
 	GetJob(context.Context, *GetJobRequest) (*Job, error)

@@ -106,8 +106,10 @@ class InferenceServiceServicer:
     def WatchJob(self, request, context):
         """Follows a job from a token index on. May be called for ended jobs while the queen keeps their output, by several
         callers at once, and again after a break. OUT_OF_RANGE with reason RESUME_OFFSET_GONE when the output is gone or
-        `from_token` lies beyond it. A caller that reads nothing for 90 s, though there is something to read, finds the stream
-        ended with UNAVAILABLE, reason READER_STALLED, behind what it was sent; it goes on with another call, as after Infer.
+        `from_token` lies beyond it. Of a job that failed, expired or was cancelled any `from_token` up to its `max_tokens`
+        is told the ending: a queen that died may have told more of the answer than was kept. A caller that reads nothing
+        for 90 s, though there is something to read, finds the stream ended with UNAVAILABLE, reason READER_STALLED, behind
+        what it was sent; it goes on with another call, as after Infer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,8 +48,10 @@ class InferenceServiceStub:
     WatchJob: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.WatchJobRequest, _job_pb2.JobEvent]
     """Follows a job from a token index on. May be called for ended jobs while the queen keeps their output, by several
     callers at once, and again after a break. OUT_OF_RANGE with reason RESUME_OFFSET_GONE when the output is gone or
-    `from_token` lies beyond it. A caller that reads nothing for 90 s, though there is something to read, finds the stream
-    ended with UNAVAILABLE, reason READER_STALLED, behind what it was sent; it goes on with another call, as after Infer.
+    `from_token` lies beyond it. Of a job that failed, expired or was cancelled any `from_token` up to its `max_tokens`
+    is told the ending: a queen that died may have told more of the answer than was kept. A caller that reads nothing
+    for 90 s, though there is something to read, finds the stream ended with UNAVAILABLE, reason READER_STALLED, behind
+    what it was sent; it goes on with another call, as after Infer.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GetJobRequest, _job_pb2.Job]
     """Returns one job. NOT_FOUND with reason JOB_NOT_FOUND if there is none."""
@@ -83,8 +85,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     WatchJob: _aio.UnaryStreamMultiCallable[_inference_service_pb2.WatchJobRequest, _job_pb2.JobEvent]  # type: ignore[assignment]
     """Follows a job from a token index on. May be called for ended jobs while the queen keeps their output, by several
     callers at once, and again after a break. OUT_OF_RANGE with reason RESUME_OFFSET_GONE when the output is gone or
-    `from_token` lies beyond it. A caller that reads nothing for 90 s, though there is something to read, finds the stream
-    ended with UNAVAILABLE, reason READER_STALLED, behind what it was sent; it goes on with another call, as after Infer.
+    `from_token` lies beyond it. Of a job that failed, expired or was cancelled any `from_token` up to its `max_tokens`
+    is told the ending: a queen that died may have told more of the answer than was kept. A caller that reads nothing
+    for 90 s, though there is something to read, finds the stream ended with UNAVAILABLE, reason READER_STALLED, behind
+    what it was sent; it goes on with another call, as after Infer.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Returns one job. NOT_FOUND with reason JOB_NOT_FOUND if there is none."""
@@ -133,8 +137,10 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_job_pb2.JobEvent], _abc.AsyncIterator[_job_pb2.JobEvent]]:
         """Follows a job from a token index on. May be called for ended jobs while the queen keeps their output, by several
         callers at once, and again after a break. OUT_OF_RANGE with reason RESUME_OFFSET_GONE when the output is gone or
-        `from_token` lies beyond it. A caller that reads nothing for 90 s, though there is something to read, finds the stream
-        ended with UNAVAILABLE, reason READER_STALLED, behind what it was sent; it goes on with another call, as after Infer.
+        `from_token` lies beyond it. Of a job that failed, expired or was cancelled any `from_token` up to its `max_tokens`
+        is told the ending: a queen that died may have told more of the answer than was kept. A caller that reads nothing
+        for 90 s, though there is something to read, finds the stream ended with UNAVAILABLE, reason READER_STALLED, behind
+        what it was sent; it goes on with another call, as after Infer.
         """
 
     @_abc_1.abstractmethod
