@@ -202,6 +202,7 @@ class Story:
             model=ModelName(words.text("model", "m")),
             state=WorkerState(words.text("state", "starting")),
             exited=words.flag("exited"),
+            was_killed=words.flag("killed"),
             by_hand=words.flag("by-hand"),
             failure=words.text("failure").replace("-", " "),
         )

@@ -148,7 +148,7 @@ def _impossible(state: QueenState, spec: JobSpec) -> Refused | None:
     """
     failures = state.failures.get(spec.model)
     is_served = spec.model in state.fleet.by_model
-    if failures is not None and failures.count >= limits.LOAD_FAILURES_MAX and not is_served:
+    if failures is not None and failures.is_hopeless and not is_served:
         return load_failed(failures.message)
     closest: Exclusion | None = None
     for found in _mismatches(state, spec):

@@ -105,7 +105,14 @@ class CachedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessReport:
-    """A worker process as its host sees it. `by_hand`: an operator started it on the host; no queen stops it."""
+    """A worker process as its host sees it.
+
+    Attributes:
+        exited: It has ended.
+        was_killed: By a signal from outside, as far as anybody can know: that says little about its model.
+        by_hand: An operator started it on the host; no queen stops it.
+        failure: Why it ended, in words for an operator; empty while it runs, and when it was asked to.
+    """
 
     worker_id: WorkerId
     model: ModelName
@@ -114,6 +121,7 @@ class ProcessReport:
     reserved_bytes: int = 0
     device: str = ""
     exited: bool = False
+    was_killed: bool = False
     by_hand: bool = False
     failure: str = ""
 

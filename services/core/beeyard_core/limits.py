@@ -131,6 +131,9 @@ ATTEMPT_REST_MS_MAX: Final = 30_000
 # most, so a longer time would hold up a crowd that was lost with its host.
 TRIAL_MS: Final = 10_000
 LOAD_FAILURES_MAX: Final = 3
+# Tries in a row that were killed from outside, which says little about the model. With pauses that double, the last of
+# them comes two minutes after the first.
+LOAD_KILLS_MAX: Final = 8
 OPERATOR_REQUESTS_KEPT_MAX: Final = 1_000
 # Decisions of a policy between two batches of events; what is left to decide waits for the next turn. One that is taken
 # and applied costs the writer loop about 0.1 ms, and a turn should stay well under 20.

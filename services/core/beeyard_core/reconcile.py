@@ -157,23 +157,24 @@ def see_process(state: QueenState, process: ProcessReport, now: Instant) -> None
     del state.wishes[process.worker_id]
     state.fleet.touched[process.worker_id] = None
     if wish.desired.state is DesiredState.RUNNING:
-        note_failure(state, wish, process.failure, now)
+        note_failure(state, wish, process.failure, now, was_killed=process.was_killed)
 
 
-def note_failure(state: QueenState, wish: Wish, message: str, now: Instant) -> None:
+def note_failure(
+    state: QueenState, wish: Wish, message: str, now: Instant, *, was_killed: bool = False
+) -> None:
     """Remember that a worker ended by a fault, and wait longer after each further try to load its model that failed.
 
     A worker that had loaded it says nothing about that by its end, and those that were wished for before the last
     failure are of the same try: a host that loses all its workers at once fails no job.
     """
-    model = wish.desired.model
-    known = state.failures.get(model) or LoadFailures(0, -1, 0, "")
+    known = state.failures.setdefault(wish.desired.model, LoadFailures())
     if not wish.has_loaded and wish.wished_at_ms > known.counted_at_ms:
-        known.count, known.counted_at_ms = known.count + 1, now.mono_ms
-    doublings = min(max(known.count - 1, 0), 16)
+        known.tries, known.counted_at_ms = known.tries + 1, now.mono_ms
+        known.kills += was_killed
+    doublings = min(max(known.tries - 1, 0), 16)
     wait_ms = min(limits.RESTART_BACKOFF_MIN_MS << doublings, limits.RESTART_BACKOFF_MAX_MS)
     known.retry_at_ms, known.message = now.mono_ms + wait_ms, message
-    state.failures[model] = known
 
 
 def _give_up_on_unseen(state: QueenState, now: Instant) -> None:
@@ -205,7 +206,7 @@ def _fail_hopeless(state: QueenState, now: Instant, effects: list[Effect]) -> No
     """End the jobs of a model that failed to load so often that waiting is no help to anybody."""
     for model in state.queue.waiting_models():
         failures = state.failures.get(model)
-        if failures is None or failures.count < limits.LOAD_FAILURES_MAX:
+        if failures is None or not failures.is_hopeless:
             continue
         if model in state.fleet.by_model:
             continue

@@ -54,16 +54,24 @@ class LoadFailures:
     """How often in a row a model could not be loaded, why, and when it may be tried again.
 
     Attributes:
-        count: Tries that failed; workers that were started side by side are one.
-        counted_at_ms: When the last of them failed.
+        tries: Those that ended without success; workers that were started side by side are one.
+        kills: Those of them that were ended from outside.
+        counted_at_ms: When the last of them ended.
         retry_at_ms: No worker of the model is wished for before.
         message: What the last worker that ended by a fault left behind.
     """
 
-    count: int
-    counted_at_ms: int
-    retry_at_ms: int
-    message: str
+    tries: int = 0
+    kills: int = 0
+    counted_at_ms: int = -1
+    retry_at_ms: int = 0
+    message: str = ""
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether trying on helps nobody who waits. Of kills it takes more, since whoever kills may stop."""
+        failed = self.tries - self.kills
+        return failed >= limits.LOAD_FAILURES_MAX or self.tries >= limits.LOAD_KILLS_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

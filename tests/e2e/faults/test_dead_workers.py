@@ -10,6 +10,8 @@ from beeyard_client import BeeyardClient
 from beeyard_client.events import Failed, Finished
 from beeyard_core import limits
 
+from tests.support.chaos import REST_S, workers_of
+from tests.support.eventually import eventually
 from tests.support.expected_answer import Asked
 from tests.support.followed import Followed, until_all
 from tests.support.killing import kill_worker
@@ -24,6 +26,8 @@ ROUNDS = scaled(1, 50)
 RATE = 50
 #: More than anybody waits for: the jobs are cancelled in the end.
 TOKENS = 5_000
+#: Each waits twice as long as the one before, 1 s at first.
+KILLED_AT_BIRTH = scaled(limits.LOAD_FAILURES_MAX, limits.LOAD_KILLS_MAX - 1)
 #: What a machine that is busy with other tests may add to any time that is measured on it.
 LOAD_MS = scaled(1_500, 250)
 
@@ -113,3 +117,42 @@ async def test_a_job_that_kills_its_workers_fails_alone() -> None:
         for job in (fresh, *innocent):
             assert isinstance(job.ending, Finished), job.ending
             assert job.book.faults == []
+
+
+def kill_all(stack: Stack, killed: set[int]) -> bool:
+    """Kill every worker process that runs; return whether there was any that had not been killed before."""
+    fresh = [process for process in workers_of(stack) if process.pid not in killed]
+    for process in fresh:
+        process.kill()
+        killed.add(process.pid)
+    return bool(fresh)
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.timeout(scaled(200, 900))
+async def test_a_job_outlives_workers_that_are_killed_before_they_have_loaded(
+    record_property: Callable[[str, object], None],
+) -> None:
+    async with (
+        Stack(models={"tiny": "synthetic:60"}, workers=1) as stack,
+        BeeyardClient(stack.queen_address) as client,
+    ):
+        job = Followed(client, Asked("r1", "bee", 240, seed=1))
+        await until_all([job], lambda job: job.tokens > 5, "it runs")
+        killed: set[int] = set()
+        while len(killed) < 1 + KILLED_AT_BIRTH:
+            await eventually(
+                lambda: kill_all(stack, killed), "a worker is born", 2 * REST_S, look_again_s=0.02
+            )
+        await until_all([job], lambda job: job.ending, "it ends")
+        figure_of(
+            record_property,
+            "workers killed before they had loaded",
+            n=len(killed) - 1,
+            attempts=len(job.started),
+        )
+        assert isinstance(job.ending, Finished), job.ending
+        assert job.book.faults == []
+        # Nobody lived long enough to take it.
+        assert [started.attempt for started in job.started] == [1, 2]

@@ -116,6 +116,7 @@ class Host:
                 state=process.state,
                 device=process.device,
                 exited=True,
+                was_killed=True,
             )
         )
         self.is_changed = True
