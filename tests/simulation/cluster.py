@@ -25,7 +25,14 @@ from tests.simulation.crews import Crew
 from tests.simulation.customers import QUEEN, Auditor, Customer
 from tests.simulation.disk import Disk
 from tests.simulation.ledger import Ledger
-from tests.simulation.machines import Machine, MadeUpInventory, MadeUpLauncher, SizedCatalogue
+from tests.simulation.machines import (
+    SPARE_BYTES,
+    WORKER_BYTES,
+    Machine,
+    MadeUpInventory,
+    MadeUpLauncher,
+    SizedCatalogue,
+)
 from tests.simulation.network import Network
 from tests.simulation.outside import Output, Seam, seams_to
 from tests.simulation.rpc_client import SimChannel
@@ -37,11 +44,17 @@ Main = Callable[[], Coroutine[Any, Any, None]]
 _TENANTS: Final = Path(__file__).with_name("tenants.toml")
 #: An operator, or whatever restarts processes, takes about this long.
 _RESTART_MS: Final = (300, 4_000)
+#: Within this time from its start a worker is killed where the young are: a synthetic model is soon loaded.
+_YOUNG_MS: Final = 3
 
 
 @dataclass(eq=False)
 class Cluster:
-    """Every process of a story, by name; what dies is started again after a while."""
+    """Every process of a story, by name; what dies is started again after a while.
+
+    Attributes:
+        deadly: Machines on which each worker is killed soon after its start.
+    """
 
     story: Story
     world: World
@@ -53,12 +66,14 @@ class Cluster:
     customers: dict[str, Customer | Crew] = field(default_factory=dict)
     running: dict[str, Process] = field(default_factory=dict)
     auditor: Auditor | None = None
+    deadly: set[str] = field(default_factory=set)
 
     def begin(self) -> None:
         """Start everything."""
         self.world.on_fault = self._service_broke
         for name in self.story.machines:
-            self.machines[name] = Machine(name, self._launch, self.kill)
+            device_bytes = self.story.workers_max * WORKER_BYTES + SPARE_BYTES
+            self.machines[name] = Machine(name, device_bytes, self._launch, self.kill)
         self.ledger.machines = self.machines
         for name, asks in self.story.clients:
             self.customers[name] = Customer(
@@ -109,6 +124,13 @@ class Cluster:
                 process.on_end[0] = lambda: self.network.gone(process, silently=True)
             process.end()
 
+    def lose(self, machine: str) -> None:
+        """Take the power of a machine: everything on it is gone at once, and nobody hears of it."""
+        for run in self.machines[machine].alive:
+            self.kill(run.process, silently=True)
+        if machine in self.running:
+            self.kill(self.running[machine], silently=True)
+
     # --- The services' own main functions ---
 
     def _main_of(self, name: str, process: Process) -> Main:
@@ -149,6 +171,9 @@ class Cluster:
             drain_grace_ms=3_000,
         )
         process.begin(self._service(process, worker_app.main, settings))
+        if machine.name in self.deadly:
+            young_ms = self.world.chance.randint(0, _YOUNG_MS)
+            self.world.at(young_ms * US_PER_MS, lambda: self.kill(process))
         return process
 
     def _queen_settings(self) -> QueenSettings:
@@ -156,7 +181,7 @@ class Cluster:
             listen=QUEEN,
             metrics_listen="",
             decision_journal="off",
-            keep=["hosted=1"] if self.story.machines else [],
+            keep=[f"hosted={self.story.kept_workers}"] if self.story.machines else [],
             policy_mode="platform" if self.story.is_platform_mode else "lab",
             tenants=_TENANTS,
         )

@@ -18,7 +18,7 @@ from beeyard_worker.engine.port import Generation
 from beeyard_worker.engine.synthetic_answer import Words
 
 from tests.simulation.disk import Disk
-from tests.simulation.machines import DEVICE_BYTES, Machine
+from tests.simulation.machines import Machine
 from tests.simulation.rpc_server import Wrote
 from tests.simulation.story import Ask, Chore
 from tests.simulation.world import Process
@@ -218,7 +218,7 @@ class Ledger:
         if worker is not None:
             self._look_at_worker(process, worker)
         machine = self.machines.get(process.host)
-        if machine is not None and machine.used_bytes > DEVICE_BYTES:
+        if machine is not None and machine.used_bytes > machine.device_bytes:
             self.fail(f"{machine.name} has more workers than its device holds")
 
     def _look_at_worker(self, process: Process, worker: Any) -> None:

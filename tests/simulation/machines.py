@@ -16,7 +16,8 @@ from tests.simulation.world import Process
 
 GIB: Final = 1 << 30
 WORKER_BYTES: Final = 4 * GIB
-DEVICE_BYTES: Final = 10 * GIB
+#: Of no use to any worker.
+SPARE_BYTES: Final = 2 * GIB
 
 
 @dataclass(eq=False)
@@ -32,12 +33,14 @@ class Machine:
     """One machine with one device.
 
     Attributes:
+        device_bytes: Memory of its device.
         launch: Starts a worker's process.
         kill: Ends a process as `kill -9` does.
         runs: Worker processes by pid, with their records; dead ones until they are forgotten.
     """
 
     name: str
+    device_bytes: int
     launch: Callable[["Machine", WorkerSpec], Process]
     kill: Callable[[Process], None]
     runs: dict[int, Running] = field(default_factory=dict)
@@ -80,9 +83,9 @@ class MadeUpInventory:
                 kind=DeviceKind.GPU,
                 name="made up",
                 index=0,
-                vram_total_bytes=DEVICE_BYTES,
+                vram_total_bytes=self._machine.device_bytes,
                 vram_used_bytes=used,
-                vram_free_bytes=DEVICE_BYTES - used,
+                vram_free_bytes=self._machine.device_bytes - used,
                 compute_capability="9.0",
             )
         ]

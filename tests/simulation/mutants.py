@@ -9,16 +9,18 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import beeyard_queen.app as queen_app
-from beeyard_core import attendance, settlement
+from beeyard_core import attendance, reconcile, settlement
 from beeyard_core import step as core_step
 from beeyard_core.dispatch import free
+from beeyard_core.instant import Instant
 from beeyard_core.lease import Lease, LeaseVerb
 from beeyard_core.restore import restore
-from beeyard_core.state import QueenState
+from beeyard_core.state import QueenState, Wish
 from beeyard_core.tenants import Tenants
 from beeyard_queen.actor import QueenActor
 from beeyard_queen.egress.links import WorkerLink
 from beeyard_queen.egress.relay import Relay
+from beeyard_queen.ingress import pool_wire
 from beeyard_queen.ingress.following import Following
 from beeyard_queen.loop import WriterLoop
 from beeyard_queen.prompts import Prompts
@@ -31,6 +33,7 @@ _commit = WriterLoop._commit
 _add_counters = WriterLoop._add_counters
 _restore = restore
 _open = Following.open
+_note_failure = reconcile.note_failure
 
 
 def _lease_of_any_epoch(relay: Relay, link: WorkerLink, lease_id: Any, epoch: int) -> Lease | None:
@@ -50,6 +53,16 @@ def _hold_revoked(state: QueenState, lease: Lease, verb: LeaseVerb) -> None:
     """Give the slot back when a lease ends by itself, and forget it when it was taken back."""
     if lease.is_current:
         free(state, lease, verb)
+
+
+def _note_each_end(
+    state: QueenState, wish: Wish, message: str, now: Instant, *, was_killed: bool = False
+) -> None:
+    """Take every end of a worker for a failure to load its model, also where several ended at once."""
+    wish.has_loaded = False
+    if (known := state.failures.get(wish.desired.model)) is not None:
+        known.counted_at_ms = -1
+    _note_failure(state, wish, message, now)
 
 
 def _fill_and_acknowledge(actor: QueenActor, batch: Batch, saved: Any, *, everything: bool) -> None:
@@ -122,5 +135,9 @@ MUTANTS: Final[dict[str, Callable[[], list[Seam]]]] = {
         Seam(core_step, "revocation_timer", _end_without_slot),
     ],
     "quota not given back": lambda: [Seam(Tenants, "end_job", lambda *_: None)],
+    "kills taken for failed loads": lambda: [Seam(pool_wire, "_ENDED_BY_OTHERS", frozenset())],
+    "each end of a worker taken for a failed load": lambda: [
+        Seam(reconcile, "note_failure", _note_each_end)
+    ],
     "silent workers keep their leases": lambda: [Seam(attendance, "_dismiss", _no_lease_expires)],
 }

@@ -208,6 +208,8 @@ class _Stage:
                 self._for_a_while(self.disk, "is_full", True, fault.ms, False)
             case FaultKind.BROKEN_DISK:
                 self._for_a_while(self.disk, "is_broken", True, fault.ms, False)
+            case FaultKind.LOST_HOST | FaultKind.KILLED_YOUNG:
+                self._strike_machine(fault)
             case _:
                 process = self._target(fault.target)
                 if process is not None:
@@ -218,6 +220,19 @@ class _Stage:
             return self.cluster.running.get(name)
         hosted = [run.process for m in self.cluster.machines.values() for run in m.alive]
         return self.world.chance.choice(hosted) if hosted else None
+
+    def _strike_machine(self, fault: Fault) -> None:
+        cluster = self.cluster
+        if not cluster.machines:
+            return
+        name = self.world.chance.choice(sorted(cluster.machines))
+        if fault.kind is FaultKind.LOST_HOST:
+            cluster.lose(name)
+            return
+        cluster.deadly.add(name)
+        for run in cluster.machines[name].alive:
+            cluster.kill(run.process)
+        self.world.at(fault.ms * US_PER_MS, lambda: cluster.deadly.discard(name))
 
     def _strike_process(self, fault: Fault, process: Process) -> None:
         match fault.kind:

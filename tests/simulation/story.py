@@ -11,6 +11,8 @@ from typing import Final
 
 #: Faults begin within this time; once the last of them is over, everything must come to rest.
 FAULTS_END_MS: Final = 11_000
+#: Share of the stories with machines in which something befalls one.
+_MACHINES_SUFFER: Final = 0.3
 _MODEL_RATES: Final = (50, 100, 200)
 
 
@@ -31,8 +33,13 @@ class FaultKind(StrEnum):
     SLOW_DISK = "slow disk"
     FULL_DISK = "full disk"
     BROKEN_DISK = "broken disk"
+    LOST_HOST = "lost host"
+    KILLED_YOUNG = "killed young"
 
 
+#: What befalls a whole machine. It comes on top of the rest, since it needs a machine.
+_OF_MACHINES: Final = (FaultKind.LOST_HOST, FaultKind.KILLED_YOUNG)
+_OF_PROCESSES: Final = tuple(kind for kind in FaultKind if kind not in _OF_MACHINES)
 _MOMENTS: Final = frozenset(
     {
         FaultKind.KILL,
@@ -40,6 +47,7 @@ _MOMENTS: Final = frozenset(
         FaultKind.TERMINATE,
         FaultKind.BREAK,
         FaultKind.WALL_JUMP,
+        FaultKind.LOST_HOST,
     }
 )
 
@@ -108,7 +116,13 @@ class Chore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """Everything that is decided before the world begins."""
+    """Everything that is decided before the world begins.
+
+    Attributes:
+        rate: Tokens a second of each answer.
+        workers_max: So many find room on one machine.
+        kept_workers: So many of its model are there at least, if the machines have room for them.
+    """
 
     seed: int
     is_platform_mode: bool
@@ -116,6 +130,8 @@ class Story:
     slots: int
     lone_workers: tuple[str, ...]
     machines: tuple[str, ...]
+    workers_max: int
+    kept_workers: int
     clients: tuple[tuple[str, tuple[Ask, ...]], ...]
     crews: tuple[tuple[str, tuple[Chore, ...]], ...]
     faults: tuple[Fault, ...]
@@ -149,6 +165,10 @@ def story_of(seed: int) -> Story:
         for n in range(chance.choice((0, 0, 1, 2)) if machines else 0)
     )
     names = tuple(name for name, _ in (*clients, *crews))
+    of_machines = random.Random(f"machines {seed}")
+    faults = _faults_of(chance, machines, lone, names)
+    if machines and of_machines.random() < _MACHINES_SUFFER:
+        faults = tuple(sorted((*faults, *_machine_faults_of(of_machines)), key=_time_of))
     return Story(
         seed=seed,
         is_platform_mode=chance.random() < 0.3,
@@ -156,9 +176,11 @@ def story_of(seed: int) -> Story:
         slots=chance.randint(1, 3),
         lone_workers=lone,
         machines=machines,
+        workers_max=of_machines.choice((2, 2, 4)),
+        kept_workers=of_machines.choice((1, 1, 3)),
         clients=clients,
         crews=crews,
-        faults=_faults_of(chance, machines, lone, names),
+        faults=faults,
         window_bytes=chance.choice((512, 4_096, 65_536)),
         repeats=chance.choice((0.0, 0.0, 0.3)),
     )
@@ -213,11 +235,24 @@ def _faults_of(
     lone: tuple[str, ...],
     clients: tuple[str, ...],
 ) -> tuple[Fault, ...]:
-    kinds = chance.sample(tuple(FaultKind), chance.randint(1, 4))
+    kinds = chance.sample(_OF_PROCESSES, chance.randint(1, 4))
     # The queen is what everything else depends on, so it gets the most attention.
     processes = ("queen", "queen", *machines, *lone, *clients, "a hosted worker")
     faults = [_fault(chance, chance.choice(kinds), processes) for _ in range(chance.randint(1, 6))]
-    return tuple(sorted(faults, key=lambda fault: fault.at_ms))
+    return tuple(sorted(faults, key=_time_of))
+
+
+def _machine_faults_of(chance: random.Random) -> tuple[Fault, ...]:
+    kind = chance.choice(_OF_MACHINES)
+    # Each worker that is killed young waits longer to be born than the one before.
+    return tuple(
+        Fault(chance.randint(200, FAULTS_END_MS), kind, "a machine", chance.choice((6_000, 13_000)))
+        for _ in range(chance.randint(1, 2))
+    )
+
+
+def _time_of(fault: Fault) -> int:
+    return fault.at_ms
 
 
 def _fault(chance: random.Random, kind: FaultKind, processes: tuple[str, ...]) -> Fault:

@@ -146,10 +146,8 @@ def _impossible(state: QueenState, spec: JobSpec) -> Refused | None:
 
     A model that is known but that nobody offers at the moment is not impossible: its jobs wait for its return.
     """
-    failures = state.failures.get(spec.model)
-    is_served = spec.model in state.fleet.by_model
-    if failures is not None and failures.is_hopeless and not is_served:
-        return load_failed(failures.message)
+    if state.is_given_up(spec.model):
+        return load_failed(state.failures[spec.model].message)
     closest: Exclusion | None = None
     for found in _mismatches(state, spec):
         if found is None:
@@ -161,7 +159,7 @@ def _impossible(state: QueenState, spec: JobSpec) -> Refused | None:
             message=f"nothing in the fleet can run this job: the closest {closest.detail}",
             metadata={"closest": closest.detail},
         )
-    return None if is_served else _unloadable(state, spec.model)
+    return None if spec.model in state.fleet.by_model else _unloadable(state, spec.model)
 
 
 def _distance(exclusion: Exclusion) -> tuple[int, str]:

@@ -105,9 +105,7 @@ def _take_report(state: QueenState, worker: Worker, report: WorkerReport, now: I
     worker.report, worker.heard_at_ms, worker.is_saturated = report, now.mono_ms, False
     state.fleet.known_models.add(report.model)
     if report.state in SERVING:
-        state.failures.pop(report.model, None)
-        if (wish := state.wishes.get(report.worker_id)) is not None:
-            wish.has_loaded = True
+        state.note_loaded(report.model, report.worker_id)
         worker.resident_since_ms = worker.resident_since_ms or now.mono_ms
     state.fleet.reindex(worker)
     note_speed(state.fleet, worker)

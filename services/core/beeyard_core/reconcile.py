@@ -152,7 +152,8 @@ def see_process(state: QueenState, process: ProcessReport, now: Instant) -> None
         return
     wish.is_seen = True
     if not process.exited and process.state is not WorkerState.FAILED:
-        wish.has_loaded = wish.has_loaded or process.state in SERVING
+        if process.state in SERVING and not wish.has_loaded:
+            state.note_loaded(wish.desired.model, process.worker_id)
         return
     del state.wishes[process.worker_id]
     state.fleet.touched[process.worker_id] = None
@@ -169,9 +170,8 @@ def note_failure(
     failure are of the same try: a host that loses all its workers at once fails no job.
     """
     known = state.failures.setdefault(wish.desired.model, LoadFailures())
-    if not wish.has_loaded and wish.wished_at_ms > known.counted_at_ms:
-        known.tries, known.counted_at_ms = known.tries + 1, now.mono_ms
-        known.kills += was_killed
+    if not wish.has_loaded:
+        known.count(wish.wished_at_ms, now.mono_ms, was_killed=was_killed)
     doublings = min(max(known.tries - 1, 0), 16)
     wait_ms = min(limits.RESTART_BACKOFF_MIN_MS << doublings, limits.RESTART_BACKOFF_MAX_MS)
     known.retry_at_ms, known.message = now.mono_ms + wait_ms, message
@@ -205,10 +205,8 @@ def _forgive(state: QueenState, now: Instant) -> None:
 def _fail_hopeless(state: QueenState, now: Instant, effects: list[Effect]) -> None:
     """End the jobs of a model that failed to load so often that waiting is no help to anybody."""
     for model in state.queue.waiting_models():
-        failures = state.failures.get(model)
-        if failures is None or not failures.is_hopeless:
+        if not state.is_given_up(model):
             continue
-        if model in state.fleet.by_model:
-            continue
+        failure = load_failed(state.failures[model].message)
         for job in state.queue.jobs_for(model):
-            end(state, job, JobVerb.FAIL, now, effects, failure=load_failed(failures.message))
+            end(state, job, JobVerb.FAIL, now, effects, failure=failure)

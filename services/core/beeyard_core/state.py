@@ -7,7 +7,7 @@ from enum import Enum, unique
 
 from beeyard_core import history_limits, limits
 from beeyard_core.backpressure import QueueSettings
-from beeyard_core.fleet import DesiredWorker, Fleet
+from beeyard_core.fleet import DesiredState, DesiredWorker, Fleet
 from beeyard_core.forecast import Forecast
 from beeyard_core.history import LeaseRecord
 from beeyard_core.ids import Epoch, JobId, LeaseId, ModelName, PoolId, TenantId, WorkerId
@@ -55,8 +55,9 @@ class LoadFailures:
 
     Attributes:
         tries: Those that ended without success; workers that were started side by side are one.
-        kills: Those of them that were ended from outside.
+        kills: Those of them in which a worker was killed from outside.
         counted_at_ms: When the last of them ended.
+        was_killed: Whether a worker of the last of them was killed.
         retry_at_ms: No worker of the model is wished for before.
         message: What the last worker that ended by a fault left behind.
     """
@@ -64,8 +65,16 @@ class LoadFailures:
     tries: int = 0
     kills: int = 0
     counted_at_ms: int = -1
+    was_killed: bool = False
     retry_at_ms: int = 0
     message: str = ""
+
+    def count(self, wished_at_ms: int, now_ms: int, *, was_killed: bool) -> None:
+        """Count the end of a worker that had not loaded, unless it is of a try that was counted before."""
+        if wished_at_ms > self.counted_at_ms:
+            self.tries, self.counted_at_ms, self.was_killed = self.tries + 1, now_ms, False
+        if was_killed and not self.was_killed:
+            self.kills, self.was_killed = self.kills + 1, True
 
     @property
     def is_hopeless(self) -> bool:
@@ -221,6 +230,20 @@ class QueenState:
         """How many workers of a model there should be."""
         said, settings = self.scales.by_model.get(model), self.settings.scaling
         return said or settings.by_model.get(model, settings.otherwise)
+
+    def note_loaded(self, model: ModelName, worker_id: WorkerId) -> None:
+        """Remember that a worker has its model loaded: whatever failed before, it can be."""
+        self.failures.pop(model, None)
+        if (wish := self.wishes.get(worker_id)) is not None:
+            wish.has_loaded = True
+
+    def is_given_up(self, model: ModelName) -> bool:
+        """Whether a model cannot be loaded: it was tried often enough, and nobody has it or is about to load it."""
+        failures = self.failures.get(model)
+        if failures is None or not failures.is_hopeless or model in self.fleet.by_model:
+            return False
+        coming = (wish.desired for wish in self.wishes.values())
+        return not any(d.model == model and d.state is DesiredState.RUNNING for d in coming)
 
     def next_epoch(self) -> Epoch:
         """Return an epoch that no lease ever had."""
