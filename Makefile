@@ -14,6 +14,9 @@ SCHEDULING_CASES ?= 500
 # Cases of each property of scheduling in `make nightly`.
 NIGHTLY_CASES ?= 10000
 
+# Hundreds of services are started by the tests: where images set this, each would compile all of its modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo up test judges nightly soak check lint lint-style lint-types lint-imports lint-protos bench \
 	lint-security lint-docs docs docs-serve reference generate check-generated check-contract contract-image lock clean
