@@ -11,7 +11,12 @@ async def told(client: BeeyardClient) -> list[Event]:
 
 
 async def test_the_first_job_of_a_model_starts_its_worker() -> None:
-    async with Stack(workers=0) as stack, BeeyardClient(stack.queen_address) as client:
+    # A load that takes longer than progress is told apart.
+    models = {"tiny": "synthetic:200,load=2"}
+    async with (
+        Stack(models=models, workers=0) as stack,
+        BeeyardClient(stack.queen_address) as client,
+    ):
         assert not await client.workers()
         first = await told(client)
         assert isinstance(first[0], Queued)

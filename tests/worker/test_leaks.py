@@ -10,10 +10,12 @@ from tests.worker.conftest import OpenRig, Rig
 
 #: After fewer, caches are still being filled: by some 400 blocks more.
 WARM_UP = 500
-JOBS = 1_000
+JOBS = 600
+#: What leaks grows in each of them. Cancelled timers, which the loop keeps until they are many, do not: they are 200
+#: blocks more or less.
+ROUNDS = 3
 #: Fewer of a kind are the loop's and gRPC's, which come and go.
 KEPT_MAX = JOBS // 10
-#: The loop keeps cancelled timers until they are many: 200 blocks more or less from one look to the next.
 BLOCKS_MAX = JOBS // 2
 
 
@@ -65,10 +67,14 @@ async def test_jobs_leave_nothing_behind_in_a_worker(open_rig: OpenRig) -> None:
         chores = Chores(rig, stream)
         await chores.do(WARM_UP)
         live, blocks = await chores.do(0)
-        later_live, later_blocks = await chores.do(JOBS)
+        growths = []
+        for _ in range(ROUNDS):
+            later_live, later_blocks = await chores.do(JOBS)
+            growths.append(later_blocks - blocks)
+            blocks = later_blocks
         grown = {kind: n for kind, n in (later_live - live).items() if n > KEPT_MAX}
         assert grown == {}
-        assert later_blocks - blocks < BLOCKS_MAX
+        assert min(growths) < BLOCKS_MAX, growths
         # The control: kept messages would have been seen.
         _, kept_blocks = await chores.do(JOBS, keeps=True)
-        assert kept_blocks - later_blocks > JOBS
+        assert kept_blocks - blocks > JOBS

@@ -43,8 +43,12 @@ async def story(fleet: LoneFleet, client: BeeyardClient) -> dict[str, object]:
     await until_all(
         [job], lambda job: len(job.started) > attempts_after_a_moment, "it is elsewhere"
     )
-    still_decoding = await fleet.is_decoding("far")
+    elsewhere_at = now()
+    while await fleet.is_decoding("far"):
+        assert now() - elsewhere_at < PATIENCE_S, "far goes on decoding"
+    decoded_on_ms = round(1_000 * (now() - elsewhere_at))
     far_log = fleet.folder / "far.log"
+    stopped_by_its_clock = "leases_expired" in far_log.read_text()
     await eventually(
         lambda: "stream_broke" in far_log.read_text(), "the worker notices", PATIENCE_S
     )
@@ -58,7 +62,8 @@ async def story(fleet: LoneFleet, client: BeeyardClient) -> dict[str, object]:
         "packets_dropped": dropped,
         "workers": [started.worker_id for started in job.started],
         "next_attempt_ms": round(1_000 * (job.started_at[-1] - cut_at)),
-        "still_decoding": still_decoding,
+        "decoded_on_ms": decoded_on_ms,
+        "stopped_by_its_clock": stopped_by_its_clock,
         "noticed_s": round(noticed_s, 1),
         "tokens": job.tokens,
         "finished": isinstance(job.ending, Finished),
