@@ -64,6 +64,7 @@ async def test_a_crash_is_told_with_exit_code_and_the_end_of_the_log(
         crashed = await watched.until("w1", has_exited)
         assert (crashed.state, crashed.exit_code) == (WorkerState.FAILED, 3)
         assert crashed.failure == "the process ended by itself with exit code 3"
+        assert not crashed.was_killed
         lines = crashed.log_tail.splitlines()
         assert lines[-1] == "no such device"
         assert len(lines) == limits.LOG_TAIL_LINES
@@ -75,6 +76,7 @@ async def test_a_worker_that_says_why_it_cannot_start_is_quoted(tmp_path: Path, 
         await watched.supervisor.start(spec_of("w1"))
         failed = await watched.until("w1", has_exited)
         assert (failed.exit_code, failed.failure) == (1, "there is no such engine")
+        assert not failed.was_killed
 
 
 async def test_a_crash_of_a_serving_worker_is_noticed(tmp_path: Path, mark: Env) -> None:
@@ -94,8 +96,23 @@ async def test_a_killed_worker_takes_along_what_it_started(tmp_path: Path, mark:
         killed = await watched.until("w1", has_exited)
         assert killed.exit_code == -signal.SIGKILL
         assert "SIGKILL" in killed.failure
+        assert killed.was_killed
         psutil.wait_procs([child], timeout=20)
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code", "was_killed"),
+    [(signal.SIGTERM, 0, True), (signal.SIGSEGV, -signal.SIGSEGV, False)],
+)
+async def test_whoever_is_told_to_end_by_others_is_told_from_who_breaks(
+    tmp_path: Path, mark: Env, number: signal.Signals, exit_code: int, was_killed: bool
+) -> None:
+    async with supervising(tmp_path, mark, "serve") as watched:
+        await watched.supervisor.start(spec_of("w1"))
+        os.kill((await watched.until("w1", is_ready)).pid, number)
+        ended = await watched.until("w1", has_exited)
+        assert (ended.exit_code, ended.was_killed) == (exit_code, was_killed)
 
 
 async def test_an_adopted_worker_that_is_killed_takes_along_what_it_started(
@@ -111,6 +128,7 @@ async def test_an_adopted_worker_that_is_killed_takes_along_what_it_started(
         killed = await second.until("w1", has_exited)
         assert killed.exit_code is None
         assert "exit code is not known" in killed.failure
+        assert killed.was_killed
         psutil.wait_procs([child], timeout=20)
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     reap(pid)
@@ -126,6 +144,7 @@ async def test_one_that_does_not_obey_is_killed_after_its_grace(tmp_path: Path, 
         stopped = await watched.until("w1", has_exited)
         assert stopped.exit_code == -signal.SIGKILL
         assert "300 ms" in stopped.failure
+        assert not stopped.was_killed
 
 
 async def test_one_that_never_listens_is_ended(tmp_path: Path, mark: Env) -> None:
@@ -133,6 +152,8 @@ async def test_one_that_never_listens_is_ended(tmp_path: Path, mark: Env) -> Non
         await watched.supervisor.start(spec_of("w1"))
         failed = await watched.until("w1", has_exited)
         assert failed.failure == "it did not listen within 300 ms of its start"
+        # By the pool manager itself: that is the worker's own fault.
+        assert not failed.was_killed
 
 
 async def test_one_whose_engine_failed_is_ended_with_its_reason(tmp_path: Path, mark: Env) -> None:

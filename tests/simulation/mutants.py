@@ -17,10 +17,10 @@ from beeyard_core.lease import Lease, LeaseVerb
 from beeyard_core.restore import restore
 from beeyard_core.state import QueenState, Wish
 from beeyard_core.tenants import Tenants
+from beeyard_pool_manager.workers import worker_watch
 from beeyard_queen.actor import QueenActor
 from beeyard_queen.egress.links import WorkerLink
 from beeyard_queen.egress.relay import Relay
-from beeyard_queen.ingress import pool_wire
 from beeyard_queen.ingress.following import Following
 from beeyard_queen.loop import WriterLoop
 from beeyard_queen.prompts import Prompts
@@ -135,7 +135,7 @@ MUTANTS: Final[dict[str, Callable[[], list[Seam]]]] = {
         Seam(core_step, "revocation_timer", _end_without_slot),
     ],
     "quota not given back": lambda: [Seam(Tenants, "end_job", lambda *_: None)],
-    "kills taken for failed loads": lambda: [Seam(pool_wire, "_ENDED_BY_OTHERS", frozenset())],
+    "kills taken for failed loads": lambda: [Seam(worker_watch, "_BY_OTHERS", frozenset())],
     "each end of a worker taken for a failed load": lambda: [
         Seam(reconcile, "note_failure", _note_each_end)
     ],

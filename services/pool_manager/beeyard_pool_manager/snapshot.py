@@ -103,6 +103,7 @@ def worker_message(worker: WorkerProcess) -> pb.WorkerProcess:
         failure=worker.failure,
         log_tail=worker.log_tail,
         adopted=worker.adopted,
+        was_killed=worker.was_killed,
         by_hand=spec.by_hand,
     )
     if worker.start_wall_ms:

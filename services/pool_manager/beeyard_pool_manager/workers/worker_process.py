@@ -54,6 +54,7 @@ class WorkerProcess:
         pid: 0 if it never ran.
         has_exited: The process is gone, or never ran.
         exit_code: Negative: killed by that signal. None while it runs, and where nobody could know.
+        was_killed: It ended by somebody else's doing, as far as anybody can know.
         adopted: An earlier pool manager started it.
     """
 
@@ -68,6 +69,7 @@ class WorkerProcess:
     failure: str = ""
     log_tail: str = ""
     start_wall_ms: int = 0
+    was_killed: bool = False
     adopted: bool = False
 
 

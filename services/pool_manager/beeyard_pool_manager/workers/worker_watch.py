@@ -27,6 +27,11 @@ _log = get_log("worker_watch")
 # What `lifecycle.report_fault` writes before the message of an expected fault.
 _FAULT_PREFIX: Final = "beeyard worker: "
 _SERVING: Final = frozenset({WorkerState.READY, WorkerState.BUSY})
+#: Exit codes of a worker that was told to end: one that drains leaves with 0. None: nobody could know. The system kills
+#: whoever takes its last memory, too; other signals are a process's own doing.
+_BY_OTHERS: Final = frozenset(
+    {None, 0, -signal.SIGHUP, -signal.SIGINT, -signal.SIGKILL, -signal.SIGTERM}
+)
 
 
 class WorkerWatch:
@@ -71,6 +76,7 @@ class WorkerWatch:
         self._failure = ""
         self._log_tail = ""
         self._exit_code: int | None = None
+        self._was_killed = False
         self._is_stopping = False
         self._was_terminated = False
         self._gone = asyncio.Event()
@@ -122,6 +128,7 @@ class WorkerWatch:
             failure=self._failure,
             log_tail=self._log_tail,
             start_wall_ms=record.start_wall_ms,
+            was_killed=self._was_killed,
             adopted=self._adopted,
         )
 
@@ -228,7 +235,9 @@ class WorkerWatch:
         self._state = WorkerState.FAILED
         log_tail = self._handle.log_tail()
         if not self._is_stopping:
-            self._failure = self._failure or _last_words(log_tail) or _describe_end(exit_code)
+            own_fault = self._failure or _last_words(log_tail)
+            self._was_killed = not own_fault and exit_code in _BY_OTHERS
+            self._failure = own_fault or _describe_end(exit_code)
         if self._failure:
             self._log_tail = log_tail
         _log.info(

@@ -1,7 +1,5 @@
 """From the messages of the host stream to the core's values."""
 
-import signal
-
 from beeyard.pool.v1 import snapshot_pb2 as pb
 from beeyard.worker.v1 import engine_service_pb2 as engine_pb
 from beeyard_core import limits
@@ -19,9 +17,6 @@ from beeyard_core.ids import ModelName, PoolId, WorkerId
 from beeyard_queen.ingress.worker_wire import WORKER_STATES
 
 _KINDS = {pb.DEVICE_KIND_GPU: "gpu", pb.DEVICE_KIND_CPU: "cpu"}
-#: Exit codes of a worker that somebody else ended, and not its model: it drains and leaves with 0, or is killed. The
-#: system kills whoever takes its last memory, too; the other signals are a process's own doing.
-_ENDED_BY_OTHERS = frozenset({0, -signal.SIGHUP, -signal.SIGINT, -signal.SIGKILL, -signal.SIGTERM})
 
 
 def capability_of(text: str) -> tuple[int, int] | None:
@@ -96,8 +91,6 @@ def _model_of(model: pb.CachedModel) -> CachedModel:
 
 def _process_of(process: pb.WorkerProcess) -> ProcessReport:
     state = WORKER_STATES.get(process.state, WorkerState.STARTING)
-    has_code = process.HasField("exit_code")
-    exited = has_code or process.state == engine_pb.WORKER_STATE_FAILED
     return ProcessReport(
         worker_id=WorkerId(process.worker_id),
         model=ModelName(process.model),
@@ -105,11 +98,8 @@ def _process_of(process: pb.WorkerProcess) -> ProcessReport:
         load_progress=process.load_progress,
         reserved_bytes=max(0, process.reserved_bytes),
         device=process.device,
-        exited=exited,
-        # Of one that an earlier pool manager started nobody can know.
-        was_killed=process.exit_code in _ENDED_BY_OTHERS
-        if has_code
-        else exited and process.adopted,
+        exited=process.HasField("exit_code") or process.state == engine_pb.WORKER_STATE_FAILED,
+        was_killed=process.was_killed,
         failure=process.failure,
         by_hand=process.by_hand,
     )

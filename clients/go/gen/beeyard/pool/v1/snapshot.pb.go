@@ -678,7 +678,10 @@ type WorkerProcess struct {
 	// True if an earlier pool manager started it and this one took it over.
 	Adopted bool `protobuf:"varint,15,opt,name=adopted,proto3" json:"adopted,omitempty"`
 	// True if an operator started it here, through StartWorker: no queen stops it for being idle.
-	ByHand        bool `protobuf:"varint,16,opt,name=by_hand,json=byHand,proto3" json:"by_hand,omitempty"`
+	ByHand bool `protobuf:"varint,16,opt,name=by_hand,json=byHand,proto3" json:"by_hand,omitempty"`
+	// True if it ended by somebody else's doing, as far as the pool manager can know: a signal that it did not send, or a
+	// drain that it did not ask for. Says little about the model.
+	WasKilled     bool `protobuf:"varint,17,opt,name=was_killed,json=wasKilled,proto3" json:"was_killed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -825,6 +828,13 @@ func (x *WorkerProcess) GetByHand() bool {
 	return false
 }
 
+func (x *WorkerProcess) GetWasKilled() bool {
+	if x != nil {
+		return x.WasKilled
+	}
+	return false
+}
+
 var File_beeyard_pool_v1_snapshot_proto protoreflect.FileDescriptor
 
 const file_beeyard_pool_v1_snapshot_proto_rawDesc = "" +
@@ -889,7 +899,7 @@ const file_beeyard_pool_v1_snapshot_proto_rawDesc = "" +
 	"\x06engine\x18\x06 \x01(\tR\x06engine\x12%\n" +
 	"\x0erequired_bytes\x18\a \x01(\x03R\rrequiredBytes\x12\x14\n" +
 	"\x05fault\x18\b \x01(\tR\x05fault\x122\n" +
-	"\x15worker_context_tokens\x18\t \x01(\x05R\x13workerContextTokens\"\x96\x04\n" +
+	"\x15worker_context_tokens\x18\t \x01(\x05R\x13workerContextTokens\"\xb5\x04\n" +
 	"\rWorkerProcess\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x16\n" +
@@ -908,7 +918,9 @@ const file_beeyard_pool_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"start_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x18\n" +
 	"\aadopted\x18\x0f \x01(\bR\aadopted\x12\x17\n" +
-	"\aby_hand\x18\x10 \x01(\bR\x06byHandB\f\n" +
+	"\aby_hand\x18\x10 \x01(\bR\x06byHand\x12\x1d\n" +
+	"\n" +
+	"was_killed\x18\x11 \x01(\bR\twasKilledB\f\n" +
 	"\n" +
 	"_exit_code*S\n" +
 	"\n" +

@@ -359,6 +359,7 @@ class WorkerProcess(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     ADOPTED_FIELD_NUMBER: _builtins.int
     BY_HAND_FIELD_NUMBER: _builtins.int
+    WAS_KILLED_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """The worker's id."""
     model: _builtins.str
@@ -391,6 +392,10 @@ class WorkerProcess(_message.Message):
     """True if an earlier pool manager started it and this one took it over."""
     by_hand: _builtins.bool
     """True if an operator started it here, through StartWorker: no queen stops it for being idle."""
+    was_killed: _builtins.bool
+    """True if it ended by somebody else's doing, as far as the pool manager can know: a signal that it did not send, or a
+    drain that it did not ask for. Says little about the model.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it was started."""
@@ -414,10 +419,11 @@ class WorkerProcess(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         adopted: _builtins.bool = ...,
         by_hand: _builtins.bool = ...,
+        was_killed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "address", b"address", "adopted", b"adopted", "by_hand", b"by_hand", "device", b"device", "engine", b"engine", "exit_code", b"exit_code", "failure", b"failure", "load_progress", b"load_progress", "log_tail", b"log_tail", "memory_bytes", b"memory_bytes", "model", b"model", "pid", b"pid", "reserved_bytes", b"reserved_bytes", "start_time", b"start_time", "state", b"state", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "address", b"address", "adopted", b"adopted", "by_hand", b"by_hand", "device", b"device", "engine", b"engine", "exit_code", b"exit_code", "failure", b"failure", "load_progress", b"load_progress", "log_tail", b"log_tail", "memory_bytes", b"memory_bytes", "model", b"model", "pid", b"pid", "reserved_bytes", b"reserved_bytes", "start_time", b"start_time", "state", b"state", "was_killed", b"was_killed", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
