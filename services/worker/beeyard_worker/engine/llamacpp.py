@@ -30,7 +30,12 @@ from beeyard_runtime.models.gguf_file import GgufFacts, read_gguf_tokens
 
 from beeyard_worker.engine.chat_template import PLAIN_STOPS, render_plain
 from beeyard_worker.engine.llamacpp_answer import LlamaAnswer
-from beeyard_worker.engine.llamacpp_options import LlamaOptions, completion_body, server_params
+from beeyard_worker.engine.llamacpp_options import (
+    HTTP_CONNECTIONS,
+    LlamaOptions,
+    completion_body,
+    server_params,
+)
 from beeyard_worker.engine.llamacpp_pace import LlamaPace
 from beeyard_worker.engine.llamacpp_run import CompletionRun, CompletionServer
 from beeyard_worker.engine.model_file import check_model_file, free_memory_bytes, warm_model_file
@@ -191,6 +196,7 @@ class _Loaded:
             base_url=server.listening_address,
             headers={"Authorization": f"Bearer {key}"},
             timeout=RPC_DEADLINE_MS / 1_000,
+            limits=httpx.Limits(max_connections=HTTP_CONNECTIONS),
             trust_env=False,
         )
 

@@ -17,6 +17,9 @@ _PROMPT_BATCH_GPU: Final = 512
 # llama.cpp takes the largest seed for "draw one".
 _SEED_RANDOM: Final = SEED_MAX
 _SILENT: Final = -1
+#: For prompts to be counted and templates to be applied, which takes milliseconds. The server keeps a thread busy with
+#: each connection and does not always start another: then a request waits until an earlier connection was idle for 5 s.
+HTTP_CONNECTIONS: Final = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +91,8 @@ def server_params(
     params.api_keys = [api_key]
     params.hostnames = ["127.0.0.1"]
     params.port = 0
-    params.n_threads_http = 1
+    # One more, since a connection that was closed keeps its thread for a moment.
+    params.n_threads_http = HTTP_CONNECTIONS + 1
     params.ui = False
     params.endpoint_slots = False
     return params
