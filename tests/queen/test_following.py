@@ -126,7 +126,7 @@ async def test_attempts_that_all_break_end_the_job(
         await worker.report(results=[failed_of(offer.epoch)])
         await worker.over(offer.epoch)
         # A job whose attempts break rests before the next one.
-        await worker.heartbeat()
+        await worker.beat()
         await queen.tick(limits.ATTEMPT_REST_MS_MIN, times=3)
     story = await events
     assert story[-1].failed.reason == "ATTEMPTS_EXHAUSTED"

@@ -160,10 +160,10 @@ async def test_a_lease_that_nobody_claims_expires_after_its_time_to_live(
         disk = await disk_of(queen)
     async with running_queen(disk) as later, attached_worker(later.channel, "w2") as other:
         for _ in range(limits.LEASE_TTL_MS // 1_000 - 1):
-            await other.heartbeat()
+            await other.beat()
             await later.tick(250, times=4)
         assert not other.orders.offers, "its worker may still come back"
-        await other.heartbeat()
+        await other.beat()
         await later.tick(250, times=8)
         second = await other.offer()
         assert second.epoch > offer.epoch

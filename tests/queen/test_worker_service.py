@@ -90,10 +90,10 @@ async def test_the_time_to_live_is_the_operators_to_choose(ttl_ms: int, heartbea
         await submit(queen)
         await worker.accept(await worker.offer())
         for _ in range(ttl_ms // 250 - 1):
-            await other.heartbeat()
+            await other.beat()
             await queen.tick()
         assert not other.orders.offers
-        await other.heartbeat()
+        await other.beat()
         await queen.tick(times=2)
         assert (await other.offer()).attempt == 2
 
@@ -223,7 +223,7 @@ async def test_the_jobs_of_a_silent_worker_go_to_another(
     await eventually(lambda: queen.queen._feeds.unsaved, "tokens came")
     async with attached_worker(queen.channel, "w2") as other:
         for _ in range(limits.LEASE_TTL_MS // 1_000 + 1):
-            await other.heartbeat()
+            await other.beat()
             await queen.tick(250, times=4)
         second = await other.offer()
         await worker.ended()

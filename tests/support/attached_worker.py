@@ -103,6 +103,12 @@ class AttachedWorker:
         """Say that it lives."""
         await self.report(heartbeat=pb.Heartbeat(status=self.status))
 
+    async def beat(self) -> None:
+        """Say that it lives, and return when the queen has taken that in: its time may go on."""
+        before = self.orders_count
+        await self.heartbeat()
+        await self.until(lambda _: self.orders_count > before, "an answer")
+
     async def offer(self, count: int = 1) -> pb.LeaseOffer:
         """Return the offer number `count`, when it comes."""
         await self.until(lambda orders: len(orders.offers) >= count, f"offer {count}")
