@@ -134,7 +134,8 @@ class Worker:
                     self._announce(server)
                 await self._serve(stop, server)
         finally:
-            await server.stop(0)
+            # What ran has ended; the last word of a direct call may be on its way still.
+            await server.stop(limits.DRAIN_DELIVERY_MS)
             await asyncio.to_thread(self._scrapes.stop)
             await self._engine.close()
 
